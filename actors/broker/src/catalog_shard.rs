@@ -1,0 +1,146 @@
+//! Shard 0: the catalog as a Raft group, on the first core.
+//!
+//! Owns: proposing catalog commands. Must never: answer from anything but the applied catalog.
+//! Invariants: a reply is sent after its command is durable and applied.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use barrage_cluster::{Catalog, CatalogError, Command, Reply};
+use barrage_commitlog::Options;
+use barrage_model::NodeId;
+use barrage_raft::{
+    Applied, Group, GroupOptions, Machine, NoPeers, OpenError, Proposal, ProposeError,
+    RestoreError, Timing,
+};
+use barrage_world::unix_time_ms;
+use bytes::Bytes;
+
+use crate::api::AdminError;
+
+/// Commands applied between two checkpoints, in bytes, at most.
+const CHECKPOINT_BYTES_MAX: u64 = 4 << 20;
+
+/// The catalog under Raft.
+struct CatalogMachine {
+    catalog: Catalog,
+    log_time_ms: i64,
+}
+
+impl Machine for CatalogMachine {
+    type Reply = Reply;
+
+    fn apply(&mut self, entry: &Applied<'_>) -> Reply {
+        self.log_time_ms = self.log_time_ms.max(entry.log_time_ms);
+        self.catalog.apply_bytes(entry.command, entry.log_time_ms)
+    }
+
+    fn checkpoint(&self) -> Vec<u8> {
+        self.catalog.checkpoint()
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.catalog = Catalog::restore(bytes).map_err(|error| RestoreError(error.to_string()))?;
+        Ok(())
+    }
+}
+
+/// The catalog's shard; clones are the same one.
+#[derive(Clone)]
+pub(crate) struct CatalogShard {
+    group: Group<CatalogMachine>,
+}
+
+impl CatalogShard {
+    /// Opens the shard and waits until it leads.
+    pub(crate) async fn open(
+        node: NodeId,
+        dir: PathBuf,
+        log: Options,
+        checkpoint_bytes: u64,
+    ) -> Result<Self, OpenError> {
+        let machine = CatalogMachine { catalog: Catalog::new(), log_time_ms: 0 };
+        let options = GroupOptions {
+            node,
+            shard: log.shard,
+            dir,
+            log,
+            checkpoint_bytes: checkpoint_bytes.min(CHECKPOINT_BYTES_MAX),
+            timing: Timing::default(),
+            peers: Rc::new(NoPeers),
+            machine,
+        };
+        Ok(Self { group: Group::open_alone(options).await? })
+    }
+
+    /// The applied catalog; topics are shared with it, not copied.
+    pub(crate) fn catalog(&self) -> Catalog {
+        self.group.with_machine(|machine| machine.catalog.clone())
+    }
+
+    /// Proposes a command and waits until it is applied.
+    pub(crate) async fn propose(&self, command: &Command) -> Result<Reply, AdminError> {
+        let term = self.group.leader_term().ok_or(AdminError::NotLeader)?;
+        if self.group.log().is_full() && !frees_space(command) {
+            return Err(AdminError::DiskFull);
+        }
+        let last_ms = self.group.with_machine(|machine| machine.log_time_ms);
+        let proposal = Proposal {
+            command: Bytes::from(command.encode()),
+            runs: Vec::new(),
+            log_time_ms: last_ms.max(unix_time_ms()),
+        };
+        match self.group.propose(proposal, term).await {
+            Ok(Reply::Refused(error)) => Err(admin_error(error)),
+            Ok(reply) => Ok(reply),
+            Err(ProposeError::NotLeader) => Err(AdminError::NotLeader),
+            Err(ProposeError::Full) => Err(AdminError::QueueFull),
+            Err(ProposeError::TooLarge) => {
+                Err(AdminError::Invalid { reason: "the change is too large".to_owned() })
+            }
+            Err(ProposeError::DiskFull) => Err(AdminError::DiskFull),
+            Err(ProposeError::Lost) => Err(AdminError::Timeout),
+            Err(ProposeError::Stopped) if self.group.failure().is_some() => {
+                Err(AdminError::Poisoned)
+            }
+            Err(ProposeError::Stopped) => Err(AdminError::ShuttingDown),
+        }
+    }
+
+    /// Waits until the group has failed for good.
+    pub(crate) async fn failed(&self) -> String {
+        self.group.failed().await
+    }
+
+    /// Closes the shard with a checkpoint.
+    pub(crate) async fn shutdown(&self) {
+        self.group.shutdown().await;
+    }
+}
+
+fn admin_error(error: CatalogError) -> AdminError {
+    let reason = error.to_string();
+    match error {
+        CatalogError::TopicExists => AdminError::TopicExists,
+        CatalogError::UnknownTopic => AdminError::UnknownTopic,
+        CatalogError::Full => AdminError::LimitReached { reason },
+        CatalogError::PartitionCount { .. }
+        | CatalogError::PartitionsShrink { .. }
+        | CatalogError::ShardCount { .. }
+        | CatalogError::NoShards
+        | CatalogError::Unreadable(_) => AdminError::Invalid { reason },
+    }
+}
+
+/// What is taken while the disk is full, on the space the log keeps in reserve.
+fn frees_space(command: &Command) -> bool {
+    match command {
+        Command::AlterTopic { .. } | Command::DeleteTopic { .. } | Command::ForgetTopic { .. } => {
+            true
+        }
+        Command::Found { .. }
+        | Command::RegisterNode { .. }
+        | Command::CreateTopic { .. }
+        | Command::AllocateProducers { .. } => false,
+    }
+}

@@ -1,0 +1,147 @@
+//! The parsers of this crate, and what happens to what they have read, for the fuzz targets; no
+//! part of its interface.
+
+use barrage_commitlog::Run;
+use barrage_model::{
+    Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention, Sequence, TopicId,
+};
+
+use crate::shard::decide::{self, BatchRow};
+use crate::shard::machine::{self, Reply};
+use crate::shard::partition::PartitionConfig;
+use crate::shard::producers::ProducerStamp;
+use crate::{command, format, identity};
+
+/// A command of a data shard.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Command(command::Command);
+
+impl Command {
+    /// Reads the whole command.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        command::Command::decode(bytes).ok().map(Self)
+    }
+
+    /// The command's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        self.0.encode()
+    }
+}
+
+/// Everything a data shard decides on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State(decide::State);
+
+impl State {
+    /// Reads a whole checkpoint.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        format::decode(bytes).ok().map(Self)
+    }
+
+    /// The checkpoint's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        format::encode(&self.0)
+    }
+
+    /// Applies a committed command as a replica does; the runs beside a produce command are made
+    /// up from its rows, so that they are accepted as often as may be. True if it was understood.
+    pub fn apply(&mut self, log_time_ms: i64, bytes: &[u8]) -> bool {
+        let runs = self.runs_of(bytes);
+        let mut effects = Vec::new();
+        let reply = machine::apply(&mut self.0, log_time_ms, bytes, &runs, &mut effects);
+        if let Reply::Produced(accepted) = &reply {
+            assert_eq!(accepted.len(), runs.len(), "every run is answered");
+        }
+        let producers: usize = self.0.partitions.values().map(|open| open.producers.len()).sum();
+        assert_eq!(self.0.producers, producers, "producers are counted");
+        !matches!(reply, Reply::Unreadable(_))
+    }
+
+    fn runs_of(&self, bytes: &[u8]) -> Vec<Run> {
+        let Ok(command::Command::Produce { batch_counts, rows }) = command::Command::decode(bytes)
+        else {
+            return Vec::new();
+        };
+        let mut rest = rows.as_slice();
+        let mut keys = self.0.partitions.iter().cycle();
+        let mut runs = Vec::new();
+        for count in batch_counts {
+            let Some((key, partition)) = keys.next() else { break };
+            let (own, others) = rest.split_at((count as usize).min(rest.len()));
+            rest = others;
+            let records: u64 = own.iter().map(|row| u64::from(row.record_count)).sum();
+            runs.push(Run {
+                key: *key,
+                base_offset: partition.next_offset,
+                record_count: u32::try_from(records).unwrap_or(u32::MAX),
+                max_timestamp: 0,
+                byte_len: 0,
+                batches: Vec::new(),
+            });
+        }
+        runs
+    }
+}
+
+/// Whether the bytes are a node's identity.
+pub fn is_identity(bytes: &[u8]) -> bool {
+    identity::parse(bytes).is_ok()
+}
+
+/// One command of every kind, in an order in which all of them change something.
+pub fn commands() -> Vec<Command> {
+    let key = |number| PartitionKey { topic: TopicId(1), partition: PartitionId(number) };
+    let config = |revision| PartitionConfig { retention: Retention::DEFAULT, revision };
+    let partitions = |revision| vec![(key(0), config(revision)), (key(1), config(revision))];
+    let stamp = |sequence| ProducerStamp {
+        id: ProducerId(7),
+        epoch: ProducerEpoch(1),
+        sequence: Sequence(sequence),
+    };
+    let rows = vec![
+        BatchRow { record_count: 3, producer: Some(stamp(0)) },
+        BatchRow { record_count: 2, producer: Some(stamp(3)) },
+        BatchRow { record_count: 1, producer: None },
+    ];
+    let commands = [
+        command::Command::Open { partitions: partitions(1) },
+        command::Command::Produce { batch_counts: vec![2, 1], rows },
+        command::Command::Configure { partitions: partitions(2) },
+        command::Command::AdvanceStart { starts: vec![(key(0), Offset(4)), (key(1), Offset(1))] },
+        command::Command::Close { partitions: vec![key(1)] },
+    ];
+    commands.map(Command).into()
+}
+
+/// One command of every kind with so many rows.
+pub fn commands_of(rows: u32) -> Vec<Command> {
+    let key = |number| PartitionKey { topic: TopicId(1), partition: PartitionId(number) };
+    let config = PartitionConfig { retention: Retention::UNLIMITED, revision: 1 };
+    let partitions: Vec<_> = (0..rows).map(|number| (key(number), config)).collect();
+    let row = BatchRow { record_count: 1, producer: None };
+    let batch_counts = vec![1; rows as usize];
+    let commands = [
+        command::Command::Produce { batch_counts, rows: vec![row; rows as usize] },
+        command::Command::Open { partitions },
+        command::Command::Close { partitions: (0..rows).map(key).collect() },
+        command::Command::AdvanceStart {
+            starts: (0..rows).map(|number| (key(number), Offset(1))).collect(),
+        },
+    ];
+    commands.map(Command).into()
+}
+
+/// A state of so many partitions, each with so many producers of one batch.
+pub fn state_of(partitions: u32, producers: u32) -> State {
+    let mut state = decide::State::default();
+    for number in 0..partitions {
+        let key = PartitionKey { topic: TopicId(1), partition: PartitionId(number) };
+        state.open(key, PartitionConfig { retention: Retention::UNLIMITED, revision: 1 });
+        for id in 0..producers {
+            let (id, epoch) = (ProducerId(i64::from(id)), ProducerEpoch(0));
+            let stamp = ProducerStamp { id, epoch, sequence: Sequence(0) };
+            state.accept(key, &BatchRow { record_count: 1, producer: Some(stamp) }, 0);
+        }
+    }
+    State(state)
+}

@@ -1,0 +1,318 @@
+//! One entry in the making: batches that waited, decided on the projected state and grouped by
+//! partition.
+//!
+//! ```text
+//! waiting:  A B A C A   --offsets stamped, rows beside-->   run A [A A A]  run B [B]  run C [C]
+//! ```
+//!
+//! Owns: grouping and stamping. Must never: copy payload, read a clock.
+//! Invariants: batches of one partition lie in the order they came, with consecutive offsets; every
+//! waiter stands at the offset its batch was stamped with.
+//!
+//! `R` is the way back to who asked; the tests use a number.
+
+use std::collections::BTreeMap;
+
+use barrage_commitlog::{Batch, Run};
+use barrage_model::limits::RECORDS_PER_BATCH_MAX;
+use barrage_model::{Offset, PartitionKey};
+use barrage_world::Instant;
+
+use super::decide::{BatchRow, State};
+use super::producers::{Decision, Refusal};
+use crate::command::Command;
+use crate::door::CheckedBatch;
+
+/// Batches in one entry, at most.
+pub(crate) const BATCHES_MAX: usize = 4096;
+/// What a batch costs in an entry besides its bytes: its row and its share of the headers.
+pub(crate) const BATCH_OVERHEAD: usize = 128;
+
+// A run counts its records in 32 bits.
+const _: () = assert!(BATCHES_MAX as u64 * RECORDS_PER_BATCH_MAX as u64 <= u32::MAX as u64);
+
+/// A batch that waits to be proposed.
+pub(crate) struct WaitingBatch<R> {
+    pub(crate) key: PartitionKey,
+    pub(crate) batch: CheckedBatch,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: R,
+}
+
+/// Who waits for a batch in an entry; `None` once answered.
+pub(crate) struct Waiter<R> {
+    pub(crate) base_offset: Offset,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: Option<R>,
+}
+
+/// The waiters of one run.
+pub(crate) struct RunWaiters<R> {
+    pub(crate) key: PartitionKey,
+    pub(crate) base_offset: Offset,
+    pub(crate) next_offset: Offset,
+    pub(crate) record_count: u32,
+    pub(crate) byte_len: u32,
+    /// In offset order, followed by those who sent a duplicate.
+    pub(crate) waiters: Vec<Waiter<R>>,
+}
+
+/// An entry in the making.
+pub(crate) struct Building<R> {
+    log_time_ms: i64,
+    leader_epoch: i32,
+    runs: Vec<Run>,
+    rows: Vec<Vec<BatchRow>>,
+    waiters: Vec<RunWaiters<R>>,
+    by_key: BTreeMap<PartitionKey, usize>,
+    bytes: usize,
+    batches: usize,
+}
+
+/// What became of a batch that was offered to an entry.
+pub(crate) enum Taken<R> {
+    /// It is part of the entry.
+    In,
+    /// It was accepted before, at this offset: maybe in this entry, maybe in one in flight.
+    Duplicate { key: PartitionKey, waiter: Waiter<R> },
+    /// It is refused.
+    Refused { reply: R, refusal: Refusal },
+}
+
+/// A finished entry.
+pub(crate) struct Built<R> {
+    pub(crate) command: Vec<u8>,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) waiters: Vec<RunWaiters<R>>,
+}
+
+impl<R> Building<R> {
+    /// An empty entry at this log time, to be proposed in the term `leader_epoch`.
+    pub(crate) fn new(log_time_ms: i64, leader_epoch: i32) -> Self {
+        Self {
+            log_time_ms,
+            leader_epoch,
+            runs: Vec::new(),
+            rows: Vec::new(),
+            waiters: Vec::new(),
+            by_key: BTreeMap::new(),
+            bytes: 0,
+            batches: 0,
+        }
+    }
+
+    /// True while nothing has been taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batches == 0
+    }
+
+    /// True if a batch of this size still fits; the first one always does.
+    pub(crate) fn has_room(&self, size: usize, bytes_max: usize) -> bool {
+        let fits = self.bytes.saturating_add(size).saturating_add(BATCH_OVERHEAD) <= bytes_max;
+        self.is_empty() || (fits && self.batches < BATCHES_MAX)
+    }
+
+    /// Decides a batch on the projected state and takes it in if it is accepted.
+    pub(crate) fn offer(&mut self, projected: &mut State, offered: WaitingBatch<R>) -> Taken<R> {
+        let WaitingBatch { key, batch, deadline, reply } = offered;
+        let waiter = |base_offset, reply| Waiter { base_offset, deadline, reply: Some(reply) };
+        match projected.decide(key, &batch.row, self.log_time_ms) {
+            Decision::Refuse(refusal) => Taken::Refused { reply, refusal },
+            Decision::Duplicate(base) => Taken::Duplicate { key, waiter: waiter(base, reply) },
+            Decision::Accept => {
+                let base = projected.accept(key, &batch.row, self.log_time_ms);
+                self.push(key, batch, waiter(base, reply));
+                Taken::In
+            }
+        }
+    }
+
+    fn push(&mut self, key: PartitionKey, batch: CheckedBatch, waiter: Waiter<R>) {
+        let base_offset = waiter.base_offset;
+        let number = *self.by_key.entry(key).or_insert(self.runs.len());
+        if number == self.runs.len() {
+            self.runs.push(Run {
+                key,
+                base_offset,
+                record_count: 0,
+                max_timestamp: i64::MIN,
+                byte_len: 0,
+                batches: Vec::new(),
+            });
+            self.rows.push(Vec::new());
+            self.waiters.push(RunWaiters {
+                key,
+                base_offset,
+                next_offset: base_offset,
+                record_count: 0,
+                byte_len: 0,
+                waiters: Vec::new(),
+            });
+        }
+        let parts =
+            (self.runs.get_mut(number), self.rows.get_mut(number), self.waiters.get_mut(number));
+        let (Some(run), Some(rows), Some(waiters)) = parts else { return };
+        assert!(run.next_offset() == base_offset, "batches of a run lie end to end");
+        let size = batch.bytes.len();
+        run.record_count += batch.row.record_count;
+        run.byte_len = run.byte_len.saturating_add(u32::try_from(size).unwrap_or(u32::MAX));
+        run.max_timestamp = run.max_timestamp.max(batch.max_timestamp);
+        run.batches.push(Batch {
+            bytes: batch.bytes,
+            base_offset,
+            leader_epoch: self.leader_epoch,
+            crc: batch.crc,
+        });
+        rows.push(batch.row);
+        waiters.next_offset = run.next_offset();
+        waiters.record_count = run.record_count;
+        waiters.byte_len = run.byte_len;
+        waiters.waiters.push(waiter);
+        self.bytes += size + BATCH_OVERHEAD;
+        self.batches += 1;
+    }
+
+    /// The entry's waiters, to hang a duplicate on.
+    pub(crate) fn waiters_mut(&mut self) -> &mut [RunWaiters<R>] {
+        &mut self.waiters
+    }
+
+    /// Ends the entry.
+    pub(crate) fn finish(self, projected: &mut State) -> Built<R> {
+        assert!(!self.is_empty(), "only an entry with batches is proposed");
+        projected.end_entry(self.log_time_ms);
+        let count = |rows: &Vec<_>| u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        let batch_counts = self.rows.iter().map(count).collect();
+        let rows = self.rows.into_iter().flatten().collect();
+        let command = Command::Produce { batch_counts, rows }.encode();
+        Built { command, runs: self.runs, waiters: self.waiters }
+    }
+}
+
+/// Hangs a duplicate on the batch it repeats; gives it back if that is not among these runs.
+pub(crate) fn attach<R>(
+    runs: &mut [RunWaiters<R>],
+    key: PartitionKey,
+    waiter: Waiter<R>,
+) -> Option<Waiter<R>> {
+    let holds = |run: &&mut RunWaiters<R>| {
+        run.key == key && (run.base_offset..run.next_offset).contains(&waiter.base_offset)
+    };
+    match runs.iter_mut().find(holds) {
+        Some(run) => {
+            run.waiters.push(waiter);
+            None
+        }
+        None => Some(waiter),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+    use super::super::machine;
+    use super::super::partition::PartitionConfig;
+    use super::super::producers::ProducerStamp;
+    use super::*;
+    use barrage_model::{PartitionId, ProducerEpoch, ProducerId, Retention, Sequence, TopicId};
+    use bytes::Bytes;
+
+    fn key(partition: u32) -> PartitionKey {
+        PartitionKey { topic: TopicId(1), partition: PartitionId(partition) }
+    }
+
+    fn batch(
+        partition: u32,
+        records: u32,
+        producer: Option<(i64, i32)>,
+        reply: u32,
+    ) -> WaitingBatch<u32> {
+        let stamp = |(id, sequence)| ProducerStamp {
+            id: ProducerId(id),
+            epoch: ProducerEpoch(0),
+            sequence: Sequence(sequence),
+        };
+        let row = BatchRow { record_count: records, producer: producer.map(stamp) };
+        let bytes = Bytes::from(vec![0; 100]);
+        let batch = CheckedBatch { bytes, row, max_timestamp: i64::from(reply), crc: reply };
+        WaitingBatch { key: key(partition), batch, deadline: Instant(0), reply }
+    }
+
+    fn open() -> State {
+        let mut state = State::default();
+        let config = PartitionConfig { retention: Retention::DEFAULT, revision: 1 };
+        (0..3).for_each(|number| state.open(key(number), config));
+        state
+    }
+
+    #[test]
+    fn batches_are_grouped_stamped_and_applied_alike() {
+        let mut real = open();
+        let mut projected = real.clone();
+        let mut building = Building::new(50, 3);
+        let table = [(0, 2, None), (1, 1, Some((7, 0))), (0, 3, None), (2, 1, None), (0, 1, None)];
+        for (number, (partition, records, producer)) in (0..).zip(table) {
+            let taken = building.offer(&mut projected, batch(partition, records, producer, number));
+            assert!(matches!(taken, Taken::In));
+        }
+        let Built { command, runs, waiters } = building.finish(&mut projected);
+        let stamps = |run: &Run| {
+            let bases: Vec<_> = run.batches.iter().map(|batch| batch.base_offset.0).collect();
+            (run.key.partition.0, run.record_count, run.byte_len, run.max_timestamp, bases)
+        };
+        let stamped: Vec<_> = runs.iter().map(stamps).collect();
+        let wanted =
+            [(0, 6, 300, 4, vec![0, 2, 5]), (1, 1, 100, 1, vec![0]), (2, 1, 100, 3, vec![0])];
+        assert_eq!(stamped, wanted);
+        let replies: Vec<_> =
+            waiters[0].waiters.iter().map(|waiter| waiter.reply.unwrap()).collect();
+        assert_eq!(replies, [0, 2, 4]);
+
+        let mut effects = Vec::new();
+        let reply = machine::apply(&mut real, 50, &command, &runs, &mut effects);
+        assert_eq!(reply, machine::Reply::Produced(vec![true; 3]));
+        assert_eq!(real, projected);
+    }
+
+    #[test]
+    fn a_duplicate_of_what_is_under_way_waits_for_it() {
+        let mut projected = open();
+        let mut building = Building::new(50, 3);
+        building.offer(&mut projected, batch(0, 4, None, 0));
+        building.offer(&mut projected, batch(0, 2, Some((7, 0)), 1));
+        let again = building.offer(&mut projected, batch(0, 2, Some((7, 0)), 2));
+        let Taken::Duplicate { key, waiter } = again else { unreachable!("a duplicate") };
+        assert_eq!(waiter.base_offset, Offset(4));
+        assert!(attach(building.waiters_mut(), key, waiter).is_none());
+        let built = building.finish(&mut projected);
+        let at: Vec<_> =
+            built.waiters[0].waiters.iter().map(|waiter| waiter.base_offset.0).collect();
+        assert_eq!(at, [0, 4, 4]);
+        let elsewhere = Waiter { base_offset: Offset(6), deadline: Instant(0), reply: Some(3) };
+        let mut waiters = built.waiters;
+        assert!(attach(&mut waiters, key, elsewhere).is_some());
+    }
+
+    #[test]
+    fn refusals_take_no_room() {
+        let mut projected = open();
+        let mut building = Building::new(50, 3);
+        let refused = building.offer(&mut projected, batch(9, 1, None, 0));
+        assert!(matches!(refused, Taken::Refused { reply: 0, refusal: Refusal::UnknownPartition }));
+        let refused = building.offer(&mut projected, batch(0, 1, Some((7, 5)), 1));
+        assert!(matches!(refused, Taken::Refused { reply: 1, refusal: Refusal::UnknownProducer }));
+        assert!(building.is_empty());
+        assert_eq!(projected, open());
+    }
+
+    #[test]
+    fn the_first_batch_always_fits() {
+        let mut building = Building::new(50, 3);
+        assert!(building.has_room(1 << 30, 1000));
+        building.offer(&mut open(), batch(0, 1, None, 0));
+        assert!(building.has_room(100, 2 * (100 + BATCH_OVERHEAD)));
+        assert!(!building.has_room(101, 2 * (100 + BATCH_OVERHEAD)));
+    }
+}

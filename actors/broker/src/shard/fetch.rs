@@ -1,0 +1,90 @@
+//! Reading: look, read, and if that is too little, wait for the partition's next apply.
+//!
+//! Owns: the waiting. Must never: return a record at or beyond the high watermark, or unchecked
+//! bytes.
+//! Invariants: no wake-up is lost (listen first, look afterwards); a fetch ends by its
+//! `wait_until`.
+
+use barrage_commitlog::ReadError;
+use barrage_model::PartitionKey;
+use barrage_world::{Instant, Slice, buggify, sleep_until};
+
+use super::handle::{Shard, first_of};
+use crate::api::{At, FetchError, FetchRequest, ListedOffset};
+use crate::message::Bounds;
+
+/// Bytes of one fetch, at most: a frame's worth.
+const FETCH_BYTES_MAX: usize = 8 << 20;
+
+/// What a fetch found, on the core that read it.
+pub(crate) struct Found {
+    pub(crate) bounds: Bounds,
+    pub(crate) batches: Vec<Slice>,
+}
+
+impl Shard {
+    /// Reads from an offset on.
+    pub(crate) async fn fetch(&self, request: &FetchRequest) -> Result<Found, FetchError> {
+        let mut bytes_max = request.bytes_max.min(FETCH_BYTES_MAX);
+        if buggify("broker-fetch-of-one-batch", 3) {
+            bytes_max = 1;
+        }
+        let bytes_min = request.bytes_min.clamp(1, bytes_max.max(1));
+        loop {
+            // Listening begins before looking: an apply in between is then not missed.
+            let news = self.inner.readers.event(request.key).listen();
+            let bounds = self.checked_bounds(request)?;
+            let mut batches = Vec::new();
+            if request.offset < bounds.high_watermark {
+                let log = self.inner.group.log();
+                let read = log.read_batches(request.key, request.offset, bytes_max).await;
+                batches = read.map_err(read_error)?;
+            }
+            let size: usize = batches.iter().map(|batch| batch.len()).sum();
+            if size >= bytes_min || Instant::now() >= request.wait_until {
+                // Reading took time: the start may have moved past the offset, the end moved on.
+                let bounds = self.checked_bounds(request)?;
+                return Ok(Found { bounds, batches });
+            }
+            drop(batches);
+            first_of(news, sleep_until(request.wait_until)).await;
+        }
+    }
+
+    fn checked_bounds(&self, request: &FetchRequest) -> Result<Bounds, FetchError> {
+        let bounds = self.bounds(request.key)?;
+        let range = bounds.start_offset..=bounds.high_watermark;
+        if range.contains(&request.offset) {
+            return Ok(bounds);
+        }
+        let Bounds { start_offset: start, high_watermark, .. } = bounds;
+        Err(FetchError::OffsetOutOfRange { start, high_watermark })
+    }
+
+    /// Finds an offset by meaning.
+    pub(crate) async fn list_offset(
+        &self,
+        key: PartitionKey,
+        at: At,
+    ) -> Result<ListedOffset, FetchError> {
+        let before = self.bounds(key)?;
+        let found = match at {
+            At::Start => Some(before.start_offset),
+            At::End => None,
+            At::Time(time_ms) => {
+                let found = self.inner.group.log().offset_at_time(key, time_ms).await;
+                found.map_err(read_error)?
+            }
+        };
+        let Bounds { start_offset, high_watermark, .. } = self.bounds(key)?;
+        let offset = found.unwrap_or(high_watermark).clamp(start_offset, high_watermark);
+        Ok(ListedOffset { offset, start_offset, high_watermark })
+    }
+}
+
+fn read_error(error: ReadError) -> FetchError {
+    match error {
+        ReadError::Damaged(damage) => FetchError::Damaged { detail: damage.to_string() },
+        other => FetchError::Io { detail: other.to_string() },
+    }
+}

@@ -1,0 +1,224 @@
+//! The handle of a data shard on the core that carries it.
+//!
+//! Owns: opening and closing the shard, its queue, its figures.
+//! Must never: decide about a batch; that is the proposer's and apply's work.
+//! Invariants: every batch submitted is answered; nothing is taken after closing has begun.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use barrage_commitlog::Options;
+use barrage_model::{NodeId, Offset, PartitionKey, ShardId};
+use barrage_raft::{Group, GroupOptions, NoPeers, OpenError, ProposeError, Timing};
+use barrage_world::channel::{Event, oneshot};
+use barrage_world::{Instant, buggify, planted, sleep_until, spawn};
+
+use super::entry::{BATCH_OVERHEAD, WaitingBatch};
+use super::machine::ShardMachine;
+use super::proposer::Proposer;
+use super::queue::{Control, Queue};
+use super::readers::Readers;
+use crate::api::{FetchError, ProduceError, ShardStats};
+use crate::command::Command;
+use crate::message::Bounds;
+use crate::reply::ProduceReply;
+
+/// What an entry needs in a segment besides batches: headers, padding.
+const ENTRY_RESERVE: usize = 64 * 1024;
+
+/// How to open a shard.
+pub(crate) struct ShardOptions {
+    pub(crate) node: NodeId,
+    pub(crate) dir: PathBuf,
+    pub(crate) log: Options,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) waiting_bytes_max: usize,
+}
+
+/// A shard; clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Shard {
+    pub(super) inner: Rc<Inner>,
+}
+
+/// What the handle, the proposer and the readers share.
+pub(crate) struct Inner {
+    pub(super) group: Group<ShardMachine>,
+    pub(super) readers: Readers,
+    pub(super) queue: RefCell<Queue>,
+    pub(super) in_flight: Cell<usize>,
+    /// The proposer has ended, with nothing left to answer.
+    pub(super) drained: Event,
+    closing: Cell<bool>,
+    records: Cell<u64>,
+    bytes: Cell<u64>,
+}
+
+impl Inner {
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    pub(super) fn entry_bytes_max(&self) -> usize {
+        self.group.log().entry_bytes_max().saturating_sub(ENTRY_RESERVE)
+    }
+
+    pub(super) fn count(&self, records: u32, bytes: u32) {
+        self.records.set(self.records.get() + u64::from(records));
+        self.bytes.set(self.bytes.get() + u64::from(bytes));
+    }
+}
+
+impl Shard {
+    /// Opens the shard and waits until it leads.
+    pub(crate) async fn open(options: ShardOptions) -> Result<Self, OpenError> {
+        let readers = Readers::default();
+        let group = Group::open_alone(GroupOptions {
+            node: options.node,
+            shard: options.log.shard,
+            dir: options.dir,
+            log: options.log,
+            checkpoint_bytes: options.checkpoint_bytes,
+            timing: Timing::default(),
+            peers: Rc::new(NoPeers),
+            machine: ShardMachine::new(readers.clone()),
+        })
+        .await?;
+        let inner = Rc::new(Inner {
+            group,
+            readers,
+            queue: RefCell::new(Queue::new(options.waiting_bytes_max)),
+            in_flight: Cell::new(0),
+            drained: Event::new(),
+            closing: Cell::new(false),
+            records: Cell::new(0),
+            bytes: Cell::new(0),
+        });
+        drop(spawn(Proposer::new(Rc::clone(&inner)).run()));
+        Ok(Self { inner })
+    }
+
+    /// The shard's number.
+    pub(crate) fn id(&self) -> ShardId {
+        self.inner.group.shard()
+    }
+
+    /// The group under the shard.
+    pub(crate) fn group(&self) -> &Group<ShardMachine> {
+        &self.inner.group
+    }
+
+    /// Takes a batch up, in the order of the calls; the answer goes to `batch.reply`.
+    pub(crate) fn submit(&self, batch: WaitingBatch<ProduceReply>) {
+        let size = batch.batch.bytes.len();
+        let limit = self.inner.entry_bytes_max().saturating_sub(BATCH_OVERHEAD);
+        let refusal = if self.inner.is_closing() {
+            Some(ProduceError::ShuttingDown)
+        } else if self.inner.group.log().is_full() {
+            Some(ProduceError::DiskFull)
+        } else if size > limit {
+            Some(ProduceError::TooLarge { size, limit })
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            return batch.reply.send(Err(error));
+        }
+        if buggify("broker-queue-full", 30) {
+            return batch.reply.send(Err(ProduceError::QueueFull));
+        }
+        let pushed = self.inner.queue.borrow_mut().push(batch);
+        match pushed {
+            Ok(Some(waker)) => waker.wake(),
+            Ok(None) => {}
+            Err(batch) => batch.reply.send(Err(ProduceError::QueueFull)),
+        }
+    }
+
+    /// Proposes a command without records, in order with the batches; answers when it is applied.
+    pub(crate) async fn command(&self, command: Command) -> Result<(), ProposeError> {
+        if self.inner.is_closing() {
+            return Err(ProposeError::Stopped);
+        }
+        let (reply, answer) = oneshot::channel();
+        let waker = self.inner.queue.borrow_mut().push_control(Control { command, reply });
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        answer.await.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// Where a partition begins and ends, if it is open and may be read here.
+    pub(crate) fn bounds(&self, key: PartitionKey) -> Result<Bounds, FetchError> {
+        if self.inner.is_closing() {
+            return Err(FetchError::ShuttingDown);
+        }
+        if self.inner.group.leader_term().is_none() {
+            return Err(FetchError::NotLeader { hint: None });
+        }
+        let found = self.inner.group.with_machine(|machine| {
+            let partition = machine.state().partitions.get(&key)?;
+            Some((partition.start_offset, partition.next_offset))
+        });
+        let (start_offset, mut high_watermark) = found.ok_or(FetchError::UnknownPartition)?;
+        if planted("broker-high-watermark-ahead-of-apply") {
+            // Wrong: what is on its way to the disk counts as readable.
+            high_watermark = Offset(high_watermark.0 + self.inner.in_flight.get() as u64);
+        }
+        let bytes = self.inner.group.log().partition_bytes(key);
+        Ok(Bounds { start_offset, high_watermark, bytes })
+    }
+
+    /// The shard's figures.
+    pub(crate) fn stats(&self) -> ShardStats {
+        let log = self.inner.group.log().stats();
+        let queue = self.inner.queue.borrow();
+        let partitions = self.inner.group.with_machine(|machine| machine.state().partitions.len());
+        ShardStats {
+            shard: self.id(),
+            partitions: partitions as u64,
+            records: self.inner.records.get(),
+            bytes: self.inner.bytes.get(),
+            flushes: log.flushes,
+            flush_p50_us: log.flush_p50_us,
+            flush_p99_us: log.flush_p99_us,
+            entries_in_flight: self.inner.in_flight.get() as u64,
+            batches_waiting: queue.batches() as u64,
+            bytes_waiting: queue.bytes() as u64,
+            cache_bytes: log.cache_bytes,
+            cache_hits: log.cache_hits,
+            cache_misses: log.cache_misses,
+            log_bytes_written: log.bytes,
+            segments: log.segments,
+        }
+    }
+
+    /// Lets what is under way finish, until the deadline, and closes the shard with a checkpoint.
+    pub(crate) async fn shutdown(&self, deadline: Instant) {
+        let drained = self.inner.drained.listen();
+        if self.inner.closing.replace(true) {
+            return;
+        }
+        self.inner.readers.wake_all();
+        let waker = self.inner.queue.borrow_mut().take_waker();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        first_of(drained, sleep_until(deadline)).await;
+        self.inner.group.shutdown().await;
+    }
+}
+
+/// Ends when either does.
+pub(crate) async fn first_of(left: impl Future<Output = ()>, right: impl Future<Output = ()>) {
+    let mut left = std::pin::pin!(left);
+    let mut right = std::pin::pin!(right);
+    std::future::poll_fn(|context| {
+        if left.as_mut().poll(context).is_ready() || right.as_mut().poll(context).is_ready() {
+            return std::task::Poll::Ready(());
+        }
+        std::task::Poll::Pending
+    })
+    .await;
+}

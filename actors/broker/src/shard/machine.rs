@@ -1,0 +1,290 @@
+//! The replicated state machine of a data shard.
+//!
+//! [`apply`] is pure: state, log time and command in, state, reply and effects out.
+//! [`ShardMachine`] is the thin shell around it that Raft drives: it carries the effects out at
+//! once, on this replica's own index and waiting readers, which are no part of the replicated
+//! state.
+//!
+//! Must never: read a clock, fail on a committed command, touch payload.
+//! Invariants: equal entries give equal states and replies; an effect follows only from an accepted
+//! change.
+
+use barrage_cluster::format::FormatError;
+use barrage_commitlog::{CommitLog, Run};
+use barrage_model::{Offset, PartitionKey};
+use barrage_raft::{Applied, Machine, RestoreError};
+
+use super::decide::{BatchRow, RunStamp, State};
+use super::readers::Readers;
+use crate::command::Command;
+use crate::format;
+
+/// What a command answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// For each run whether it counts; one that does not is to be repeated.
+    Produced(Vec<bool>),
+    /// Done.
+    Done,
+    /// The command cannot be read; nothing was changed.
+    Unreadable(FormatError),
+}
+
+/// What follows from an apply on this replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Run number `run` of the entry counts: make it readable.
+    Readable { run: usize, key: PartitionKey },
+    /// The partition starts here now.
+    Starts { key: PartitionKey, start: Offset },
+    /// The partition is closed.
+    Closed { key: PartitionKey },
+}
+
+/// Applies one command to the state.
+pub(crate) fn apply(
+    state: &mut State,
+    log_time_ms: i64,
+    command: &[u8],
+    runs: &[Run],
+    effects: &mut Vec<Effect>,
+) -> Reply {
+    let reply = match Command::decode(command) {
+        Ok(Command::Produce { batch_counts, rows }) => {
+            Reply::Produced(produce(state, log_time_ms, &batch_counts, &rows, runs, effects))
+        }
+        Ok(command) => {
+            control(state, &command, effects);
+            Reply::Done
+        }
+        Err(error) => Reply::Unreadable(error),
+    };
+    state.end_entry(log_time_ms);
+    reply
+}
+
+fn produce(
+    state: &mut State,
+    log_time_ms: i64,
+    batch_counts: &[u32],
+    rows: &[BatchRow],
+    runs: &[Run],
+    effects: &mut Vec<Effect>,
+) -> Vec<bool> {
+    let mut rest = rows;
+    let mut accepted = Vec::with_capacity(runs.len());
+    for (number, run) in runs.iter().enumerate() {
+        let count = batch_counts.get(number).copied().unwrap_or(0);
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(rest.len());
+        let (own, others) = rest.split_at(count);
+        rest = others;
+        let stamp = RunStamp { key: run.key, base_offset: run.base_offset };
+        let records: u64 = own.iter().map(|row| u64::from(row.record_count)).sum();
+        let counts =
+            records == u64::from(run.record_count) && state.apply_run(stamp, own, log_time_ms);
+        if counts {
+            effects.push(Effect::Readable { run: number, key: run.key });
+        }
+        accepted.push(counts);
+    }
+    accepted
+}
+
+/// The commands that carry no records; the leader also makes them on its projected state.
+pub(crate) fn control(state: &mut State, command: &Command, effects: &mut Vec<Effect>) {
+    match command {
+        Command::Produce { .. } => {}
+        Command::Open { partitions } => {
+            partitions.iter().for_each(|(key, config)| state.open(*key, *config));
+        }
+        Command::Configure { partitions } => {
+            partitions.iter().for_each(|(key, config)| state.configure(*key, *config));
+        }
+        Command::Close { partitions } => {
+            let closed = partitions.iter().filter(|key| state.close(**key));
+            effects.extend(closed.map(|key| Effect::Closed { key: *key }));
+        }
+        Command::AdvanceStart { starts } => {
+            for (key, start) in starts {
+                if state.advance_start(*key, *start) {
+                    let start = state.partitions.get(key).map_or(*start, |p| p.start_offset);
+                    effects.push(Effect::Starts { key: *key, start });
+                }
+            }
+        }
+    }
+}
+
+/// The state with what this replica hangs on it.
+pub(crate) struct ShardMachine {
+    state: State,
+    readers: Readers,
+    log: Option<CommitLog>,
+    effects: Vec<Effect>,
+}
+
+impl ShardMachine {
+    /// An empty machine that wakes these readers.
+    pub(crate) fn new(readers: Readers) -> Self {
+        Self { state: State::default(), readers, log: None, effects: Vec::new() }
+    }
+
+    /// The applied state.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Every run that did not become readable is refused for good: after a restart the log finds
+    /// runs by itself and cannot know.
+    fn refuse_others(&self, entry: &Applied<'_>, effects: &[Effect]) {
+        let Some(log) = &self.log else { return };
+        let accepted = |number: usize| {
+            let same = |effect: &Effect| {
+                let Effect::Readable { run, .. } = effect else { return false };
+                *run == number
+            };
+            effects.iter().any(same)
+        };
+        // Nearly always all are accepted, in order; then nothing is searched.
+        let readable = |effect: &&Effect| {
+            let Effect::Readable { .. } = effect else { return false };
+            true
+        };
+        if effects.iter().filter(readable).count() == entry.runs.len() {
+            return;
+        }
+        for number in (0..entry.runs.len()).filter(|number| !accepted(*number)) {
+            log.refuse_run(entry.id.index, number);
+        }
+    }
+
+    /// Tells the log where partitions start; it only knows which segments hold what.
+    fn restate_starts(&self) {
+        let Some(log) = &self.log else { return };
+        // A topic deleted before the checkpoint must not come back from the segments.
+        log.keep_only(|key| self.state.partitions.contains_key(&key));
+        for (key, partition) in &self.state.partitions {
+            log.set_start(*key, partition.start_offset);
+        }
+    }
+}
+
+impl Machine for ShardMachine {
+    type Reply = Reply;
+
+    fn attach(&mut self, log: &CommitLog) {
+        self.log = Some(log.clone());
+        self.restate_starts();
+    }
+
+    fn apply(&mut self, entry: &Applied<'_>) -> Reply {
+        let Applied { id, log_time_ms, command, runs } = entry;
+        let mut effects = std::mem::take(&mut self.effects);
+        let reply = apply(&mut self.state, *log_time_ms, command, runs, &mut effects);
+        self.refuse_others(entry, &effects);
+        for effect in effects.drain(..) {
+            match (effect, &self.log) {
+                (Effect::Readable { run, key }, Some(log)) => {
+                    log.index_run(id.index, run);
+                    self.readers.wake(key);
+                }
+                (Effect::Starts { key, start }, Some(log)) => log.set_start(key, start),
+                (Effect::Closed { key }, Some(log)) => {
+                    log.forget(key);
+                    self.readers.forget(key);
+                }
+                (_, None) => {}
+            }
+        }
+        self.effects = effects;
+        reply
+    }
+
+    fn checkpoint(&self) -> Vec<u8> {
+        format::encode(&self.state)
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.state = format::decode(bytes).map_err(|error| RestoreError(error.to_string()))?;
+        self.restate_starts();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+    use super::super::partition::PartitionConfig;
+    use super::*;
+    use barrage_model::{PartitionId, Retention, TopicId};
+
+    fn key(partition: u32) -> PartitionKey {
+        PartitionKey { topic: TopicId(1), partition: PartitionId(partition) }
+    }
+
+    fn run(partition: u32, base: u64, record_count: u32) -> Run {
+        Run {
+            key: key(partition),
+            base_offset: Offset(base),
+            record_count,
+            max_timestamp: 0,
+            byte_len: 100,
+            batches: Vec::new(),
+        }
+    }
+
+    fn produce_command(batch_counts: &[u32], records: &[u32]) -> Vec<u8> {
+        let row = |record_count: &u32| BatchRow { record_count: *record_count, producer: None };
+        let rows = records.iter().map(row).collect();
+        Command::Produce { batch_counts: batch_counts.to_vec(), rows }.encode()
+    }
+
+    fn check(state: &mut State, command: &[u8], runs: &[Run], reply: Reply, wanted: &[Effect]) {
+        let mut effects = Vec::new();
+        assert_eq!(apply(state, 7, command, runs, &mut effects), reply);
+        assert_eq!(effects, wanted);
+    }
+
+    #[test]
+    fn the_life_of_a_shard() {
+        let mut state = State::default();
+        let config = PartitionConfig { retention: Retention::DEFAULT, revision: 1 };
+        let open = Command::Open { partitions: vec![(key(0), config), (key(1), config)] };
+        check(&mut state, &open.encode(), &[], Reply::Done, &[]);
+
+        // Run 1 bears a stale stamp, run 2 belongs to no open partition.
+        let command = produce_command(&[2, 1, 1], &[3, 2, 1, 1]);
+        let runs = [run(0, 0, 5), run(1, 4, 1), run(2, 0, 1)];
+        let reply = Reply::Produced(vec![true, false, false]);
+        check(&mut state, &command, &runs, reply, &[Effect::Readable { run: 0, key: key(0) }]);
+
+        let starts =
+            Command::AdvanceStart { starts: vec![(key(0), Offset(9)), (key(1), Offset(0))] };
+        let wanted = [Effect::Starts { key: key(0), start: Offset(5) }];
+        check(&mut state, &starts.encode(), &[], Reply::Done, &wanted);
+
+        let close = Command::Close { partitions: vec![key(0), key(9)] }.encode();
+        check(&mut state, &close, &[], Reply::Done, &[Effect::Closed { key: key(0) }]);
+        assert_eq!(state.partitions.len(), 1);
+        assert_eq!(state.log_time_ms, 7);
+    }
+
+    #[test]
+    fn commands_that_do_not_fit_change_nothing() {
+        let mut state = State::default();
+        let config = PartitionConfig { retention: Retention::DEFAULT, revision: 1 };
+        state.open(key(0), config);
+        state.end_entry(7);
+        let before = state.clone();
+        // Fewer rows than the run has records, no rows at all, more runs than counts.
+        let none = Reply::Produced(vec![false]);
+        check(&mut state, &produce_command(&[1], &[2]), &[run(0, 0, 3)], none.clone(), &[]);
+        check(&mut state, &produce_command(&[9], &[]), &[run(0, 0, 0)], none.clone(), &[]);
+        check(&mut state, &produce_command(&[], &[3]), &[run(0, 0, 3)], none, &[]);
+        let unreadable = Reply::Unreadable(FormatError::Length);
+        check(&mut state, b"x", &[run(0, 0, 3)], unreadable, &[]);
+        assert_eq!(state, before);
+    }
+}

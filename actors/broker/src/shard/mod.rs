@@ -1,0 +1,25 @@
+//! A data shard: the pure state machine and the loop that proposes to it.
+//!
+//! ```text
+//!            Shard (handle) --queue--> proposer --Group::propose--> raft + log
+//!                                         ^ projected State            |
+//!            fetch <--wake-- Readers <--index, wake-- machine <--apply-+ real State
+//! ```
+//!
+//! Pure, without a clock or I/O: `producers`, `partition`, `decide`, `machine::apply`, `entry`,
+//! `reconcile`.
+
+pub(crate) mod decide;
+pub(crate) mod entry;
+pub(crate) mod fetch;
+pub(crate) mod handle;
+pub(crate) mod machine;
+pub(crate) mod partition;
+pub(crate) mod producers;
+pub(crate) mod proposer;
+pub(crate) mod queue;
+pub(crate) mod readers;
+pub(crate) mod reconcile;
+pub(crate) mod retention;
+
+pub(crate) use handle::Shard;

@@ -1,0 +1,48 @@
+//! One partition as its shard knows it: bounds, settings, producers. No payload.
+//!
+//! Owns: `[start_offset, next_offset)` and who has written. Must never: know where records lie.
+//! Invariants: `start_offset <= next_offset`; both only grow.
+
+use std::collections::BTreeMap;
+
+use barrage_model::{Offset, ProducerId, Retention};
+
+use super::producers::Producer;
+
+/// What a shard needs to know about a partition from the catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PartitionConfig {
+    /// How long records are kept.
+    pub(crate) retention: Retention,
+    /// Catalog revision the settings come from.
+    pub(crate) revision: u64,
+}
+
+/// One open partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Partition {
+    pub(crate) start_offset: Offset,
+    /// The next record's offset; what is applied is readable, so this is also the high watermark.
+    pub(crate) next_offset: Offset,
+    pub(crate) config: PartitionConfig,
+    pub(crate) producers: BTreeMap<ProducerId, Producer>,
+}
+
+impl Partition {
+    /// A partition that holds nothing yet.
+    pub(crate) fn new(config: PartitionConfig) -> Self {
+        let zero = Offset(0);
+        Self { start_offset: zero, next_offset: zero, config, producers: BTreeMap::new() }
+    }
+
+    /// Moves the start on, never back and never past the end; true if it moved.
+    pub(crate) fn advance_start(&mut self, start: Offset) -> bool {
+        let start = start.min(self.next_offset);
+        let moves = start > self.start_offset;
+        if moves {
+            self.start_offset = start;
+        }
+        assert!(self.start_offset <= self.next_offset, "a partition starts before it ends");
+        moves
+    }
+}

@@ -1,0 +1,401 @@
+//! The proposer: one task per shard that turns what waits into entries, a few in flight at a time.
+//!
+//! ```text
+//!   wait --something waits, room in flight--> gather ONE entry, decide, propose --> wait
+//!   wait --oldest entry applied------------> answer its batches                 --> wait
+//!   wait --tick----------------------------> answer what is past its deadline   --> wait
+//!   an entry failed, or the term changed: propose nothing until nothing is in flight,
+//!   then take the applied state as the projection again
+//! ```
+//!
+//! While entries are in flight more batches arrive and share the next one: the slower the disk, the
+//! larger the entries (natural batching). No timer, no linger.
+//!
+//! Owns: the projected state (applied + in flight) and the entries in flight, in order.
+//! Must never: touch payload; answer a batch before its entry is applied; let a stamp outlive its
+//! term.
+//! Invariants: while not stale, the projection is what apply will have made of everything in
+//! flight.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use barrage_commitlog::Run;
+use barrage_model::{Offset, PartitionKey, Term};
+use barrage_raft::{Proposal, ProposeError, Proposed};
+use barrage_world::channel::oneshot;
+use barrage_world::{Instant, buggify, planted, sleep, unix_time_ms};
+use bytes::Bytes;
+
+use super::decide::State;
+use super::entry::{self, Building, Built, RunWaiters, Taken, Waiter};
+use super::handle::Inner;
+use super::machine::{self, Reply};
+use super::producers::Refusal;
+use super::queue::Control;
+use crate::api::{ProduceError, Produced};
+use crate::reply::ProduceReply;
+
+/// Entries in flight at a time: enough to keep the disk busy while the next ones are gathered.
+const ENTRIES_IN_FLIGHT_MAX: usize = 4;
+/// Bytes gathered into one entry; a larger batch goes alone.
+const ENTRY_BYTES_TARGET: usize = 4 << 20;
+/// How often deadlines are looked at while anything waits.
+const DEADLINE_TICK: Duration = Duration::from_millis(100);
+/// The log time of a batch whose entry is no longer known (a duplicate of an older batch).
+const LOG_TIME_UNKNOWN: i64 = -1;
+
+/// The proposer's own state.
+pub(crate) struct Proposer {
+    shard: Rc<Inner>,
+    projected: State,
+    term: Option<Term>,
+    stale: bool,
+    one_at_a_time: bool,
+    in_flight: VecDeque<InFlight>,
+    tick: Option<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+struct InFlight {
+    proposed: Proposed<Reply>,
+    log_time_ms: i64,
+    content: Content,
+}
+
+enum Content {
+    Batches(Vec<RunWaiters<ProduceReply>>),
+    Control(oneshot::Sender<Result<(), ProposeError>>),
+}
+
+/// Everything that can wake the proposer.
+enum Wake {
+    /// The oldest entry in flight has an answer.
+    Applied(Result<Reply, ProposeError>),
+    /// Something waits and may be proposed.
+    Waiting,
+    /// Time to look at deadlines.
+    Tick,
+}
+
+impl Proposer {
+    pub(crate) fn new(shard: Rc<Inner>) -> Self {
+        Self {
+            shard,
+            projected: State::default(),
+            term: None,
+            stale: true,
+            one_at_a_time: buggify("broker-one-entry-in-flight", 1),
+            in_flight: VecDeque::new(),
+            tick: None,
+        }
+    }
+
+    /// Runs until the shard is closed and nothing is under way.
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.propose_waiting();
+            self.shard.in_flight.set(self.in_flight.len());
+            if self.is_idle() && self.shard.is_closing() {
+                self.shard.drained.notify_all();
+                return;
+            }
+            match self.next().await {
+                Wake::Applied(result) => self.answer_oldest(result),
+                Wake::Waiting => {}
+                Wake::Tick => self.expire(),
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.shard.queue.borrow().is_empty()
+    }
+
+    fn may_propose(&self) -> bool {
+        let most = if self.one_at_a_time { 1 } else { ENTRIES_IN_FLIGHT_MAX };
+        self.in_flight.len() < most && (!self.stale || self.in_flight.is_empty())
+    }
+
+    async fn next(&mut self) -> Wake {
+        if self.is_idle() {
+            self.tick = None;
+        } else if self.tick.is_none() {
+            self.tick = Some(Box::pin(sleep(DEADLINE_TICK)));
+        }
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Wake> {
+        if let Some(oldest) = self.in_flight.front_mut()
+            && let Poll::Ready(result) = Pin::new(&mut oldest.proposed).poll(context)
+        {
+            return Poll::Ready(Wake::Applied(result));
+        }
+        if self.may_propose() {
+            let mut queue = self.shard.queue.borrow_mut();
+            if !queue.is_empty() || (self.shard.is_closing() && self.in_flight.is_empty()) {
+                return Poll::Ready(Wake::Waiting);
+            }
+            queue.set_waker(context.waker());
+        }
+        if let Some(tick) = &mut self.tick
+            && tick.as_mut().poll(context).is_ready()
+        {
+            self.tick = None;
+            return Poll::Ready(Wake::Tick);
+        }
+        Poll::Pending
+    }
+
+    fn propose_waiting(&mut self) {
+        while self.may_propose() && !self.shard.queue.borrow().is_empty() {
+            let term = self.shard.group.leader_term();
+            if self.stale && term.is_some() {
+                self.projected = self.shard.group.with_machine(|machine| machine.state().clone());
+                self.term = term;
+                self.stale = false;
+            }
+            match term {
+                None => self.refuse_all(),
+                Some(_) if term != self.term => self.stale = true,
+                Some(term) => {
+                    let control = self.shard.queue.borrow_mut().pop_control();
+                    match control {
+                        Some(control) => self.propose_control(control, term),
+                        None => self.propose_batches(term),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nobody leads here: whatever waits must go elsewhere.
+    fn refuse_all(&mut self) {
+        loop {
+            let control = self.shard.queue.borrow_mut().pop_control();
+            let batch = self.shard.queue.borrow_mut().pop_if(|_| true);
+            if control.is_none() && batch.is_none() {
+                return;
+            }
+            if let Some(control) = control {
+                drop(control.reply.send(Err(ProposeError::NotLeader)));
+            }
+            if let Some(batch) = batch {
+                batch.reply.send(Err(self.error(&ProposeError::NotLeader)));
+            }
+        }
+    }
+
+    fn log_time_ms(&self) -> i64 {
+        if planted("broker-log-time-falls") {
+            // Wrong: a clock that is set back takes the log with it.
+            return unix_time_ms();
+        }
+        self.projected.log_time_ms.max(unix_time_ms())
+    }
+
+    fn propose_control(&mut self, control: Control, term: Term) {
+        let log_time_ms = self.log_time_ms();
+        machine::control(&mut self.projected, &control.command, &mut Vec::new());
+        self.projected.end_entry(log_time_ms);
+        let command = control.command.encode();
+        self.propose(command, Vec::new(), log_time_ms, term, Content::Control(control.reply));
+    }
+
+    fn propose_batches(&mut self, term: Term) {
+        let log_time_ms = self.log_time_ms();
+        let bytes_max = ENTRY_BYTES_TARGET.min(self.shard.entry_bytes_max());
+        let now = Instant::now();
+        let epoch = i32::try_from(term.0).unwrap_or(i32::MAX);
+        let mut building = Building::new(log_time_ms, epoch);
+        loop {
+            let fits = |size| building.has_room(size, bytes_max);
+            let popped = self.shard.queue.borrow_mut().pop_if(fits);
+            let Some(batch) = popped else { break };
+            if batch.deadline <= now {
+                batch.reply.send(Err(ProduceError::Expired));
+                continue;
+            }
+            match building.offer(&mut self.projected, batch) {
+                Taken::In => {}
+                Taken::Refused { reply, refusal } => reply.send(Err(refused(refusal))),
+                Taken::Duplicate { key, waiter } => self.duplicate(&mut building, key, waiter),
+            }
+            if buggify("broker-entry-of-one-batch", 2) {
+                break;
+            }
+        }
+        if building.is_empty() {
+            return;
+        }
+        let Built { command, runs, waiters } = building.finish(&mut self.projected);
+        self.propose(command, runs, log_time_ms, term, Content::Batches(waiters));
+    }
+
+    /// A batch that was accepted before is answered when that one is: now, if it is applied.
+    fn duplicate(
+        &mut self,
+        building: &mut Building<ProduceReply>,
+        key: PartitionKey,
+        waiter: Waiter<ProduceReply>,
+    ) {
+        if planted("broker-duplicate-answered-early") {
+            // Wrong: what is repeated counts as stored while it is still under way.
+            return self.answer_duplicate(key, waiter);
+        }
+        let mut left = entry::attach(building.waiters_mut(), key, waiter);
+        for entry in self.in_flight.iter_mut().rev() {
+            let Content::Batches(runs) = &mut entry.content else { continue };
+            let Some(waiter) = left else { return };
+            left = entry::attach(runs, key, waiter);
+        }
+        if let Some(waiter) = left {
+            self.answer_duplicate(key, waiter);
+        }
+    }
+
+    fn answer_duplicate(&self, key: PartitionKey, waiter: Waiter<ProduceReply>) {
+        let (base_offset, start_offset) = (waiter.base_offset, self.start_offset(key));
+        let log_time_ms = LOG_TIME_UNKNOWN;
+        waiter.send(Ok(Produced { base_offset, log_time_ms, start_offset }));
+    }
+
+    fn propose(
+        &mut self,
+        command: Vec<u8>,
+        runs: Vec<Run>,
+        log_time_ms: i64,
+        term: Term,
+        mut content: Content,
+    ) {
+        if planted("broker-ack-before-commit") {
+            // Wrong: the promise is given before the disk has the records.
+            self.answer_at_once(&mut content, log_time_ms);
+        }
+        let proposal = Proposal { command: Bytes::from(command), runs, log_time_ms };
+        let proposed = self.shard.group.propose(proposal, term);
+        self.in_flight.push_back(InFlight { proposed, log_time_ms, content });
+    }
+
+    fn answer_at_once(&self, content: &mut Content, log_time_ms: i64) {
+        let Content::Batches(runs) = content else { return };
+        for run in runs {
+            let start_offset = self.start_offset(run.key);
+            for waiter in &mut run.waiters {
+                let base_offset = waiter.base_offset;
+                if let Some(reply) = waiter.reply.take() {
+                    reply.send(Ok(Produced { base_offset, log_time_ms, start_offset }));
+                }
+            }
+        }
+    }
+
+    fn answer_oldest(&mut self, result: Result<Reply, ProposeError>) {
+        let Some(InFlight { log_time_ms, content, .. }) = self.in_flight.pop_front() else {
+            return;
+        };
+        match (content, result) {
+            (Content::Control(reply), Ok(_)) => drop(reply.send(Ok(()))),
+            (Content::Control(reply), Err(error)) => {
+                self.stale = true;
+                drop(reply.send(Err(error)));
+            }
+            (Content::Batches(runs), Ok(Reply::Produced(accepted))) => {
+                for (number, run) in runs.into_iter().enumerate() {
+                    let counts = accepted.get(number).copied().unwrap_or(false);
+                    self.answer_run(run, log_time_ms, counts);
+                }
+            }
+            (Content::Batches(runs), other) => {
+                self.stale = true;
+                let error = other.err();
+                for waiter in runs.into_iter().flat_map(|run| run.waiters) {
+                    let error =
+                        error.as_ref().map_or(ProduceError::Retry, |error| self.error(error));
+                    waiter.send(Err(error));
+                }
+            }
+        }
+    }
+
+    fn answer_run(&mut self, run: RunWaiters<ProduceReply>, log_time_ms: i64, counts: bool) {
+        if !counts {
+            // Something before it failed, so its stamp does not hold; it was not appended.
+            self.stale = true;
+            run.waiters.into_iter().for_each(|waiter| waiter.send(Err(ProduceError::Retry)));
+            return;
+        }
+        self.shard.count(run.record_count, run.byte_len);
+        let start_offset = self.start_offset(run.key);
+        for waiter in run.waiters {
+            let base_offset = waiter.base_offset;
+            waiter.send(Ok(Produced { base_offset, log_time_ms, start_offset }));
+        }
+    }
+
+    fn start_offset(&self, key: PartitionKey) -> Offset {
+        let start = |state: &State| state.partitions.get(&key).map(|p| p.start_offset);
+        self.shard.group.with_machine(|machine| start(machine.state())).unwrap_or_default()
+    }
+
+    /// Answers what is past its deadline. An entry in flight goes on all the same.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let expired = self.shard.queue.borrow_mut().take_expired(now);
+        expired.into_iter().for_each(|batch| batch.reply.send(Err(ProduceError::Expired)));
+        for entry in &mut self.in_flight {
+            let Content::Batches(runs) = &mut entry.content else { continue };
+            for waiter in runs.iter_mut().flat_map(|run| &mut run.waiters) {
+                if waiter.deadline <= now
+                    && let Some(reply) = waiter.reply.take()
+                {
+                    reply.send(Err(ProduceError::Timeout));
+                }
+            }
+        }
+    }
+
+    /// Sizes are checked when a batch is taken up, so only a log with very small segments gets
+    /// here.
+    fn too_large(&self) -> ProduceError {
+        let limit = self.shard.entry_bytes_max();
+        ProduceError::TooLarge { size: limit.saturating_add(1), limit }
+    }
+
+    fn error(&self, error: &ProposeError) -> ProduceError {
+        match error {
+            ProposeError::NotLeader => ProduceError::NotLeader { hint: None },
+            ProposeError::Full => ProduceError::QueueFull,
+            ProposeError::TooLarge => self.too_large(),
+            ProposeError::DiskFull => ProduceError::DiskFull,
+            ProposeError::Lost => ProduceError::Timeout,
+            ProposeError::Stopped if self.shard.group.failure().is_some() => ProduceError::Poisoned,
+            ProposeError::Stopped => ProduceError::ShuttingDown,
+        }
+    }
+}
+
+impl Waiter<ProduceReply> {
+    fn send(self, result: Result<Produced, ProduceError>) {
+        if let Some(reply) = self.reply {
+            reply.send(result);
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> ProduceError {
+    match refusal {
+        Refusal::UnknownPartition => ProduceError::UnknownPartition,
+        Refusal::OutOfOrder { expected, got } => {
+            ProduceError::OutOfOrderSequence { expected: expected.0, got: got.0 }
+        }
+        Refusal::Fenced { epoch } => ProduceError::Fenced { epoch: epoch.0 },
+        Refusal::DuplicateOutOfWindow => ProduceError::DuplicateOutOfWindow,
+        Refusal::UnknownProducer => ProduceError::UnknownProducer,
+        Refusal::ProducersFull => ProduceError::ProducersFull,
+    }
+}

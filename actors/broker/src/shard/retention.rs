@@ -1,0 +1,72 @@
+//! Retention: the leader asks its log what has expired and proposes new starts; apply carries them
+//! out.
+//!
+//! Owns: the periodic task. Must never: drop a record on its own; only a committed `AdvanceStart`
+//! does.
+//! Invariants: at most one segment per partition and tick, never the active one, also after a clock
+//! jump.
+
+use std::time::Duration;
+
+use barrage_model::Offset;
+use barrage_model::PartitionKey;
+use barrage_world::{buggify, planted, sleep, unix_time_ms};
+
+use super::Shard;
+use crate::command::Command;
+
+impl Shard {
+    /// Looks at retention every `tick` until the shard closes.
+    pub(crate) async fn keep_retention(self, tick: Duration) {
+        loop {
+            sleep(tick).await;
+            if self.inner.is_closing() || self.inner.group.failure().is_some() {
+                return;
+            }
+            self.retain_once().await;
+        }
+    }
+
+    /// One look.
+    pub(crate) async fn retain_once(&self) {
+        if buggify("broker-checkpoint-forced", 4)
+            && let Err(error) = self.inner.group.take_checkpoint().await
+        {
+            tracing::warn!(shard = %self.id(), %error, "no checkpoint");
+        }
+        let starts = self.expired();
+        let due = !starts.is_empty() && self.inner.group.leader_term().is_some();
+        if due && let Err(error) = self.command(Command::AdvanceStart { starts }).await {
+            tracing::warn!(shard = %self.id(), %error, "retention could not be proposed");
+            return;
+        }
+        if let Err(error) = self.inner.group.log().retain().await {
+            tracing::warn!(shard = %self.id(), %error, "expired segments could not be dropped");
+        }
+    }
+
+    fn expired(&self) -> Vec<(PartitionKey, Offset)> {
+        let log = self.inner.group.log();
+        self.inner.group.with_machine(|machine| {
+            let state = machine.state();
+            let now_ms = state.log_time_ms.max(unix_time_ms());
+            let expired = |key: &PartitionKey, time_ms: Option<u64>, bytes: Option<u64>| {
+                let age_ms = time_ms.map(|time_ms| i64::try_from(time_ms).unwrap_or(i64::MAX));
+                log.expired_offset(*key, age_ms.map(|age| now_ms.saturating_sub(age)), bytes)
+            };
+            let due = state.partitions.iter().filter_map(|(key, partition)| {
+                let retention = partition.config.retention;
+                if retention.is_unlimited() {
+                    return None;
+                }
+                let mut start = expired(key, retention.time_ms, retention.bytes)?;
+                if planted("broker-retention-ahead-of-expiry") {
+                    // Wrong: with the oldest records the young ones go, too.
+                    start = partition.next_offset;
+                }
+                (start > partition.start_offset).then_some((*key, start))
+            });
+            due.collect()
+        })
+    }
+}

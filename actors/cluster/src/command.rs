@@ -1,0 +1,212 @@
+//! The commands that change the catalog, and their bytes.
+//!
+//! Owns: the command enum and its rkyv form, version 1, inside the envelope of `format`.
+//! Must never: let a serialized type be a domain type; what is stored is converted at this border.
+//! Invariants: variants of `CommandV1` are only ever appended; a golden test holds the layout
+//! still.
+
+use barrage_model::{NodeId, Retention, TopicId, TopicName};
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::format::{self, FormatError, Kind};
+
+const VERSION: u8 = 1;
+
+/// A change of the catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Names the cluster and fixes the number of data shards; the first one wins.
+    Found {
+        /// Identity of the cluster.
+        cluster: String,
+        /// How many data shards it has: 1..=shards.
+        shards: u32,
+    },
+    /// A node belongs to the cluster.
+    RegisterNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// Makes a topic.
+    CreateTopic {
+        /// Its name.
+        name: TopicName,
+        /// How many partitions.
+        partitions: u32,
+        /// How long records are kept.
+        retention: Retention,
+    },
+    /// Changes a topic; `None` leaves a setting.
+    AlterTopic {
+        /// Its name.
+        name: TopicName,
+        /// A larger number of partitions.
+        partitions: Option<u32>,
+        /// How long records are kept.
+        retention: Option<Retention>,
+    },
+    /// Deletes a topic: its name is free at once, its partitions are closed by their shards.
+    DeleteTopic {
+        /// Its name.
+        name: TopicName,
+    },
+    /// Every shard has closed the partitions of a deleted topic.
+    ForgetTopic {
+        /// The topic.
+        topic: TopicId,
+    },
+    /// Gives out a block of producer ids.
+    AllocateProducers {
+        /// How many.
+        count: u32,
+    },
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct RetentionV1 {
+    time_ms: Option<u64>,
+    bytes: Option<u64>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+enum CommandV1 {
+    Found { cluster: String, shards: u32 },
+    RegisterNode { node: u64 },
+    CreateTopic { name: String, partitions: u32, retention: RetentionV1 },
+    AlterTopic { name: String, partitions: Option<u32>, retention: Option<RetentionV1> },
+    DeleteTopic { name: String },
+    ForgetTopic { topic: u64 },
+    AllocateProducers { count: u32 },
+}
+
+impl From<Retention> for RetentionV1 {
+    fn from(retention: Retention) -> Self {
+        Self { time_ms: retention.time_ms, bytes: retention.bytes }
+    }
+}
+
+impl From<RetentionV1> for Retention {
+    fn from(stored: RetentionV1) -> Self {
+        Self { time_ms: stored.time_ms, bytes: stored.bytes }
+    }
+}
+
+impl Command {
+    /// The command as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let stored = match self.clone() {
+            Self::Found { cluster, shards } => CommandV1::Found { cluster, shards },
+            Self::RegisterNode { node } => CommandV1::RegisterNode { node: node.0 },
+            Self::CreateTopic { name, partitions, retention } => CommandV1::CreateTopic {
+                name: name.to_string(),
+                partitions,
+                retention: retention.into(),
+            },
+            Self::AlterTopic { name, partitions, retention } => CommandV1::AlterTopic {
+                name: name.to_string(),
+                partitions,
+                retention: retention.map(Into::into),
+            },
+            Self::DeleteTopic { name } => CommandV1::DeleteTopic { name: name.to_string() },
+            Self::ForgetTopic { topic } => CommandV1::ForgetTopic { topic: topic.0 },
+            Self::AllocateProducers { count } => CommandV1::AllocateProducers { count },
+        };
+        format::seal(Kind::CatalogCommand, VERSION, &stored)
+    }
+
+    /// The command in `bytes`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let (version, payload) = format::open(Kind::CatalogCommand, bytes)?;
+        if version != VERSION {
+            return Err(FormatError::Version { found: version });
+        }
+        let topic_name = |name: String| TopicName::parse(&name).map_err(|_| FormatError::Content);
+        Ok(match format::decode::<CommandV1>(payload)? {
+            CommandV1::Found { cluster, shards } => Self::Found { cluster, shards },
+            CommandV1::RegisterNode { node } => Self::RegisterNode { node: NodeId(node) },
+            CommandV1::CreateTopic { name, partitions, retention } => Self::CreateTopic {
+                name: topic_name(name)?,
+                partitions,
+                retention: retention.into(),
+            },
+            CommandV1::AlterTopic { name, partitions, retention } => Self::AlterTopic {
+                name: topic_name(name)?,
+                partitions,
+                retention: retention.map(Into::into),
+            },
+            CommandV1::DeleteTopic { name } => Self::DeleteTopic { name: topic_name(name)? },
+            CommandV1::ForgetTopic { topic } => Self::ForgetTopic { topic: TopicId(topic) },
+            CommandV1::AllocateProducers { count } => Self::AllocateProducers { count },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+    use super::*;
+
+    fn name(text: &str) -> TopicName {
+        TopicName::parse(text).unwrap()
+    }
+
+    fn all() -> Vec<Command> {
+        vec![
+            Command::Found { cluster: "c".repeat(32), shards: 2 },
+            Command::RegisterNode { node: NodeId(1) },
+            Command::CreateTopic {
+                name: name("orders"),
+                partitions: 4,
+                retention: Retention { time_ms: Some(1), bytes: None },
+            },
+            Command::AlterTopic {
+                name: name("orders"),
+                partitions: Some(8),
+                retention: Some(Retention::UNLIMITED),
+            },
+            Command::DeleteTopic { name: name("orders") },
+            Command::ForgetTopic { topic: TopicId(9) },
+            Command::AllocateProducers { count: 1000 },
+        ]
+    }
+
+    #[test]
+    fn every_command_survives_the_round_trip() {
+        for command in all() {
+            assert_eq!(Command::decode(&command.encode()).unwrap(), command);
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let bytes = Command::ForgetTopic { topic: TopicId(0x0102) }.encode();
+        assert_eq!(&bytes[..4], &[1, 1, 0, 0]);
+        // Tag 5, then the fields of the variant; the rest of the largest variant's room is zero.
+        assert_eq!(&bytes[12..21], &[5, 2, 1, 0, 0, 0, 0, 0, 0]);
+        assert!(bytes[21..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn corrupt_bytes_are_errors() {
+        for command in all() {
+            let bytes = command.encode();
+            for at in 0..bytes.len() {
+                let mut broken = bytes.clone();
+                broken[at] ^= 0x40;
+                assert!(Command::decode(&broken).is_err());
+                assert!(Command::decode(&bytes[..at]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_name_or_version_is_refused() {
+        let stored = CommandV1::DeleteTopic { name: "a/b".to_owned() };
+        let bytes = format::seal(Kind::CatalogCommand, VERSION, &stored);
+        assert_eq!(Command::decode(&bytes), Err(FormatError::Content));
+        let bytes = format::seal(Kind::CatalogCommand, 2, &stored);
+        assert_eq!(Command::decode(&bytes), Err(FormatError::Version { found: 2 }));
+    }
+}

@@ -1,0 +1,497 @@
+//! Messages between replicas: what a leader or candidate asks, what a peer answers.
+//!
+//! Owns: their bytes, inside the envelope of the module above.
+//!
+//! ```text
+//! request:  u32 head length | rkyv of RequestV1 | append: per entry u32 length, bytes of the log
+//!                                               | checkpoint: its bytes, to the end
+//! answer:   rkyv of AnswerV1
+//! ```
+//!
+//! Must never: trust a count or a length before it is compared with what is there; pass on a
+//! message for another node or shard, or one that breaks what openraft takes for granted (entries
+//! without holes, none newer than the sender's term, a checkpoint within the sender's term).
+
+use barrage_commitlog::Entry;
+use barrage_model::{NodeId, ShardId};
+use barrage_world::planted;
+use bytes::Bytes;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
+};
+use rkyv::rancor;
+
+use super::{FormatError, LENGTH_SIZE, open, seal};
+use crate::vocabulary::{
+    CommittedLeaderId, Meta, RaftEntry, RaftLogId, RaftVote, Types, from_raft_entry, to_raft_entry,
+};
+
+const KIND_REQUEST: u8 = 3;
+const KIND_ANSWER: u8 = 4;
+
+/// A request, as the peer sees it.
+pub(crate) enum Request {
+    Append(AppendEntriesRequest<Types>),
+    Vote(VoteRequest<Types>),
+    PreVote(VoteRequest<Types>),
+    Transfer(TransferLeaderRequest<Types>),
+    Checkpoint { vote: RaftVote, meta: Meta, bytes: Bytes },
+}
+
+/// A peer's answer.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Append(AppendEntriesResponse<Types>),
+    Vote(VoteResponse<Types>),
+    Transfer(Result<(), TransferLeaderError<Types>>),
+    Checkpoint(RaftVote),
+    /// The peer cannot answer: its group has stopped, or the request is not for it.
+    Refused(String),
+}
+
+/// Between whom a request travels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Route {
+    pub(crate) shard: ShardId,
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+}
+
+type IdV1 = (u64, u64);
+
+#[derive(Clone, Copy, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct VoteV1 {
+    term: u64,
+    node: u64,
+    committed: bool,
+}
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct RequestV1 {
+    shard: u32,
+    from: u64,
+    to: u64,
+    vote: VoteV1,
+    body: RequestBodyV1,
+}
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+enum RequestBodyV1 {
+    Append { previous: Option<IdV1>, commit: Option<IdV1>, count: u32 },
+    Vote { last: Option<IdV1>, transfer: bool },
+    PreVote { last: Option<IdV1>, transfer: bool },
+    Transfer { last: Option<IdV1> },
+    Checkpoint { last: Option<IdV1> },
+}
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+enum AnswerV1 {
+    Appended,
+    AppendedUpTo(Option<IdV1>),
+    Conflict,
+    HigherVote(VoteV1),
+    Vote { vote: VoteV1, granted: bool, last: Option<IdV1> },
+    Transferred,
+    VoteChanged { expected: VoteV1, actual: VoteV1 },
+    NotFlushed { expected: Option<IdV1>, actual: Option<IdV1> },
+    Checkpoint(VoteV1),
+    Refused(String),
+}
+
+pub(crate) fn encode_request(route: Route, request: &Request) -> Result<Bytes, FormatError> {
+    let (vote, body, tail) = match request {
+        Request::Append(append) => {
+            let body = RequestBodyV1::Append {
+                previous: from_id(append.prev_log_id.as_ref()),
+                commit: from_id(append.leader_commit.as_ref()),
+                count: u32::try_from(append.entries.len())
+                    .map_err(|_| FormatError::TooLarge(append.entries.len()))?,
+            };
+            (append.vote, body, encode_entries(route.shard, &append.entries)?)
+        }
+        Request::Vote(vote) => {
+            let last = from_id(vote.last_log_id.as_ref());
+            let body = RequestBodyV1::Vote { last, transfer: vote.leadership_transfer };
+            (vote.vote, body, Vec::new())
+        }
+        Request::PreVote(vote) => {
+            let last = from_id(vote.last_log_id.as_ref());
+            let body = RequestBodyV1::PreVote { last, transfer: vote.leadership_transfer };
+            (vote.vote, body, Vec::new())
+        }
+        Request::Transfer(transfer) => {
+            let body = RequestBodyV1::Transfer { last: from_id(transfer.last_log_id()) };
+            (*transfer.from_leader(), body, Vec::new())
+        }
+        Request::Checkpoint { vote, meta, bytes } => {
+            let body = RequestBodyV1::Checkpoint { last: from_id(meta.last_log_id.as_ref()) };
+            (*vote, body, bytes.to_vec())
+        }
+    };
+    let head = RequestV1 {
+        shard: route.shard.0,
+        from: route.from.0,
+        to: route.to.0,
+        vote: from_vote(&vote),
+        body,
+    };
+    let head = rkyv::to_bytes::<rancor::Error>(&head).map_err(|_| FormatError::Body)?;
+    let length = u32::try_from(head.len()).map_err(|_| FormatError::TooLarge(head.len()))?;
+    seal(KIND_REQUEST, &[&length.to_le_bytes(), &head, &tail]).map(Bytes::from)
+}
+
+/// The request, and who sent it. One for another replica is refused.
+pub(crate) fn decode_request(
+    bytes: &Bytes,
+    shard: ShardId,
+    to: NodeId,
+) -> Result<(NodeId, Request), FormatError> {
+    let body = open(KIND_REQUEST, bytes)?;
+    let (length, rest) = body.split_first_chunk::<LENGTH_SIZE>().ok_or(FormatError::Body)?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| FormatError::Body)?;
+    let (head, tail) = rest.split_at_checked(length).ok_or(FormatError::Body)?;
+    let head = rkyv::from_bytes::<RequestV1, rancor::Error>(head).map_err(|_| FormatError::Body)?;
+    // Wrong when planted: a vote of another node is counted.
+    let ours = head.to == to.0 || planted("raft-misrouted-request-accepted");
+    if head.shard != shard.0 || !ours {
+        return Err(FormatError::Elsewhere);
+    }
+    let vote = to_vote(head.vote);
+    let tail = bytes.slice_ref(tail);
+    let request = match head.body {
+        RequestBodyV1::Append { previous, commit, count } => {
+            let previous = to_id(previous);
+            let entries = decode_entries(shard, &tail, count)?;
+            check_entries(&vote, previous.as_ref(), &entries)?;
+            Request::Append(AppendEntriesRequest {
+                vote,
+                prev_log_id: previous,
+                entries,
+                leader_commit: to_id(commit),
+            })
+        }
+        RequestBodyV1::Vote { last, transfer } => Request::Vote(to_ask(vote, last, transfer)),
+        RequestBodyV1::PreVote { last, transfer } => Request::PreVote(to_ask(vote, last, transfer)),
+        RequestBodyV1::Transfer { last } => {
+            Request::Transfer(TransferLeaderRequest::new(vote, to.0, to_id(last)))
+        }
+        RequestBodyV1::Checkpoint { last } => {
+            let last_log_id = to_id(last);
+            if last_log_id.is_none_or(|last| last.leader_id.term > vote.leader_id.term) {
+                return Err(FormatError::Body);
+            }
+            let (last_membership, _) = super::decode_checkpoint(&tail)?;
+            Request::Checkpoint { vote, meta: Meta { last_log_id, last_membership }, bytes: tail }
+        }
+    };
+    Ok((NodeId(head.from), request))
+}
+
+pub(crate) fn encode_answer(answer: &Answer) -> Result<Bytes, FormatError> {
+    let stored = match answer {
+        Answer::Append(AppendEntriesResponse::Success) => AnswerV1::Appended,
+        Answer::Append(AppendEntriesResponse::PartialSuccess(upto)) => {
+            AnswerV1::AppendedUpTo(from_id(upto.as_ref()))
+        }
+        Answer::Append(AppendEntriesResponse::Conflict) => AnswerV1::Conflict,
+        Answer::Append(AppendEntriesResponse::HigherVote(vote)) => {
+            AnswerV1::HigherVote(from_vote(vote))
+        }
+        Answer::Vote(vote) => AnswerV1::Vote {
+            vote: from_vote(&vote.vote),
+            granted: vote.vote_granted,
+            last: from_id(vote.last_log_id.as_ref()),
+        },
+        Answer::Transfer(Ok(())) => AnswerV1::Transferred,
+        Answer::Transfer(Err(TransferLeaderError::VoteChanged { expected, actual })) => {
+            AnswerV1::VoteChanged { expected: from_vote(expected), actual: from_vote(actual) }
+        }
+        Answer::Transfer(Err(TransferLeaderError::LogNotFlushed { expected, actual })) => {
+            let (expected, actual) = (from_id(expected.as_ref()), from_id(actual.as_ref()));
+            AnswerV1::NotFlushed { expected, actual }
+        }
+        Answer::Checkpoint(vote) => AnswerV1::Checkpoint(from_vote(vote)),
+        Answer::Refused(reason) => AnswerV1::Refused(reason.clone()),
+    };
+    let body = rkyv::to_bytes::<rancor::Error>(&stored).map_err(|_| FormatError::Body)?;
+    seal(KIND_ANSWER, &[&body]).map(Bytes::from)
+}
+
+pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Answer, FormatError> {
+    let body = open(KIND_ANSWER, bytes)?;
+    let stored =
+        rkyv::from_bytes::<AnswerV1, rancor::Error>(body).map_err(|_| FormatError::Body)?;
+    Ok(match stored {
+        AnswerV1::Appended => Answer::Append(AppendEntriesResponse::Success),
+        AnswerV1::AppendedUpTo(upto) => {
+            Answer::Append(AppendEntriesResponse::PartialSuccess(to_id(upto)))
+        }
+        AnswerV1::Conflict => Answer::Append(AppendEntriesResponse::Conflict),
+        AnswerV1::HigherVote(vote) => {
+            Answer::Append(AppendEntriesResponse::HigherVote(to_vote(vote)))
+        }
+        AnswerV1::Vote { vote, granted, last } => {
+            Answer::Vote(VoteResponse::new(to_vote(vote), to_id(last), granted))
+        }
+        AnswerV1::Transferred => Answer::Transfer(Ok(())),
+        AnswerV1::VoteChanged { expected, actual } => {
+            let (expected, actual) = (to_vote(expected), to_vote(actual));
+            Answer::Transfer(Err(TransferLeaderError::VoteChanged { expected, actual }))
+        }
+        AnswerV1::NotFlushed { expected, actual } => {
+            let (expected, actual) = (to_id(expected), to_id(actual));
+            Answer::Transfer(Err(TransferLeaderError::LogNotFlushed { expected, actual }))
+        }
+        AnswerV1::Checkpoint(vote) => Answer::Checkpoint(to_vote(vote)),
+        AnswerV1::Refused(reason) => Answer::Refused(reason),
+    })
+}
+
+fn encode_entries(shard: ShardId, entries: &[RaftEntry]) -> Result<Vec<u8>, FormatError> {
+    let mut bytes = Vec::new();
+    for entry in entries {
+        let encoded = from_raft_entry(entry.clone())?.encode(shard);
+        let length =
+            u32::try_from(encoded.len()).map_err(|_| FormatError::TooLarge(encoded.len()))?;
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&encoded);
+    }
+    Ok(bytes)
+}
+
+fn decode_entries(
+    shard: ShardId,
+    bytes: &Bytes,
+    count: u32,
+) -> Result<Vec<RaftEntry>, FormatError> {
+    // Grows with what is there: the count alone reserves nothing.
+    let mut entries = Vec::new();
+    let mut at = 0;
+    for _ in 0..count {
+        let rest = bytes.get(at..).ok_or(FormatError::Body)?;
+        let (length, rest) = rest.split_first_chunk::<LENGTH_SIZE>().ok_or(FormatError::Body)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| FormatError::Body)?;
+        if length > rest.len() {
+            return Err(FormatError::Body);
+        }
+        let start = at + LENGTH_SIZE;
+        let entry = Entry::decode(&bytes.slice(start..start + length), shard);
+        entries.push(to_raft_entry(entry.map_err(|_| FormatError::Body)?)?);
+        at = start + length;
+    }
+    if at != bytes.len() {
+        return Err(FormatError::Body);
+    }
+    Ok(entries)
+}
+
+/// What openraft takes for granted: the entries follow `previous` without a hole, their terms
+/// never fall, and none is newer than the term of the leader that sends them.
+fn check_entries(
+    vote: &RaftVote,
+    previous: Option<&RaftLogId>,
+    entries: &[RaftEntry],
+) -> Result<(), FormatError> {
+    let mut next = previous.map_or(0, |previous| previous.index.saturating_add(1));
+    let mut term = previous.map_or(0, |previous| previous.leader_id.term);
+    for entry in entries {
+        let id = entry.log_id;
+        if id.index != next || id.leader_id.term < term || id.leader_id.term > vote.leader_id.term {
+            return Err(FormatError::Body);
+        }
+        (next, term) = (next.saturating_add(1), id.leader_id.term);
+    }
+    Ok(())
+}
+
+fn to_ask(vote: RaftVote, last: Option<IdV1>, transfer: bool) -> VoteRequest<Types> {
+    let mut ask = VoteRequest::new(vote, to_id(last));
+    ask.leadership_transfer = transfer;
+    ask
+}
+
+fn from_id(id: Option<&RaftLogId>) -> Option<IdV1> {
+    id.map(|id| (id.leader_id.term, id.index))
+}
+
+fn to_id(id: Option<IdV1>) -> Option<RaftLogId> {
+    id.map(|(term, index)| RaftLogId::new(CommittedLeaderId::from(term), index))
+}
+
+fn from_vote(vote: &RaftVote) -> VoteV1 {
+    VoteV1 { term: vote.leader_id.term, node: vote.leader_id.voted_for, committed: vote.committed }
+}
+
+fn to_vote(vote: VoteV1) -> RaftVote {
+    if vote.committed {
+        RaftVote::new_committed(vote.term, vote.node)
+    } else {
+        RaftVote::new(vote.term, vote.node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+    use super::*;
+    use crate::vocabulary::{LeaderId, RaftPayload};
+
+    const ROUTE: Route = Route { shard: ShardId(3), from: NodeId(1), to: NodeId(2) };
+
+    fn id(term: u64, index: u64) -> RaftLogId {
+        RaftLogId::new(CommittedLeaderId::from(term), index)
+    }
+
+    fn append(previous: Option<RaftLogId>, ids: &[RaftLogId]) -> Request {
+        let entry = |id: &RaftLogId| RaftEntry { log_id: *id, payload: RaftPayload::Blank };
+        Request::Append(AppendEntriesRequest {
+            vote: RaftVote::new_committed(4, 1),
+            prev_log_id: previous,
+            entries: ids.iter().map(entry).collect(),
+            leader_commit: Some(id(3, 5)),
+        })
+    }
+
+    fn requests() -> Vec<Request> {
+        let vote = || VoteRequest::new(RaftVote::new(4, 1), Some(id(3, 6)));
+        let membership = crate::vocabulary::StoredMembership::default();
+        let checkpoint = super::super::encode_checkpoint(&membership, b"machine").unwrap();
+        vec![
+            append(Some(id(3, 6)), &[id(3, 7), id(4, 8)]),
+            append(None, &[]),
+            Request::Vote(vote()),
+            Request::PreVote(VoteRequest { leadership_transfer: true, ..vote() }),
+            Request::Transfer(TransferLeaderRequest::new(RaftVote::new_committed(4, 1), 2, None)),
+            Request::Checkpoint {
+                vote: RaftVote::new_committed(4, 1),
+                meta: Meta { last_log_id: Some(id(4, 9)), last_membership: membership },
+                bytes: Bytes::from(checkpoint),
+            },
+        ]
+    }
+
+    fn answers() -> Vec<Answer> {
+        let (expected, actual) = (RaftVote::new(4, 1), RaftVote::new_committed(5, 2));
+        let not_flushed =
+            TransferLeaderError::LogNotFlushed { expected: Some(id(3, 4)), actual: None };
+        vec![
+            Answer::Append(AppendEntriesResponse::Success),
+            Answer::Append(AppendEntriesResponse::PartialSuccess(Some(id(3, 7)))),
+            Answer::Append(AppendEntriesResponse::Conflict),
+            Answer::Append(AppendEntriesResponse::HigherVote(RaftVote::new(9, 2))),
+            Answer::Vote(VoteResponse::new(RaftVote::new(4, 1), Some(id(3, 6)), true)),
+            Answer::Transfer(Ok(())),
+            Answer::Transfer(Err(TransferLeaderError::VoteChanged { expected, actual })),
+            Answer::Transfer(Err(not_flushed)),
+            Answer::Checkpoint(RaftVote::new(4, 1)),
+            Answer::Refused("closing".to_owned()),
+        ]
+    }
+
+    fn decode(bytes: &Bytes) -> Result<(NodeId, Request), FormatError> {
+        decode_request(bytes, ROUTE.shard, ROUTE.to)
+    }
+
+    #[test]
+    fn requests_come_back_as_they_went() {
+        for request in requests() {
+            let bytes = encode_request(ROUTE, &request).unwrap();
+            let (from, back) = decode(&bytes).unwrap();
+            assert_eq!(from, ROUTE.from);
+            assert_eq!(encode_request(ROUTE, &back).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn answers_come_back_as_they_went() {
+        for answer in answers() {
+            let bytes = encode_answer(&answer).unwrap();
+            assert_eq!(format!("{:?}", decode_answer(&bytes).unwrap()), format!("{answer:?}"));
+        }
+    }
+
+    #[test]
+    fn another_replica_refuses() {
+        let bytes = encode_request(ROUTE, &append(None, &[])).unwrap();
+        for (shard, to) in [(ShardId(4), ROUTE.to), (ROUTE.shard, NodeId(3))] {
+            let refused = decode_request(&bytes, shard, to).map(|(from, _)| from);
+            assert_eq!(refused, Err(FormatError::Elsewhere));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_refused() {
+        for request in requests() {
+            let bytes = encode_request(ROUTE, &request).unwrap();
+            for position in 0..bytes.len() {
+                let mut damaged = bytes.to_vec();
+                damaged[position] ^= 1 << (position % 8);
+                assert!(decode(&Bytes::from(damaged)).is_err(), "byte {position} went unnoticed");
+                assert!(decode(&bytes.slice(..position)).is_err(), "cut at {position}");
+            }
+        }
+        for answer in answers() {
+            let bytes = encode_answer(&answer).unwrap();
+            for position in 0..bytes.len() {
+                let mut damaged = bytes.to_vec();
+                damaged[position] ^= 1 << (position % 8);
+                assert!(decode_answer(&damaged).is_err(), "byte {position} went unnoticed");
+            }
+        }
+    }
+
+    #[test]
+    fn entries_that_no_leader_sends_are_refused() {
+        let cases = [
+            ("a hole", append(Some(id(3, 6)), &[id(3, 8)])),
+            ("a repeated index", append(Some(id(3, 6)), &[id(3, 7), id(3, 7)])),
+            ("a falling term", append(Some(id(3, 6)), &[id(2, 7)])),
+            ("a term from the future", append(Some(id(3, 6)), &[id(5, 7)])),
+            ("no beginning", append(None, &[id(3, 1)])),
+        ];
+        for (what, request) in cases {
+            let bytes = encode_request(ROUTE, &request).unwrap();
+            assert!(decode(&bytes).is_err(), "{what} was accepted");
+        }
+    }
+
+    #[test]
+    fn the_vote_keeps_all_of_itself() {
+        for vote in [RaftVote::new(7, 3), RaftVote::new_committed(7, 3)] {
+            let back = to_vote(from_vote(&vote));
+            assert_eq!(back, vote);
+            assert_eq!(back.leader_id(), &LeaderId { term: 7, voted_for: 3 });
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let request = Request::Vote(VoteRequest::new(RaftVote::new(4, 1), Some(id(3, 6))));
+        let bytes = encode_request(ROUTE, &request).unwrap();
+        assert_eq!(hex(&bytes), GOLDEN_VOTE, "the format changed: raise the version");
+        let bytes = encode_request(ROUTE, &append(Some(id(3, 6)), &[id(4, 7)])).unwrap();
+        assert_eq!(hex(&bytes), GOLDEN_APPEND, "the format changed: raise the version");
+        let bytes = encode_answer(&answers()[4]).unwrap();
+        assert_eq!(hex(&bytes), GOLDEN_ANSWER, "the format changed: raise the version");
+    }
+
+    const GOLDEN_VOTE: &str = "\
+        0301000050000000cf4329f64c000000030000000100000000000000020000000000000004000000\
+        00000000010000000000000000010103000000000000000600000000000000000000000000000000\
+        000000000000000000000000";
+    const GOLDEN_APPEND: &str = "\
+        03010000a4000000cdfb140c4c000000030000000100000000000000020000000000000004000000\
+        00000000010000000000000001000103000000000000000600000000000000010300000000000000\
+        050000000000000001000000500000004252453143227fe400000000000000000100010000000000\
+        00000000030000000400000000000000070000000000000000000000000000000000000000000000\
+        00000000000000000000000000000000";
+    const GOLDEN_ANSWER: &str = "\
+        0401000024000000ec3b782604040000000000000001000000000000000001010300000000000000\
+        0600000000000000";
+}

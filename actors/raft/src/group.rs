@@ -1,0 +1,467 @@
+//! A group: one shard's Raft replica on one core, and the only handle the layers above see.
+//!
+//! Owns: opening (checkpoint, log, openraft, election), proposing, checkpoints and the raft floor,
+//! the fatal event, shutting down.
+//!
+//! Must never: retry after a failed write, serve before its own term's first entry is applied.
+//!
+//! ```text
+//! open: read checkpoint -> restore machine -> open log -> openraft re-applies what was committed
+//!       -> initialize (empty) or elect -> own term's blank entry applied -> ready
+//! ```
+//!
+//! A group with a single voter elects itself at once. Drop every clone after [`Group::shutdown`];
+//! a group that is only dropped goes on until its executor ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::future::IntoFuture;
+use std::io;
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use barrage_commitlog::{self as commitlog, CommitLog, RecoveryReport};
+use barrage_model::{LogId, NodeId, ShardId, Term};
+use barrage_world as world;
+use barrage_world::channel::{Event, Mutex, oneshot, watch};
+use barrage_world::planted;
+use futures_util::FutureExt;
+use openraft::async_runtime::{WatchReceiver, watch::Watch};
+use openraft::errors::RaftError;
+use openraft::{AsyncRuntime, Raft, RaftMetrics, RaftTypeConfig, ReadPolicy, ServerState};
+
+use crate::format;
+use crate::machine::{Adapter, Machine, RestoreError};
+use crate::network::Network;
+use crate::peers::Peers;
+use crate::proposal::{Proposal, ProposeError, Proposed, ReplySender};
+use crate::store::Store;
+use crate::timing::Timing;
+use crate::vocabulary::{CommittedLeaderId, Meta, Types, to_raft_log_id};
+
+/// Largest command without records that is taken while the disk is full.
+const RESERVED_COMMAND_BYTES_MAX: u64 = 64 * 1024;
+/// From the start of openraft, when all known commits have been re-applied, to the first entry of
+/// the own term: one vote and two appends.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// After a checkpoint could not be written (a full disk), the next attempt.
+const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+
+type Metrics =
+    <<<Types as RaftTypeConfig>::AsyncRuntime as AsyncRuntime>::Watch as Watch>::Receiver<
+        RaftMetrics<Types>,
+    >;
+
+/// How to open a group.
+pub struct GroupOptions<M> {
+    /// This node: the voter's identity, never reused.
+    pub node: NodeId,
+    /// The shard the group replicates.
+    pub shard: ShardId,
+    /// The shard's directory.
+    pub dir: PathBuf,
+    /// The shard log's options.
+    pub log: commitlog::Options,
+    /// Payload applied since the newest checkpoint that makes the next one due; every entry counts
+    /// for 16 KiB more. A restart re-applies up to this much, after a damaged checkpoint twice.
+    pub checkpoint_bytes: u64,
+    /// Timers and windows.
+    pub timing: Timing,
+    /// The way to the other replicas.
+    pub peers: Rc<dyn Peers>,
+    /// The machine, empty.
+    pub machine: M,
+}
+
+/// Why a group does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] commitlog::OpenError),
+    /// The directory or its checkpoint cannot be read.
+    #[error("checkpoint cannot be read: {0}")]
+    Read(io::Error),
+    /// The checkpoint is not what this crate wrote.
+    #[error("checkpoint is damaged: {0}")]
+    Checkpoint(#[from] format::FormatError),
+    /// The machine does not understand its checkpoint.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// openraft refused what it found.
+    #[error("group cannot start: {0}")]
+    Raft(String),
+    /// The group does not become ready.
+    #[error("group is not ready: {0}")]
+    NotReady(String),
+}
+
+/// A handle on the group. Cloning shares it.
+pub struct Group<M: Machine> {
+    pub(crate) core: Rc<Core>,
+    machine: Rc<RefCell<M>>,
+}
+
+impl<M: Machine> Clone for Group<M> {
+    fn clone(&self) -> Self {
+        Self { core: Rc::clone(&self.core), machine: Rc::clone(&self.machine) }
+    }
+}
+
+/// All that does not depend on the machine's type.
+pub(crate) struct Core {
+    pub(crate) shard: ShardId,
+    pub(crate) node: NodeId,
+    pub(crate) raft: Raft<Types, Adapter>,
+    pub(crate) metrics: Metrics,
+    pub(crate) log: CommitLog,
+    recovery: RecoveryReport,
+    adapter: Adapter,
+    committed: watch::Receiver<Option<LogId>>,
+    checkpoint_bytes: u64,
+    /// Held while a checkpoint is taken: one at a time.
+    checkpointing: Mutex<()>,
+    /// Held while members change.
+    pub(crate) changing_members: Mutex<()>,
+    failure: RefCell<Option<String>>,
+    failed: Event,
+    closing: Cell<bool>,
+}
+
+impl<M: Machine> Group<M> {
+    /// Opens a group whose only voter is this node, and waits until it leads and everything
+    /// committed before is applied. Forms the group when it is new.
+    pub async fn open_alone(options: GroupOptions<M>) -> Result<Self, OpenError> {
+        let node = options.node;
+        let group = Self::open(options).await?;
+        group.lead(node).await?;
+        Ok(group)
+    }
+
+    /// Opens this node's replica of a group. It follows, or stands for election, once the group
+    /// is formed; a replica of a group that exists elsewhere only waits to be found.
+    pub async fn open(options: GroupOptions<M>) -> Result<Self, OpenError> {
+        let GroupOptions { node, shard, dir, log, checkpoint_bytes, timing, peers, mut machine } =
+            options;
+        assert!(timing.is_sound(), "a follower must hear a heartbeat before it stands: {timing:?}");
+        let restored =
+            match CommitLog::read_checkpoint(&dir, shard).await.map_err(OpenError::Read)? {
+                None => None,
+                Some((id, bytes)) => {
+                    let (last_membership, state) = format::decode_checkpoint(&bytes)?;
+                    machine.restore(state)?;
+                    Some(Meta { last_log_id: Some(to_raft_log_id(id)), last_membership })
+                }
+            };
+        let applied = restored.as_ref().and_then(|meta| meta.last_log_id);
+        let applied = applied.as_ref().map(crate::vocabulary::from_raft_log_id);
+        let (log, recovery) = CommitLog::open(dir.clone(), log, applied).await?;
+        machine.attach(&log);
+        let machine = Rc::new(RefCell::new(machine));
+        let adapter = Adapter::new(Rc::clone(&machine) as _, log.clone(), dir, shard, restored);
+        let store = Store::new(log.clone());
+        let committed = store.committed_watch();
+        let config = timing.raft_config().map_err(|error| OpenError::Raft(error.to_string()))?;
+        let network = Network { peers, shard, node, timing };
+        let raft = Raft::new(node.0, Arc::new(config), network, store, adapter.clone())
+            .await
+            .map_err(|error| OpenError::Raft(error.to_string()))?;
+        let core = Rc::new(Core {
+            shard,
+            node,
+            metrics: raft.metrics(),
+            raft,
+            log,
+            recovery,
+            adapter,
+            committed,
+            checkpoint_bytes,
+            checkpointing: Mutex::new(()),
+            changing_members: Mutex::new(()),
+            failure: RefCell::new(None),
+            failed: Event::new(),
+            closing: Cell::new(false),
+        });
+        drop(world::spawn(watch_raft(Rc::downgrade(&core))));
+        drop(world::spawn(watch_log(Rc::downgrade(&core))));
+        drop(world::spawn(keep_checkpoints(Rc::downgrade(&core))));
+        Ok(Self { core, machine })
+    }
+
+    /// Makes a group of one voter lead: forms it when it is new, else elects.
+    async fn lead(&self, node: NodeId) -> Result<(), OpenError> {
+        let refused = |error: String| OpenError::Raft(error);
+        let known = self.is_formed().await.map_err(|error| refused(error.to_string()))?;
+        if known {
+            let elected = self.core.raft.trigger().elect(false).await;
+            elected.map_err(|error| refused(error.to_string()))?;
+        } else {
+            let formed = self.form(&BTreeSet::from([node])).await;
+            formed.map_err(|error| refused(error.to_string()))?;
+        }
+        let ready = |metrics: &RaftMetrics<Types>| leader_term(metrics).is_some();
+        let wait = self.core.raft.wait(Some(READY_TIMEOUT));
+        let waited = wait.metrics(ready, "leads and has applied").await;
+        waited.map(drop).map_err(|error| OpenError::NotReady(error.to_string()))
+    }
+
+    /// Proposes in `term`: refused with `NotLeader` in any other. Proposals are ordered as the
+    /// calls were, also when their futures are awaited later, in another order, or never.
+    pub fn propose(&self, proposal: Proposal, term: Term) -> Proposed<M::Reply> {
+        if let Some(error) = self.core.refusal() {
+            return Proposed::refused(error);
+        }
+        // Small commands without records pass on a full disk: retention and deletion are what
+        // frees it, and the log keeps a segment in reserve for them.
+        let small = proposal.runs.is_empty() && proposal.size_bytes() <= RESERVED_COMMAND_BYTES_MAX;
+        if !small && self.core.log.is_full() {
+            return Proposed::refused(ProposeError::DiskFull);
+        }
+        if proposal.entry_bytes_max() > self.core.log.entry_bytes_max() as u64 {
+            return Proposed::refused(ProposeError::TooLarge);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let write = self.core.raft.write(proposal).responder(ReplySender(sender));
+        let write = match planted("raft-proposal-in-any-term") {
+            // Wrong: a stamp outlives the term it was given in.
+            true => write,
+            false => write.with_leader(CommittedLeaderId::from(term.0)),
+        };
+        // The request is queued by the first poll, or the queue is full and nothing was queued.
+        match write.into_future().now_or_never() {
+            Some(Ok(())) => Proposed::waiting(receiver),
+            Some(Err(_)) => Proposed::refused(ProposeError::Stopped),
+            None => Proposed::refused(self.core.refusal().unwrap_or(ProposeError::Full)),
+        }
+    }
+
+    /// Waits until this replica has applied everything that was committed when it was asked, and
+    /// knows that it still led then: what is read afterwards is not stale.
+    ///
+    /// # Errors
+    /// When it does not lead, a majority cannot be reached, or the group has stopped.
+    pub async fn read_barrier(&self) -> Result<(), ProposeError> {
+        if let Some(error) = self.core.refusal() {
+            return Err(error);
+        }
+        if planted("raft-read-without-barrier") {
+            // Wrong: a leader that was cut off answers from the past.
+            return self.leader_term().map(drop).ok_or(ProposeError::NotLeader);
+        }
+        let barrier = self.core.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
+        barrier.map(drop).map_err(|error| match error {
+            RaftError::APIError(_) => ProposeError::NotLeader,
+            RaftError::Fatal(_) => ProposeError::Stopped,
+        })
+    }
+
+    /// The term this replica leads in and may propose in: its own first entry of that term is
+    /// applied, so everything committed before it is, too. `None` when it does not lead.
+    #[must_use]
+    pub fn leader_term(&self) -> Option<Term> {
+        if self.core.failure.borrow().is_some() || self.core.closing.get() {
+            return None;
+        }
+        leader_term(&self.core.metrics.borrow_watched())
+    }
+
+    /// Whether the replica leads and has applied everything committed.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.leader_term().is_some()
+    }
+
+    /// Looks at the machine, between two applies.
+    pub fn with_machine<T>(&self, look: impl FnOnce(&M) -> T) -> T {
+        look(&self.machine.borrow())
+    }
+
+    /// Changes what the machine keeps beside its replicated state (waiting readers, handles).
+    /// Must not touch anything that a checkpoint contains.
+    pub fn with_machine_mut<T>(&self, change: impl FnOnce(&mut M) -> T) -> T {
+        change(&mut self.machine.borrow_mut())
+    }
+
+    /// The shard this group replicates.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.core.shard
+    }
+
+    /// The shard's log: reads by position, retention, statistics.
+    #[must_use]
+    pub fn log(&self) -> &CommitLog {
+        &self.core.log
+    }
+
+    /// What opening the log found.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.core.recovery
+    }
+
+    /// The last applied entry.
+    #[must_use]
+    pub fn applied(&self) -> Option<LogId> {
+        self.core.adapter.applied()
+    }
+
+    /// Follows the last applied entry; changes once per applied batch.
+    #[must_use]
+    pub fn applied_watch(&self) -> watch::Receiver<Option<LogId>> {
+        self.core.adapter.applied_watch()
+    }
+
+    /// Follows the last entry known to be committed.
+    #[must_use]
+    pub fn committed_watch(&self) -> watch::Receiver<Option<LogId>> {
+        self.core.committed.clone()
+    }
+
+    /// Takes a checkpoint now and moves the raft floor to the one before it. Does nothing when
+    /// nothing was applied since the newest one.
+    pub async fn take_checkpoint(&self) -> io::Result<()> {
+        self.core.take_checkpoint().await
+    }
+
+    /// Why the group is dead, if it is.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.core.failure.borrow().clone()
+    }
+
+    /// Waits until the group is dead (a failed write, openraft gone) and says why. The process
+    /// must stop then: nothing more is acknowledged.
+    pub async fn failed(&self) -> String {
+        loop {
+            let listener = self.core.failed.listen();
+            if let Some(reason) = self.failure() {
+                return reason;
+            }
+            listener.await;
+        }
+    }
+
+    /// Stops proposing and voting, takes a last checkpoint and closes the log. The caller has
+    /// waited for its own proposals. A checkpoint that cannot be written costs only time at the
+    /// next start.
+    pub async fn shutdown(&self) {
+        if self.core.closing.replace(true) {
+            return;
+        }
+        drop(self.core.raft.shutdown().await);
+        if self.core.failure.borrow().is_none()
+            && let Err(error) = self.core.write_checkpoint().await
+        {
+            tracing::warn!(shard = %self.core.shard, %error, "no checkpoint at shutdown");
+        }
+        self.core.log.close().await;
+    }
+}
+
+impl Core {
+    /// Why nothing may be proposed now.
+    pub(crate) fn refusal(&self) -> Option<ProposeError> {
+        if self.closing.get() || self.failure.borrow().is_some() {
+            return Some(ProposeError::Stopped);
+        }
+        None
+    }
+
+    fn fail(&self, reason: String) {
+        if self.closing.get() || self.failure.borrow().is_some() {
+            return;
+        }
+        tracing::error!(shard = %self.shard, %reason, "group has failed");
+        *self.failure.borrow_mut() = Some(reason);
+        self.failed.notify_all();
+    }
+
+    async fn take_checkpoint(&self) -> io::Result<()> {
+        if planted("raft-purge-before-checkpoint")
+            && let Some(applied) = self.adapter.applied()
+        {
+            // Wrong: the log lets go of what no checkpoint holds yet.
+            drop(self.log.set_floor(applied));
+        }
+        let before = self.adapter.checkpoint_id();
+        if !self.write_checkpoint().await? {
+            return Ok(());
+        }
+        // openraft learns of the new checkpoint and may forget what the one before it covers: if
+        // the newest file is damaged, the older one and the log after it still give the state.
+        let told = self.raft.trigger().snapshot().await;
+        told.map_err(io::Error::other)?;
+        if let Some(before) = before {
+            let purged = self.raft.trigger().purge_log(before.index.0).await;
+            purged.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a new checkpoint was written.
+    async fn write_checkpoint(&self) -> io::Result<bool> {
+        let _one = self.checkpointing.lock().await;
+        if self.adapter.applied() == self.adapter.checkpoint_id() {
+            return Ok(false);
+        }
+        let Some(capture) = self.adapter.capture().map_err(io::Error::other)? else {
+            return Ok(false);
+        };
+        self.adapter.save(capture).await?;
+        Ok(true)
+    }
+}
+
+/// Its own first entry applied in the term it leads.
+fn leader_term(metrics: &RaftMetrics<Types>) -> Option<Term> {
+    let applied_term = metrics.last_applied.as_ref().map(|id| id.leader_id.term);
+    let leads = metrics.running_state.is_ok() && metrics.state == ServerState::Leader;
+    // Wrong when planted: what former leaders committed may not be applied here yet.
+    let caught_up =
+        applied_term == Some(metrics.current_term) || planted("raft-leads-before-caught-up");
+    (leads && caught_up).then_some(Term(metrics.current_term))
+}
+
+/// Reports the end of openraft. Ends with the group.
+async fn watch_raft(core: Weak<Core>) {
+    // Changes with the server's role only, not with every entry.
+    let Some(mut server) = core.upgrade().map(|core| core.raft.server_metrics()) else { return };
+    while server.changed().await.is_ok() {}
+    let Some(core) = core.upgrade() else { return };
+    let state = core.metrics.borrow_watched().running_state.clone();
+    core.fail(match state {
+        Ok(()) => "raft ended without a reason".to_owned(),
+        Err(fatal) => fatal.to_string(),
+    });
+}
+
+/// Reports a poisoned log, also when nothing is proposed.
+async fn watch_log(core: Weak<Core>) {
+    let Some(log) = core.upgrade().map(|core| core.log.clone()) else { return };
+    let reason = log.wait_poisoned().await;
+    if let Some(core) = core.upgrade() {
+        core.fail(format!("log is poisoned: {reason}"));
+    }
+}
+
+/// Takes a checkpoint whenever enough was applied since the last.
+async fn keep_checkpoints(core: Weak<Core>) {
+    let Some(mut applied) = core.upgrade().map(|core| core.adapter.applied_watch()) else { return };
+    while applied.changed().await.is_ok() {
+        let Some(core) = core.upgrade() else { return };
+        if core.closing.get() || core.failure.borrow().is_some() {
+            return;
+        }
+        if core.adapter.bytes_since_checkpoint() < core.checkpoint_bytes {
+            continue;
+        }
+        if let Err(error) = core.take_checkpoint().await {
+            tracing::warn!(shard = %core.shard, %error, "checkpoint failed, will be retried");
+            drop(core);
+            world::sleep(CHECKPOINT_RETRY).await;
+        }
+    }
+}

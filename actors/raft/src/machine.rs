@@ -1,0 +1,398 @@
+//! The machine a group replicates, and the adapter through which openraft applies to it.
+//!
+//! Owns: the trait `Machine`, the group's applied state (position, membership, the newest durable
+//! checkpoint), and the order of an apply: machine, then reply, then the watchers.
+//!
+//! Must never: read a clock, draw randomness or wait while it applies; hold a borrow across a wait.
+//!
+//! Invariants: the applied position only grows; a checkpoint never says more than what is applied;
+//! every reply that openraft waits for is sent.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use barrage_commitlog::{CommitLog, Run};
+use barrage_model::{LogId, ShardId};
+use barrage_world::channel::{Mutex, watch};
+use barrage_world::planted;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+
+use crate::format;
+use crate::vocabulary::{
+    Meta, RaftLogId, RaftPayload, Snapshot, StoredMembership, Types, from_raft_log_id,
+    to_raft_log_id,
+};
+
+/// What an entry costs besides its payload when a restart re-applies it: about one read from the
+/// disk. Keeps a log of many small entries from growing without a checkpoint.
+const ENTRY_COST_BYTES: u64 = 16 << 10;
+
+/// A replicated state machine: synchronous, total, deterministic.
+///
+/// Two machines that apply the same entries in the same order give the same replies and the same
+/// checkpoint, byte for byte: no clock, no randomness, no I/O, no hash-map order.
+pub trait Machine: 'static {
+    /// The answer to a command.
+    type Reply: 'static;
+
+    /// Called once, before anything is applied: a machine that indexes the log keeps the handle.
+    fn attach(&mut self, log: &CommitLog) {
+        let _ = log;
+    }
+
+    /// Applies a committed command. Never fails: what cannot be done is an answer.
+    fn apply(&mut self, entry: &Applied<'_>) -> Self::Reply;
+
+    /// The whole state as bytes. Versioned by the machine.
+    fn checkpoint(&self) -> Vec<u8>;
+
+    /// Replaces the whole state by one that [`Machine::checkpoint`] wrote.
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError>;
+}
+
+/// A committed command on its way into the machine.
+#[derive(Debug)]
+pub struct Applied<'a> {
+    /// Term and index of the entry.
+    pub id: LogId,
+    /// The leader's log time.
+    pub log_time_ms: i64,
+    /// The command's bytes.
+    pub command: &'a [u8],
+    /// What the entry carries beside the command. Payload may be absent: apply needs none.
+    pub runs: &'a [Run],
+}
+
+/// A checkpoint that the machine does not understand.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("checkpoint cannot be restored: {0}")]
+pub struct RestoreError(pub String);
+
+/// A machine's reply, its type erased on the way through openraft.
+pub(crate) struct Reply(Option<Box<dyn Any>>);
+
+impl Reply {
+    /// The reply of an entry that no machine sees.
+    const NONE: Self = Self(None);
+
+    pub(crate) fn take<R: 'static>(self) -> R {
+        match self.0.and_then(|reply| reply.downcast().ok()) {
+            Some(reply) => *reply,
+            None => unreachable!("a command is answered by the group's own machine"),
+        }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Reply")
+    }
+}
+
+/// A machine without its reply type, so that openraft is compiled once for all machines.
+pub(crate) trait ErasedMachine {
+    /// As [`ErasedMachine::apply_answered`] when nobody waits: spares the allocation.
+    fn apply_unanswered(&mut self, entry: &Applied<'_>) -> Reply;
+    fn apply_answered(&mut self, entry: &Applied<'_>) -> Reply;
+    fn checkpoint(&self) -> Vec<u8>;
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError>;
+}
+
+impl<M: Machine> ErasedMachine for M {
+    fn apply_unanswered(&mut self, entry: &Applied<'_>) -> Reply {
+        drop(Machine::apply(self, entry));
+        Reply::NONE
+    }
+
+    fn apply_answered(&mut self, entry: &Applied<'_>) -> Reply {
+        Reply(Some(Box::new(Machine::apply(self, entry))))
+    }
+
+    fn checkpoint(&self) -> Vec<u8> {
+        Machine::checkpoint(self)
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        Machine::restore(self, bytes)
+    }
+}
+
+/// What the group has applied. One per group; the adapter and the group share it.
+pub(crate) struct Progress {
+    applied: Option<RaftLogId>,
+    membership: StoredMembership,
+    checkpoint: Option<Meta>,
+    bytes_since_checkpoint: u64,
+}
+
+impl Progress {
+    fn advance(&mut self, id: RaftLogId, changed: Option<StoredMembership>, cost_bytes: u64) {
+        self.applied = Some(id);
+        if let Some(membership) = changed {
+            self.membership = membership;
+        }
+        self.bytes_since_checkpoint = self.bytes_since_checkpoint.saturating_add(cost_bytes);
+    }
+}
+
+/// The adapter. Cloning shares it.
+#[derive(Clone)]
+pub(crate) struct Adapter {
+    machine: Rc<RefCell<dyn ErasedMachine>>,
+    progress: Rc<RefCell<Progress>>,
+    applied: watch::Sender<Option<LogId>>,
+    log: CommitLog,
+    dir: PathBuf,
+    shard: ShardId,
+    /// Held while a checkpoint file is written: one at a time, whoever wants it.
+    saving: Rc<Mutex<()>>,
+}
+
+/// A checkpoint taken and not yet written.
+pub(crate) struct Capture {
+    pub(crate) meta: Meta,
+    bytes: Vec<u8>,
+    cost_bytes: u64,
+    /// It came from a peer.
+    installed: bool,
+}
+
+impl Adapter {
+    /// `restored` is the checkpoint the machine was restored from.
+    pub(crate) fn new(
+        machine: Rc<RefCell<dyn ErasedMachine>>,
+        log: CommitLog,
+        dir: PathBuf,
+        shard: ShardId,
+        restored: Option<Meta>,
+    ) -> Self {
+        let id = restored.as_ref().and_then(|meta| meta.last_log_id);
+        let membership = restored.as_ref().map(|meta| meta.last_membership.clone());
+        let progress = Progress {
+            applied: id,
+            membership: membership.unwrap_or_default(),
+            checkpoint: restored,
+            bytes_since_checkpoint: 0,
+        };
+        let (applied, _) = watch::channel(id.as_ref().map(from_raft_log_id));
+        let progress = Rc::new(RefCell::new(progress));
+        let saving = Rc::new(Mutex::new(()));
+        Self { machine, progress, applied, log, dir, shard, saving }
+    }
+
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        *self.applied.borrow()
+    }
+
+    pub(crate) fn applied_watch(&self) -> watch::Receiver<Option<LogId>> {
+        self.applied.subscribe()
+    }
+
+    pub(crate) fn bytes_since_checkpoint(&self) -> u64 {
+        self.progress.borrow().bytes_since_checkpoint
+    }
+
+    /// Where the newest durable checkpoint stands.
+    pub(crate) fn checkpoint_id(&self) -> Option<LogId> {
+        let progress = self.progress.borrow();
+        let id = progress.checkpoint.as_ref().and_then(|meta| meta.last_log_id.as_ref());
+        id.map(from_raft_log_id)
+    }
+
+    /// The state as it is now, at one log index. `None` when nothing was ever applied.
+    pub(crate) fn capture(&self) -> Result<Option<Capture>, format::FormatError> {
+        let progress = self.progress.borrow();
+        if progress.applied.is_none() {
+            return Ok(None);
+        }
+        let machine = self.machine.borrow().checkpoint();
+        let membership = match planted("raft-membership-not-in-checkpoint") {
+            // Wrong: a replica that starts from the checkpoint does not know who votes.
+            true => StoredMembership::default(),
+            false => progress.membership.clone(),
+        };
+        let meta = Meta { last_log_id: progress.applied, last_membership: membership };
+        let bytes = format::encode_checkpoint(&meta.last_membership, &machine)?;
+        let cost_bytes = progress.bytes_since_checkpoint;
+        Ok(Some(Capture { meta, bytes, cost_bytes, installed: false }))
+    }
+
+    /// Writes a capture; when it returns the checkpoint survives a crash.
+    pub(crate) async fn save(&self, capture: Capture) -> io::Result<()> {
+        let Capture { meta, bytes, cost_bytes, installed } = capture;
+        let Some(id) = meta.last_log_id else { return Ok(()) };
+        let _one = self.saving.lock().await;
+        let id = match planted("raft-checkpoint-ahead-of-state") {
+            // Wrong: what was applied since the state was taken is claimed, too.
+            true => self.progress.borrow().applied.unwrap_or(id),
+            false => id,
+        };
+        let id = from_raft_log_id(&id);
+        match installed {
+            true => self.log.install_checkpoint(id, bytes).await?,
+            false => self.log.write_checkpoint(id, bytes).await?,
+        }
+        let mut progress = self.progress.borrow_mut();
+        // Entries applied while the file was written count for the next one.
+        progress.bytes_since_checkpoint =
+            progress.bytes_since_checkpoint.saturating_sub(cost_bytes);
+        let newest = progress.checkpoint.as_ref().and_then(|newest| newest.last_log_id);
+        if newest < meta.last_log_id {
+            progress.checkpoint = Some(meta);
+        }
+        Ok(())
+    }
+
+    fn apply_one(&self, (entry, responder): EntryResponder<Types>) {
+        let id = entry.log_id;
+        let last = self.progress.borrow().applied;
+        assert!(last.is_none_or(|last| last < id), "entries are applied in order");
+        let mut cost_bytes = ENTRY_COST_BYTES;
+        let mut membership = None;
+        let reply = match entry.payload {
+            RaftPayload::Blank => Reply::NONE,
+            RaftPayload::Membership(changed) => {
+                membership = Some(StoredMembership::new(Some(id), changed));
+                Reply::NONE
+            }
+            RaftPayload::Normal(proposal) => {
+                cost_bytes = cost_bytes.saturating_add(proposal.size_bytes());
+                let applied = Applied {
+                    id: from_raft_log_id(&id),
+                    log_time_ms: proposal.log_time_ms,
+                    command: &proposal.command,
+                    runs: &proposal.runs,
+                };
+                let mut machine = self.machine.borrow_mut();
+                match &responder {
+                    Some(_) => machine.apply_answered(&applied),
+                    None => machine.apply_unanswered(&applied),
+                }
+            }
+        };
+        self.progress.borrow_mut().advance(id, membership, cost_bytes);
+        if let Some(responder) = responder {
+            responder.send(reply);
+        }
+    }
+
+    /// Once per batch: waking a watcher per entry would cost more than the entry.
+    fn announce(&self) {
+        let applied = self.progress.borrow().applied.as_ref().map(from_raft_log_id);
+        if let Some(applied) = applied {
+            self.log.set_applied(applied);
+        }
+        self.applied.send_if_modified(|current| {
+            let grown = *current < applied;
+            *current = applied;
+            grown
+        });
+    }
+}
+
+impl RaftStateMachine<Types> for Adapter {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, StoredMembership)> {
+        let progress = self.progress.borrow();
+        Ok((progress.applied, progress.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin,
+    {
+        // A read error ends the batch, and the group: what was applied before it stays announced.
+        let result = loop {
+            match entries.try_next().await {
+                Ok(Some(entry)) => self.apply_one(entry),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.announce();
+        result
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        if force {
+            return Some(Builder::Write(self.clone()));
+        }
+        // The group writes checkpoints on its own (a full disk must not end the group) and only
+        // then tells openraft, which asks here what there is.
+        let meta = self.progress.borrow().checkpoint.clone()?;
+        Some(Builder::Written(meta))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder::Write(self.clone())
+    }
+
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Bytes) -> io::Result<()> {
+        let (_, machine) = format::decode_checkpoint(&snapshot).map_err(io::Error::other)?;
+        // The file first: a crash in between restores the same checkpoint from it.
+        let (meta_kept, bytes) = (meta.clone(), snapshot.to_vec());
+        let capture = Capture { meta: meta_kept, bytes, cost_bytes: 0, installed: true };
+        if !planted("raft-checkpoint-installed-in-memory") {
+            self.save(capture).await?;
+        }
+        self.machine.borrow_mut().restore(machine).map_err(io::Error::other)?;
+        {
+            let mut progress = self.progress.borrow_mut();
+            progress.applied = meta.last_log_id;
+            progress.membership = meta.last_membership.clone();
+            progress.bytes_since_checkpoint = 0;
+        }
+        self.announce();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let Some(meta) = self.progress.borrow().checkpoint.clone() else { return Ok(None) };
+        let Some((id, bytes)) = CommitLog::read_checkpoint(&self.dir, self.shard).await? else {
+            return Err(io::Error::other("the newest checkpoint is gone"));
+        };
+        // The file may be newer than the meta when it was just replaced; its own head says.
+        let (membership, _) = format::decode_checkpoint(&bytes).map_err(io::Error::other)?;
+        let found = Meta { last_log_id: Some(to_raft_log_id(id)), last_membership: membership };
+        if found.last_log_id < meta.last_log_id {
+            return Err(io::Error::other("the newest checkpoint is damaged"));
+        }
+        Ok(Some(Snapshot { meta: found, snapshot: Bytes::from(bytes) }))
+    }
+}
+
+/// Answers openraft's wish for a snapshot.
+pub(crate) enum Builder {
+    /// The group has written one: say which.
+    Written(Meta),
+    /// Write one now.
+    Write(Adapter),
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let adapter = match self {
+            // openraft looks at the meta only; the bytes are read when a peer needs them.
+            Self::Written(meta) => {
+                return Ok(Snapshot { meta: meta.clone(), snapshot: Bytes::new() });
+            }
+            Self::Write(adapter) => adapter,
+        };
+        let Some(capture) = adapter.capture().map_err(io::Error::other)? else {
+            return Ok(Snapshot { meta: Meta::default(), snapshot: Bytes::new() });
+        };
+        let (meta, bytes) = (capture.meta.clone(), Bytes::copy_from_slice(&capture.bytes));
+        adapter.save(capture).await?;
+        Ok(Snapshot { meta, snapshot: bytes })
+    }
+}

@@ -1,0 +1,87 @@
+//! A replica's answers to its peers.
+//!
+//! Owns: what happens to a request that another replica of the group sent.
+//!
+//! Must never: answer a request meant for another replica; hand openraft what it would panic over.
+
+use barrage_world::{self as world, planted};
+use bytes::Bytes;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+
+use crate::format::FormatError;
+use crate::format::rpc::{self, Answer, Request};
+use crate::group::{Core, Group};
+use crate::machine::Machine;
+use crate::vocabulary::{Meta, RaftPayload, RaftVote, Snapshot, Types};
+
+/// Why a request gets no answer at all: it is damaged, or not for this replica. The sender finds
+/// out by its deadline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("request refused: {0}")]
+pub struct HandleError(#[from] FormatError);
+
+impl<M: Machine> Group<M> {
+    /// Answers a peer: the bytes that `Peers::call` gave to the transport there. Requests of one
+    /// peer are handed over in the order they came, and may wait for the disk side by side.
+    ///
+    /// # Errors
+    /// When the bytes are damaged or meant for another replica.
+    pub async fn handle(&self, request: Bytes) -> Result<Bytes, HandleError> {
+        let (_, request) = rpc::decode_request(&request, self.core.shard, self.core.node)?;
+        let answer = match self.core.refusal() {
+            Some(error) => Answer::Refused(error.to_string()),
+            None => self.core.answer(request).await,
+        };
+        Ok(rpc::encode_answer(&answer)?)
+    }
+}
+
+impl Core {
+    async fn answer(&self, request: Request) -> Answer {
+        let answered = match request {
+            Request::Append(append) => return self.append(append).await,
+            Request::Vote(vote) => self.raft.vote(vote).await.map(Answer::Vote),
+            Request::PreVote(vote) => self.raft.pre_vote(vote).await.map(Answer::Vote),
+            Request::Transfer(transfer) => {
+                return match self.raft.handle_transfer_leader(transfer).await {
+                    Ok(answer) => Answer::Transfer(answer),
+                    Err(fatal) => Answer::Refused(fatal.to_string()),
+                };
+            }
+            Request::Checkpoint { vote, meta, bytes } => {
+                return self.install(vote, meta, bytes).await;
+            }
+        };
+        answered.unwrap_or_else(|error| Answer::Refused(error.to_string()))
+    }
+
+    async fn append(&self, append: AppendEntriesRequest<Types>) -> Answer {
+        let most = self.log.entry_bytes_max() as u64;
+        let too_large = |payload: &RaftPayload| match payload {
+            RaftPayload::Normal(proposal) => proposal.entry_bytes_max() > most,
+            RaftPayload::Blank | RaftPayload::Membership(_) => false,
+        };
+        if append.entries.iter().any(|entry| too_large(&entry.payload)) {
+            let reason = "an entry is larger than a segment of this replica's log";
+            return Answer::Refused(reason.to_owned());
+        }
+        if planted("raft-append-answered-early") && !append.entries.is_empty() {
+            // Wrong: the leader counts a copy that is not there yet.
+            let raft = self.raft.clone();
+            drop(world::spawn(async move { drop(raft.append_entries(append).await) }));
+            return Answer::Append(AppendEntriesResponse::Success);
+        }
+        match self.raft.append_entries(append).await {
+            Ok(answer) => Answer::Append(answer),
+            Err(error) => Answer::Refused(error.to_string()),
+        }
+    }
+
+    async fn install(&self, vote: RaftVote, meta: Meta, bytes: Bytes) -> Answer {
+        let snapshot = Snapshot { meta, snapshot: bytes };
+        match self.raft.install_full_snapshot(vote, snapshot).await {
+            Ok(response) => Answer::Checkpoint(response.vote),
+            Err(fatal) => Answer::Refused(fatal.to_string()),
+        }
+    }
+}

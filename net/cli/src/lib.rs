@@ -1,0 +1,119 @@
+//! The client sub-commands of `barrage`: topics, produce, consume, stats.
+//!
+//! Owns: flags, what is printed, exit codes. Data goes to stdout, words to stderr, nothing asks
+//! back. Must never: know how the server works; everything goes through `barrage-client`.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests"))]
+#![expect(clippy::disallowed_methods, reason = "outside of the broker: real clocks and threads")]
+
+mod consume;
+mod exit;
+#[doc(hidden)]
+pub mod fuzzing;
+mod lines;
+mod output;
+mod position;
+mod produce;
+mod server;
+mod stats;
+mod tally;
+mod template;
+mod topic;
+
+use std::process::ExitCode;
+
+pub use server::ServerArgs;
+
+/// What a client can do.
+#[derive(Debug, clap::Subcommand)]
+pub enum ClientCommand {
+    /// Make, list, describe, change and remove topics
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Send lines of stdin or a file as records
+    Produce(produce::ProduceArgs),
+    /// Print records
+    Consume(consume::ConsumeArgs),
+    /// Show a node's counters, per core and shard
+    Stats(stats::StatsArgs),
+}
+
+/// Runs a command to its end.
+///
+/// Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 5 unreachable, 6 conflict.
+#[must_use]
+pub fn run(command: ClientCommand) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::report(&error.into()),
+    };
+    let result = runtime.block_on(async {
+        match command {
+            ClientCommand::Topic(command) => topic::run(command).await,
+            ClientCommand::Produce(args) => produce::run(args).await,
+            ClientCommand::Consume(args) => consume::run(args).await,
+            ClientCommand::Stats(args) => stats::run(args).await,
+        }
+    });
+    // A thread that still waits for stdin must not keep the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => exit::report(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    #[command(name = "barrage")]
+    struct Cli {
+        #[command(subcommand)]
+        command: ClientCommand,
+    }
+
+    #[test]
+    fn the_flags_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_is_taken_and_bad_ones_are_usage_errors() {
+        let table = [
+            ("topic create t --partitions 4 --retention 3d,10GiB --server h:1", true),
+            ("topic create t --partitions 0", false),
+            ("topic create t --retention soon", false),
+            ("topic create bad/name", false),
+            ("topic ls -o json", true),
+            ("topic describe t -o table", true),
+            ("topic alter t", false),
+            ("topic alter t --retention unlimited --partitions 8", true),
+            ("topic rm t", true),
+            ("topic", false),
+            (
+                "produce t --file f --key-separator : --compression zstd --partition 1 \
+                 --receipts r --timeout 30s -o json",
+                true,
+            ),
+            ("produce t --compression zip", false),
+            ("produce t --timeout 0s", false),
+            ("produce t --key-separator=", false),
+            ("produce", false),
+            ("consume t --from start --partition 0 -n 3 --exit --format %k\\t%v\\n", true),
+            ("consume t --from @2026-11-21T08:00:00Z", true),
+            ("consume t --from -1", false),
+            ("consume t --format %x", false),
+            ("stats -o json", true),
+            ("stats -o yaml", false),
+        ];
+        for (line, fits) in table {
+            let words = std::iter::once("barrage").chain(line.split_whitespace());
+            let parsed = Cli::try_parse_from(words);
+            assert_eq!(parsed.is_ok(), fits, "{line}: {parsed:?}");
+        }
+    }
+}

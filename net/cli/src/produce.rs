@@ -1,0 +1,253 @@
+//! `barrage produce`: one record per line of stdin or a file, and a summary of what became of them.
+//!
+//! Must never: print on stdout, or exit 0 when a record failed or its fate is unknown.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use barrage_client::{ClientError, Producer, ProducerOptions, Record, Report};
+use barrage_model::batch::Compression;
+use barrage_model::limits::RECORD_BYTES_MAX;
+use barrage_model::units::parse_duration;
+use barrage_model::{PartitionId, TopicName};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::exit::{FAILURE, say};
+use crate::lines::{Line, Lines, read_ahead};
+use crate::output::{Output, OutputArgs};
+use crate::server::ServerArgs;
+use crate::tally::Tally;
+
+/// Large batches: a pipe wants throughput, and the linger bounds what a person waits.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// Flags of `produce`.
+#[derive(Debug, clap::Args)]
+pub struct ProduceArgs {
+    /// Which topic
+    #[arg(value_parser = TopicName::parse)]
+    topic: TopicName,
+    /// Read this file instead of stdin
+    #[arg(long, value_name = "F")]
+    file: Option<PathBuf>,
+    /// Split each line at the first of these into key and value; a line without it has no key
+    #[arg(long, value_name = "C", value_parser = parse_separator)]
+    key_separator: Option<Separator>,
+    /// How batches are compressed: none, gzip, snappy, lz4, zstd
+    #[arg(long, value_name = "NAME", default_value = "none")]
+    compression: Compression,
+    /// Send everything to this partition
+    #[arg(long, value_name = "N")]
+    partition: Option<u32>,
+    /// Write `partition offset line_number` for each acknowledged record, as its ack arrives
+    #[arg(long, value_name = "F")]
+    receipts: Option<PathBuf>,
+    /// How long a record is tried before it counts as failed or unknown
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_timeout)]
+    timeout: Duration,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// A type of its own, because clap takes a `Vec` for a flag that may be repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Separator(Vec<u8>);
+
+pub(crate) async fn run(args: ProduceArgs) -> anyhow::Result<ExitCode> {
+    let (source, size) = open_source(args.file.as_deref())?;
+    let receipts = args.receipts.as_deref().map(create_file).transpose()?;
+    let client = args.server.connect().await?;
+    let tally = Arc::new(Mutex::new(Tally::new(receipts)));
+    let options = ProducerOptions {
+        compression: args.compression,
+        batch_bytes: BATCH_BYTES,
+        delivery_timeout: args.timeout,
+        ..ProducerOptions::default()
+    };
+    let for_reports = Arc::clone(&tally);
+    let on_report = Box::new(move |report: &Report<'_>| lock(&for_reports).handle_report(report));
+    let topic = args.topic.as_str();
+    let producer = Producer::with_reports(&client, topic, options, on_report).await?;
+    let partition = args.partition.map(PartitionId);
+    let partitions = producer.partition_count();
+    if let Some(partition) = partition.filter(|partition| partition.0 >= partitions) {
+        return Err(ClientError::NoSuchPartition { partition, partitions }.into());
+    }
+
+    let bar = progress_bar(size);
+    let started = Instant::now();
+    let mut feed = Feed { producer: &producer, args: &args, tally: &tally, line_number: 0 };
+    let fed = feed.run(source, &bar).await;
+    producer.close().await;
+    let elapsed = started.elapsed();
+    let bytes = bar.position();
+    bar.finish_and_clear();
+
+    let mut tally = lock(&tally);
+    let summary = tally.summary(bytes, elapsed);
+    match args.output.output {
+        Output::Table => say(&summary.in_words()),
+        Output::Json => say(&serde_json::to_string(&summary)?),
+    }
+    fed?;
+    if let Some(error) = tally.take_receipts_error() {
+        return Err(error).context("receipts are incomplete");
+    }
+    Ok(if summary.is_complete() { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) })
+}
+
+/// Feeds lines to the producer.
+struct Feed<'a> {
+    producer: &'a Producer,
+    args: &'a ProduceArgs,
+    tally: &'a Mutex<Tally>,
+    /// Of the last line read; counted from 1.
+    line_number: u64,
+}
+
+impl Feed<'_> {
+    async fn run(&mut self, source: Source, bar: &ProgressBar) -> anyhow::Result<()> {
+        let mut chunks = read_ahead(source);
+        let mut lines = Lines::new(RECORD_BYTES_MAX);
+        while let Some(chunk) = chunks.recv().await {
+            let chunk = chunk.context("cannot read the input")?;
+            bar.inc(chunk.len() as u64);
+            if !bar.is_hidden() {
+                bar.set_message(format!("{} acked", lock(self.tally).acked()));
+            }
+            lines.push(chunk);
+            while let Some(line) = lines.next() {
+                self.send(line).await?;
+            }
+            // Sending does not wait while there is room: let batches leave and answers in.
+            tokio::task::yield_now().await;
+        }
+        match lines.last() {
+            Some(line) => self.send(line).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send(&mut self, line: Line<'_>) -> anyhow::Result<()> {
+        self.line_number += 1;
+        let token = self.line_number;
+        let Line::Bytes(line) = line else {
+            let error = format!("a line is longer than {RECORD_BYTES_MAX} bytes");
+            lock(self.tally).handle_failed(1, &error);
+            return Ok(());
+        };
+        let (key, value) = split(line, self.args.key_separator.as_ref());
+        let partition = self.args.partition.map(PartitionId);
+        let record = Record { partition, key, value: Some(value), token, ..Record::default() };
+        match self.producer.send(record).await {
+            Ok(_delivery) => Ok(()),
+            Err(error @ ClientError::Batch(_)) => {
+                lock(self.tally).handle_failed(1, &error.to_string());
+                Ok(())
+            }
+            Err(error) => Err(error).with_context(|| format!("at line {token}")),
+        }
+    }
+}
+
+type Source = Box<dyn Read + Send>;
+
+fn open_source(path: Option<&Path>) -> anyhow::Result<(Source, Option<u64>)> {
+    let Some(path) = path else { return Ok((Box::new(io::stdin()), None)) };
+    let context = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(context)?;
+    let metadata = file.metadata().with_context(context)?;
+    Ok((Box::new(file), metadata.is_file().then_some(metadata.len())))
+}
+
+fn create_file(path: &Path) -> anyhow::Result<File> {
+    File::create(path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Shown on a terminal only; counts bytes read in any case.
+fn progress_bar(size: Option<u64>) -> ProgressBar {
+    let bar = match size {
+        Some(size) => ProgressBar::new(size),
+        None => ProgressBar::no_length(),
+    };
+    if !io::stderr().is_terminal() {
+        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+        return bar;
+    }
+    let template = match size {
+        Some(_) => "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg} {eta}",
+        None => "{spinner} {bytes} {bytes_per_sec} {msg}",
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn split<'a>(line: &'a [u8], separator: Option<&Separator>) -> (Option<&'a [u8]>, &'a [u8]) {
+    let Some(Separator(separator)) = separator else { return (None, line) };
+    let found = line.windows(separator.len()).position(|window| window == *separator);
+    let Some(at) = found else { return (None, line) };
+    let (key, rest) = line.split_at(at);
+    (Some(key), rest.get(separator.len()..).unwrap_or_default())
+}
+
+/// `\t` may be written so, because a shell makes a real tab awkward.
+fn parse_separator(text: &str) -> Result<Separator, String> {
+    let separator = text.replace("\\t", "\t").into_bytes();
+    if separator.is_empty() {
+        Err("must not be empty".to_owned())
+    } else {
+        Ok(Separator(separator))
+    }
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(timeout) if timeout.is_zero() => Err("must be above zero".to_owned()),
+        Ok(timeout) => Ok(timeout),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_end_at_the_first_separator() {
+        type Case<'a> = (&'a str, Option<&'a str>, Option<&'a str>, &'a str);
+        let table: [Case<'_>; 7] = [
+            ("a:b:c", Some(":"), Some("a"), "b:c"),
+            ("abc", Some(":"), None, "abc"),
+            (":b", Some(":"), Some(""), "b"),
+            ("a:", Some(":"), Some("a"), ""),
+            ("a=>b", Some("=>"), Some("a"), "b"),
+            ("", Some(":"), None, ""),
+            ("a:b", None, None, "a:b"),
+        ];
+        for (line, separator, key, value) in table {
+            let separator = separator.map(|text| parse_separator(text).unwrap());
+            let found = split(line.as_bytes(), separator.as_ref());
+            assert_eq!(found, (key.map(str::as_bytes), value.as_bytes()), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn separators_may_be_written_tabs_but_not_nothing() {
+        assert_eq!(parse_separator("\\t"), Ok(Separator(b"\t".to_vec())));
+        assert_eq!(parse_separator(":"), Ok(Separator(b":".to_vec())));
+        assert!(parse_separator("").is_err());
+    }
+}

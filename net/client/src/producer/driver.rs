@@ -1,0 +1,295 @@
+//! The task that carries out what the core decides: finds connections, sends, hears replies.
+//!
+//! Owns: which connections and requests are being waited for. Must never: decide about order,
+//! retries or outcomes; that is the core's.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use barrage_model::PartitionId;
+use barrage_wire::{Acks, ErrorCode, Frame, InitProducerReply, Response};
+use tokio::sync::mpsc;
+
+use super::Shared;
+use super::delivery::{OnReport, Report};
+use super::lane::{BatchNumber, Identity, Reply, Transmission};
+use crate::connection::decode;
+use crate::error::ClientError;
+
+/// Everything that can wake the driver besides its timer and the senders.
+#[derive(Debug)]
+enum Event {
+    /// A transmission ended.
+    Reply { partition: PartitionId, number: BatchNumber, result: Result<Frame, ClientError> },
+    /// A connection for this partition was looked for.
+    Connected { partition: PartitionId, result: Result<(), ClientError> },
+    /// A producer id was asked for.
+    Identity(Result<InitProducerReply, ClientError>),
+    /// The topic's metadata was asked for.
+    Refreshed(Result<(), ClientError>),
+}
+
+/// Events that may wait; tasks wait to send more.
+const EVENTS_MAX: usize = 1024;
+/// Pause after a failed attempt to connect or ask, before the driver hears of it.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// See the module.
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    acks: Acks,
+    on_report: Option<OnReport>,
+    events: mpsc::Receiver<Event>,
+    event_sender: mpsc::Sender<Event>,
+    connecting: HashSet<PartitionId>,
+    asking_identity: bool,
+    refreshing: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(shared: Arc<Shared>, acks: Acks, on_report: Option<OnReport>) -> Self {
+        let (event_sender, events) = mpsc::channel(EVENTS_MAX);
+        Self {
+            shared,
+            acks,
+            on_report,
+            events,
+            event_sender,
+            connecting: HashSet::new(),
+            asking_identity: false,
+            refreshing: false,
+        }
+    }
+
+    /// Runs until the producer is closed and idle; dropping the future abandons what is left.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let deadline = self.step();
+            if self.shared.is_finished() {
+                return;
+            }
+            let far = self.shared.now() + Duration::from_secs(3600);
+            let until = self.shared.started + deadline.unwrap_or(far);
+            tokio::select! {
+                event = self.events.recv() => self.handle_events(event),
+                () = self.shared.wake.notified() => {}
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// Does all that can be done now; says when time alone gives more to do.
+    fn step(&mut self) -> Option<Duration> {
+        let now = self.shared.now();
+        let ready = {
+            let mut core = self.shared.core();
+            core.handle_time(now);
+            core.ready(now)
+        };
+        for partition in ready {
+            self.send_from(partition, now);
+        }
+        // Asked last: a lane that resets finds out while it looks for something to send.
+        if !self.asking_identity && self.shared.core().wants_identity() {
+            self.ask_identity();
+        }
+        self.report();
+        self.shared.core().deadline(now)
+    }
+
+    fn handle_events(&mut self, first: Option<Event>) {
+        let mut next = first;
+        while let Some(event) = next {
+            self.handle(event);
+            next = self.events.try_recv().ok();
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.shared.now();
+        match event {
+            Event::Reply { partition, number, result } => {
+                let reply = reply_of(result);
+                if let Some(error) = error_of(&reply) {
+                    self.shared.routes.handle_error(partition, error);
+                    self.refresh_after(error);
+                }
+                self.shared.core().handle_reply(now, partition, number, reply);
+            }
+            Event::Connected { partition, result } => {
+                self.connecting.remove(&partition);
+                if let Err(error) = result {
+                    self.shared.core().handle_unreachable(partition, &error);
+                    self.end_if_gone(&error);
+                }
+            }
+            Event::Identity(result) => {
+                self.asking_identity = false;
+                let mut core = self.shared.core();
+                match result {
+                    Ok(InitProducerReply { producer, epoch }) => {
+                        core.handle_identity(Identity { id: producer, epoch });
+                    }
+                    Err(error) => core.handle_identity_refused(&error),
+                }
+            }
+            Event::Refreshed(result) => {
+                self.refreshing = false;
+                if let Err(error) = result {
+                    self.end_if_gone(&error);
+                }
+            }
+        }
+    }
+
+    /// Puts all that may go to `partition` now on its connection, or looks for one.
+    fn send_from(&mut self, partition: PartitionId, now: Duration) {
+        let Some(connection) = self.shared.routes.live(partition) else {
+            if self.connecting.insert(partition) {
+                self.connect(partition);
+            }
+            return;
+        };
+        let key = self.shared.routes.key(partition);
+        loop {
+            let Some(Transmission { partition, number, bytes }) =
+                self.shared.core().poll_transmit(now, partition)
+            else {
+                return;
+            };
+            match connection.start_produce(key, self.acks, bytes) {
+                Ok(call) => {
+                    let events = self.event_sender.clone();
+                    tokio::spawn(async move {
+                        let result = call.answer().await;
+                        drop(events.send(Event::Reply { partition, number, result }).await);
+                    });
+                }
+                Err(error) => {
+                    let reply = Reply::Retry { certain: true, after: None, error };
+                    self.shared.core().handle_reply(now, partition, number, reply);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn connect(&self, partition: PartitionId) {
+        let (events, shared) = (self.event_sender.clone(), Arc::clone(&self.shared));
+        tokio::spawn(async move {
+            let result = shared.routes.connect(partition).await.map(drop);
+            pause_if_failed(&result).await;
+            drop(events.send(Event::Connected { partition, result }).await);
+        });
+    }
+
+    fn ask_identity(&mut self) {
+        self.asking_identity = true;
+        let (events, shared) = (self.event_sender.clone(), Arc::clone(&self.shared));
+        tokio::spawn(async move {
+            let result = shared.routes.client().init_producer().await;
+            pause_if_failed(&result).await;
+            drop(events.send(Event::Identity(result)).await);
+        });
+    }
+
+    fn refresh_after(&mut self, error: &ClientError) {
+        let stale = matches!(
+            error.code(),
+            Some(ErrorCode::NotLeader | ErrorCode::UnknownTopic | ErrorCode::UnknownPartition)
+        );
+        if !stale || self.refreshing {
+            return;
+        }
+        self.refreshing = true;
+        let (events, shared) = (self.event_sender.clone(), Arc::clone(&self.shared));
+        tokio::spawn(async move {
+            let result = shared.routes.refresh().await;
+            pause_if_failed(&result).await;
+            drop(events.send(Event::Refreshed(result)).await);
+        });
+    }
+
+    fn end_if_gone(&self, error: &ClientError) {
+        let gone = error.code() == Some(ErrorCode::UnknownTopic)
+            || matches!(error, ClientError::TopicReplaced { .. });
+        if gone {
+            self.shared.core().handle_ended(self.shared.now(), error);
+        }
+    }
+
+    /// Tells everyone whose batch has its outcome.
+    fn report(&mut self) {
+        let mut any = false;
+        loop {
+            // Not held while user code runs.
+            let Some(completed) = self.shared.core().poll_completed() else { break };
+            any = true;
+            completed.waiting.settle(&completed.outcome);
+            if let Some(on_report) = &mut self.on_report {
+                on_report(&Report {
+                    partition: completed.partition,
+                    record_count: completed.record_count,
+                    tokens: &completed.waiting.tokens,
+                    latency: completed.at.saturating_sub(completed.created),
+                    outcome: &completed.outcome,
+                });
+            }
+        }
+        if any {
+            self.shared.space.notify_waiters();
+        }
+    }
+}
+
+async fn pause_if_failed<T>(result: &Result<T, ClientError>) {
+    if result.is_err() {
+        tokio::time::sleep(ATTEMPT_PAUSE).await;
+    }
+}
+
+/// What the answer to a Produce means. The one place where codes become the core's words.
+fn reply_of(result: Result<Frame, ClientError>) -> Reply {
+    let decoded = result.and_then(|frame| match decode("the server", &frame)? {
+        Response::Produce(reply) => Ok(reply),
+        _ => Err(ClientError::Protocol {
+            server: "the server".to_owned(),
+            cause: "an answer to another question".to_owned(),
+        }),
+    });
+    let error = match decoded {
+        Ok(reply) => return Reply::Acked { base_offset: reply.base_offset },
+        Err(error) => error,
+    };
+    let after = error.retry_after();
+    match error.code() {
+        // The connection broke, or what came over it was no answer.
+        None => Reply::Retry { certain: false, after, error },
+        Some(ErrorCode::OutOfOrderSequence) => Reply::OutOfOrder { error },
+        Some(ErrorCode::UnknownProducer) => Reply::UnknownProducer { error },
+        Some(ErrorCode::DuplicateSequence | ErrorCode::NotOnAll) => Reply::Forgotten { error },
+        // Perhaps the partition is only not open yet; fresh metadata tells whether it is gone.
+        Some(ErrorCode::UnknownTopic | ErrorCode::UnknownPartition) => {
+            Reply::Retry { certain: true, after, error }
+        }
+        Some(code) if code.is_retriable() => {
+            Reply::Retry { certain: error.is_surely_without_effect(), after, error }
+        }
+        Some(ErrorCode::Internal | ErrorCode::Unknown(_)) => {
+            Reply::Rejected { certain: false, error }
+        }
+        Some(_) => Reply::Rejected { certain: true, error },
+    }
+}
+
+fn error_of(reply: &Reply) -> Option<&ClientError> {
+    match reply {
+        Reply::Acked { .. } => None,
+        Reply::Retry { error, .. }
+        | Reply::OutOfOrder { error }
+        | Reply::UnknownProducer { error }
+        | Reply::Rejected { error, .. }
+        | Reply::Forgotten { error } => Some(error),
+    }
+}

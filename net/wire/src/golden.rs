@@ -1,0 +1,337 @@
+//! Golden frames: the bytes of every message, as other languages must make them. A test that
+//! fails here means that the protocol changed: that takes a new version, never a new golden frame.
+//!
+//! Each frame is also cut at every length, and has every byte changed: decoders must answer.
+
+use barrage_model::{
+    CoreId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
+    ShardId, TopicId,
+};
+use bytes::BytesMut;
+
+use crate::{
+    Acks, At, CoreStats, Correlation, ErrorCode, ErrorReply, FetchReply, FetchRequest,
+    FrameDecoder, FrameHeader, Hello, HelloReply, Hint, InitProducerReply, ListOffsetReply,
+    ListOffsetRequest, MetadataReply, MetadataRequest, OPCODES, Opcode, PartitionDescription,
+    PartitionRoute, ProduceReply, ProduceRequest, Request, Response, SessionLimits, ShardStats,
+    StatsReply, TopicAlter, TopicCreate, TopicDelete, TopicDescribe, TopicDescription,
+    TopicListReply, TopicRoutes, TopicSummary,
+};
+
+const KEY: PartitionKey = PartitionKey { topic: TopicId(5), partition: PartitionId(3) };
+const CORRELATION: Correlation = Correlation(0x0a0b_0c0d);
+
+fn route() -> PartitionRoute {
+    PartitionRoute {
+        partition: PartitionId(3),
+        shard: ShardId(2),
+        node: NodeId(1),
+        core: CoreId(1),
+        address: "h:1".to_owned(),
+    }
+}
+
+fn summary() -> TopicSummary {
+    TopicSummary {
+        name: "t".to_owned(),
+        topic: TopicId(5),
+        partitions: 4,
+        retention: Retention { time_ms: Some(9), bytes: None },
+        created_ms: 8,
+    }
+}
+
+fn requests() -> Vec<Request<'static>> {
+    vec![
+        Request::Hello(Hello::new("me")),
+        Request::Ping,
+        Request::Metadata(MetadataRequest { topics: vec!["t".to_owned()] }),
+        Request::Stats,
+        Request::Produce(ProduceRequest {
+            key: KEY,
+            acks: Acks::Quorum,
+            timeout_ms: 1000,
+            batch: b"batch",
+        }),
+        Request::Fetch(FetchRequest {
+            key: KEY,
+            offset: Offset(7),
+            bytes_max: 4096,
+            bytes_min: 1,
+            wait_ms: 500,
+        }),
+        Request::ListOffset(ListOffsetRequest { key: KEY, at: At::Time(-2) }),
+        Request::InitProducer,
+        Request::TopicCreate(TopicCreate {
+            name: "t".to_owned(),
+            partitions: 4,
+            retention: Some(Retention { time_ms: Some(9), bytes: None }),
+        }),
+        Request::TopicAlter(TopicAlter {
+            name: "t".to_owned(),
+            partitions: Some(8),
+            retention: None,
+        }),
+        Request::TopicDelete(TopicDelete { name: "t".to_owned() }),
+        Request::TopicList,
+        Request::TopicDescribe(TopicDescribe { name: "t".to_owned() }),
+    ]
+}
+
+fn responses() -> Vec<Response<'static>> {
+    vec![
+        Response::Hello(HelloReply {
+            version: 1,
+            node: NodeId(1),
+            core: CoreId(2),
+            limits: SessionLimits {
+                frame_bytes_max: 16 << 20,
+                batch_bytes_max: 8 << 20,
+                in_flight_requests_max: 1024,
+                in_flight_bytes_max: 32 << 20,
+                idle_timeout_ms: 600_000,
+            },
+            server_name: "barrage".to_owned(),
+        }),
+        Response::Ping,
+        Response::Metadata(MetadataReply {
+            cluster: "c".to_owned(),
+            topics: vec![TopicRoutes {
+                name: "t".to_owned(),
+                error: 0,
+                topic: TopicId(5),
+                partitions: vec![route()],
+            }],
+        }),
+        Response::Stats(StatsReply {
+            node: NodeId(1),
+            version: "0".to_owned(),
+            uptime_ms: 2,
+            cores: vec![CoreStats { core: CoreId(1), ..CoreStats::default() }],
+            shards: vec![ShardStats { shard: ShardId(1), records: 3, ..ShardStats::default() }],
+        }),
+        Response::Produce(ProduceReply { base_offset: Offset(7), log_time_ms: 8 }),
+        Response::Fetch(FetchReply {
+            high_watermark: Offset(9),
+            start_offset: Offset(1),
+            batches: b"batches",
+        }),
+        Response::ListOffset(ListOffsetReply {
+            offset: Offset(7),
+            start_offset: Offset(1),
+            high_watermark: Offset(9),
+        }),
+        Response::InitProducer(InitProducerReply {
+            producer: ProducerId(77),
+            epoch: ProducerEpoch(0),
+        }),
+        Response::TopicCreate(summary()),
+        Response::TopicAlter(summary()),
+        Response::TopicDelete,
+        Response::TopicList(TopicListReply { topics: vec![summary()] }),
+        Response::TopicDescribe(TopicDescription {
+            summary: summary(),
+            partitions: vec![PartitionDescription {
+                route: route(),
+                start_offset: Offset(1),
+                high_watermark: Offset(9),
+                bytes: 100,
+            }],
+        }),
+    ]
+}
+
+fn errors() -> Vec<Response<'static>> {
+    let hints = [
+        Hint::None,
+        Hint::Leader { node: NodeId(1), core: CoreId(2), address: "h:1".to_owned() },
+        Hint::Offsets { start: Offset(1), high_watermark: Offset(9) },
+        Hint::RetryAfter { milliseconds: 100 },
+        Hint::Copies { have: 1, want: 3 },
+    ];
+    let error = |hint| Response::Error {
+        opcode: Opcode::Produce.request_code(),
+        error: ErrorReply::with_hint(ErrorCode::NotLeader, "no", hint),
+    };
+    hints.map(error).into()
+}
+
+fn encode_request(request: &Request<'_>) -> BytesMut {
+    let mut out = BytesMut::new();
+    request.encode(CORRELATION, &mut out);
+    out
+}
+
+fn encode_response(response: &Response<'_>) -> BytesMut {
+    let mut out = BytesMut::new();
+    response.encode(CORRELATION, &mut out);
+    out
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One line per frame: its name, then its bytes.
+fn listing() -> String {
+    let mut lines = String::new();
+    for request in requests() {
+        lines += &format!("request {:?} {}\n", request.opcode(), hex(&encode_request(&request)));
+    }
+    for response in responses().iter().chain(&errors()) {
+        let name = Opcode::from_reply(response.reply_code()).unwrap();
+        let kind = match response {
+            Response::Error { .. } => "error",
+            _ => "reply",
+        };
+        lines += &format!("{kind} {name:?} {}\n", hex(&encode_response(response)));
+    }
+    lines
+}
+
+#[test]
+fn frames_have_these_bytes() {
+    let golden = include_str!("golden.txt");
+    for (made, golden) in listing().lines().zip(golden.lines()) {
+        assert_eq!(made, golden);
+    }
+    assert_eq!(listing(), golden, "the whole listing is on the left, for a new message");
+}
+
+#[test]
+fn every_message_is_among_the_golden_frames() {
+    for opcode in OPCODES {
+        assert!(requests().iter().any(|request| request.opcode() == opcode), "{opcode:?}");
+        let code = opcode.reply_code();
+        assert!(responses().iter().any(|response| response.reply_code() == code), "{opcode:?}");
+    }
+}
+
+#[test]
+fn messages_come_back_from_their_bytes() {
+    for request in requests() {
+        let bytes = encode_request(&request);
+        let (header, body) = split(&bytes);
+        assert_eq!(Request::decode(&header, body), Ok(request));
+    }
+    for response in responses().into_iter().chain(errors()) {
+        let bytes = encode_response(&response);
+        let (header, body) = split(&bytes);
+        assert_eq!(Response::decode(&header, body), Ok(response));
+    }
+}
+
+fn split(frame: &[u8]) -> (FrameHeader, &[u8]) {
+    let header = FrameHeader::parse(frame).unwrap();
+    assert_eq!(header.check(u32::MAX), Ok(()));
+    assert_eq!(header.frame_size(), frame.len());
+    assert_eq!(header.correlation, CORRELATION);
+    (header, &frame[FrameHeader::SIZE..])
+}
+
+#[test]
+fn a_cut_body_is_an_error() {
+    let raw_tail = |opcode| match opcode {
+        Opcode::Produce => ProduceRequest::BATCH_AT,
+        Opcode::Fetch => FetchReply::BATCHES_AT,
+        _ => usize::MAX,
+    };
+    for request in requests() {
+        let bytes = encode_request(&request);
+        let (header, body) = split(&bytes);
+        let end = match request {
+            Request::Produce(_) => raw_tail(request.opcode()),
+            _ => body.len(),
+        };
+        for cut in 0..end {
+            assert!(Request::decode(&header, &body[..cut]).is_err(), "{request:?} cut at {cut}");
+        }
+    }
+    for response in responses().iter().chain(&errors()) {
+        let bytes = encode_response(response);
+        let (header, body) = split(&bytes);
+        let end = match response {
+            Response::Fetch(_) => raw_tail(Opcode::Fetch),
+            _ => body.len(),
+        };
+        for cut in 0..end {
+            assert!(Response::decode(&header, &body[..cut]).is_err(), "{response:?} cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_longer_body_is_an_error() {
+    for request in requests() {
+        if let Request::Produce(_) = request {
+            continue;
+        }
+        let mut bytes = encode_request(&request);
+        bytes.extend_from_slice(&[0]);
+        let header = FrameHeader::parse(&bytes).unwrap();
+        assert!(Request::decode(&header, &bytes[FrameHeader::SIZE..]).is_err(), "{request:?}");
+    }
+}
+
+/// Every byte of every frame takes every value: decoders answer, and never with more than they got.
+#[test]
+fn changed_bytes_are_answered() {
+    let mut decoded: u32 = 0;
+    let frames = requests()
+        .iter()
+        .map(encode_request)
+        .chain(responses().iter().chain(&errors()).map(encode_response))
+        .collect::<Vec<_>>();
+    for frame in frames {
+        for at in 0..frame.len() {
+            for value in 0..=u8::MAX {
+                let mut bytes = frame.clone();
+                bytes[at] = value;
+                decoded += decode_all(&bytes);
+            }
+        }
+    }
+    assert!(decoded > 0, "no changed frame decoded: the test feeds them wrongly");
+}
+
+fn decode_all(bytes: &[u8]) -> u32 {
+    let mut decoder = FrameDecoder::new(4096);
+    decoder.push(bytes);
+    let mut decoded = 0;
+    while let Ok(Some(frame)) = decoder.next_frame() {
+        decoded += u32::from(Request::decode(&frame.header, &frame.body).is_ok());
+        decoded += u32::from(Response::decode(&frame.header, &frame.body).is_ok());
+    }
+    decoded
+}
+
+/// Bytes without any meaning: no panic, no endless loop.
+#[test]
+fn noise_is_answered() {
+    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    for _ in 0..20_000 {
+        let mut noise = Vec::new();
+        for _ in 0..64 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            noise.push(state.to_le_bytes()[0]);
+        }
+        decode_all(&noise);
+        for opcode in OPCODES {
+            let code = opcode.request_code();
+            let request = FrameHeader::new(code, Opcode::VERSION, CORRELATION, noise.len());
+            drop(Request::decode(&request, &noise));
+            let reply = FrameHeader::new(opcode.reply_code(), 0, CORRELATION, noise.len());
+            drop(Response::decode(&reply, &noise));
+        }
+    }
+}
+
+#[test]
+fn the_readme_shows_the_golden_frames() {
+    let readme = include_str!("../README.md");
+    for line in include_str!("golden.txt").lines() {
+        assert!(readme.contains(line), "README lacks: {line}");
+    }
+}

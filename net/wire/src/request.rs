@@ -1,0 +1,160 @@
+//! Every request in one enum: opcode and version choose the message, the message reads its fields.
+
+use bytes::{BufMut, BytesMut};
+
+use crate::error::ErrorCode;
+use crate::fetch::FetchRequest;
+use crate::field::{DecodeError, Field, Reader};
+use crate::frame::{Correlation, FrameHeader, finish_frame, start_frame};
+use crate::hello::Hello;
+use crate::metadata::MetadataRequest;
+use crate::offset::ListOffsetRequest;
+use crate::opcode::Opcode;
+use crate::produce::ProduceRequest;
+use crate::topic::{TopicAlter, TopicCreate, TopicDelete, TopicDescribe};
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// Handshake.
+    Hello(Hello),
+    /// Are you there.
+    Ping,
+    /// Where partitions live.
+    Metadata(MetadataRequest),
+    /// Counters.
+    Stats,
+    /// Append a batch.
+    Produce(ProduceRequest<'a>),
+    /// Read batches.
+    Fetch(FetchRequest),
+    /// An offset.
+    ListOffset(ListOffsetRequest),
+    /// A producer id.
+    InitProducer,
+    /// Make a topic.
+    TopicCreate(TopicCreate),
+    /// Change a topic.
+    TopicAlter(TopicAlter),
+    /// Remove a topic.
+    TopicDelete(TopicDelete),
+    /// All topics.
+    TopicList,
+    /// One topic.
+    TopicDescribe(TopicDescribe),
+}
+
+/// Why a frame is no request. The connection can go on: the frame's end is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No such opcode.
+    #[error("opcode {opcode} is unknown")]
+    UnknownOpcode {
+        /// What stood there.
+        opcode: u16,
+    },
+    /// Not a version of that request that this build speaks.
+    #[error("{opcode:?} has version {}, not {version}", Opcode::VERSION)]
+    UnsupportedVersion {
+        /// The request.
+        opcode: Opcode,
+        /// What stood there.
+        version: u16,
+    },
+    /// The body is not the message.
+    #[error("{opcode:?} is malformed: {error}")]
+    Malformed {
+        /// The request.
+        opcode: Opcode,
+        /// What is wrong.
+        error: DecodeError,
+    },
+}
+
+impl RequestError {
+    /// The code to answer with.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::UnknownOpcode { .. } => ErrorCode::UnknownOpcode,
+            Self::UnsupportedVersion { .. } => ErrorCode::UnsupportedVersion,
+            Self::Malformed { .. } => ErrorCode::Malformed,
+        }
+    }
+}
+
+impl<'a> Request<'a> {
+    /// Which request this is.
+    #[must_use]
+    pub const fn opcode(&self) -> Opcode {
+        match self {
+            Self::Hello(_) => Opcode::Hello,
+            Self::Ping => Opcode::Ping,
+            Self::Metadata(_) => Opcode::Metadata,
+            Self::Stats => Opcode::Stats,
+            Self::Produce(_) => Opcode::Produce,
+            Self::Fetch(_) => Opcode::Fetch,
+            Self::ListOffset(_) => Opcode::ListOffset,
+            Self::InitProducer => Opcode::InitProducer,
+            Self::TopicCreate(_) => Opcode::TopicCreate,
+            Self::TopicAlter(_) => Opcode::TopicAlter,
+            Self::TopicDelete(_) => Opcode::TopicDelete,
+            Self::TopicList => Opcode::TopicList,
+            Self::TopicDescribe(_) => Opcode::TopicDescribe,
+        }
+    }
+
+    /// Appends the whole frame.
+    pub fn encode(&self, correlation: Correlation, out: &mut BytesMut) {
+        if let Self::Produce(produce) = self {
+            produce.encode_head(correlation, out);
+            out.put_slice(produce.batch);
+            return;
+        }
+        let at = start_frame(self.opcode().request_code(), Opcode::VERSION, correlation, out);
+        match self {
+            Self::Hello(body) => body.put(out),
+            Self::Metadata(body) => body.put(out),
+            Self::Fetch(body) => body.put(out),
+            Self::ListOffset(body) => body.put(out),
+            Self::TopicCreate(body) => body.put(out),
+            Self::TopicAlter(body) => body.put(out),
+            Self::TopicDelete(body) => body.put(out),
+            Self::TopicDescribe(body) => body.put(out),
+            Self::Ping | Self::Stats | Self::InitProducer | Self::TopicList | Self::Produce(_) => {}
+        }
+        finish_frame(at, out);
+    }
+
+    /// Reads the request of a frame.
+    pub fn decode(header: &FrameHeader, body: &'a [u8]) -> Result<Self, RequestError> {
+        let Some(opcode) = Opcode::from_request(header.opcode) else {
+            return Err(RequestError::UnknownOpcode { opcode: header.opcode });
+        };
+        if header.detail != Opcode::VERSION {
+            return Err(RequestError::UnsupportedVersion { opcode, version: header.detail });
+        }
+        Self::decode_body(opcode, body).map_err(|error| RequestError::Malformed { opcode, error })
+    }
+
+    fn decode_body(opcode: Opcode, body: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        let request = match opcode {
+            Opcode::Hello => Self::Hello(reader.take()?),
+            Opcode::Ping => Self::Ping,
+            Opcode::Metadata => Self::Metadata(reader.take()?),
+            Opcode::Stats => Self::Stats,
+            Opcode::Produce => return ProduceRequest::decode(body).map(Self::Produce),
+            Opcode::Fetch => Self::Fetch(reader.take()?),
+            Opcode::ListOffset => Self::ListOffset(reader.take()?),
+            Opcode::InitProducer => Self::InitProducer,
+            Opcode::TopicCreate => Self::TopicCreate(reader.take()?),
+            Opcode::TopicAlter => Self::TopicAlter(reader.take()?),
+            Opcode::TopicDelete => Self::TopicDelete(reader.take()?),
+            Opcode::TopicList => Self::TopicList,
+            Opcode::TopicDescribe => Self::TopicDescribe(reader.take()?),
+        };
+        reader.finish()?;
+        Ok(request)
+    }
+}

@@ -1,0 +1,141 @@
+//! Every reply in one enum, the error reply among them.
+
+use bytes::{BufMut, BytesMut};
+
+use crate::error::{ErrorCode, ErrorReply};
+use crate::fetch::FetchReply;
+use crate::field::{DecodeError, Field, Reader};
+use crate::frame::{Correlation, FrameHeader, finish_frame, start_frame};
+use crate::hello::HelloReply;
+use crate::metadata::MetadataReply;
+use crate::offset::ListOffsetReply;
+use crate::opcode::{Opcode, REPLY_BIT};
+use crate::produce::ProduceReply;
+use crate::producer::InitProducerReply;
+use crate::stats::StatsReply;
+use crate::topic::{TopicDescription, TopicListReply, TopicSummary};
+
+/// What a server answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response<'a> {
+    /// No. `opcode` is that of the request, also one the server does not know.
+    Error {
+        /// The opcode of the request it answers.
+        opcode: u16,
+        /// Why.
+        error: ErrorReply,
+    },
+    /// The session is open.
+    Hello(HelloReply),
+    /// I am here.
+    Ping,
+    /// Where partitions live.
+    Metadata(MetadataReply),
+    /// Counters.
+    Stats(StatsReply),
+    /// The batch is appended.
+    Produce(ProduceReply),
+    /// Batches.
+    Fetch(FetchReply<'a>),
+    /// An offset.
+    ListOffset(ListOffsetReply),
+    /// A producer id.
+    InitProducer(InitProducerReply),
+    /// The topic is made.
+    TopicCreate(TopicSummary),
+    /// The topic is changed.
+    TopicAlter(TopicSummary),
+    /// The topic is gone.
+    TopicDelete,
+    /// All topics.
+    TopicList(TopicListReply),
+    /// One topic.
+    TopicDescribe(TopicDescription),
+}
+
+impl<'a> Response<'a> {
+    /// The opcode field of the reply's frame.
+    #[must_use]
+    pub const fn reply_code(&self) -> u16 {
+        match self {
+            Self::Error { opcode, .. } => *opcode | REPLY_BIT,
+            Self::Hello(_) => Opcode::Hello.reply_code(),
+            Self::Ping => Opcode::Ping.reply_code(),
+            Self::Metadata(_) => Opcode::Metadata.reply_code(),
+            Self::Stats(_) => Opcode::Stats.reply_code(),
+            Self::Produce(_) => Opcode::Produce.reply_code(),
+            Self::Fetch(_) => Opcode::Fetch.reply_code(),
+            Self::ListOffset(_) => Opcode::ListOffset.reply_code(),
+            Self::InitProducer(_) => Opcode::InitProducer.reply_code(),
+            Self::TopicCreate(_) => Opcode::TopicCreate.reply_code(),
+            Self::TopicAlter(_) => Opcode::TopicAlter.reply_code(),
+            Self::TopicDelete => Opcode::TopicDelete.reply_code(),
+            Self::TopicList(_) => Opcode::TopicList.reply_code(),
+            Self::TopicDescribe(_) => Opcode::TopicDescribe.reply_code(),
+        }
+    }
+
+    /// Appends the whole frame.
+    pub fn encode(&self, correlation: Correlation, out: &mut BytesMut) {
+        let detail = match self {
+            Self::Error { error, .. } => error.code.number(),
+            _ => 0,
+        };
+        let at = start_frame(self.reply_code(), detail, correlation, out);
+        match self {
+            Self::Error { error, .. } => error.put(out),
+            Self::Hello(body) => body.put(out),
+            Self::Ping | Self::TopicDelete => {}
+            Self::Metadata(body) => body.put(out),
+            Self::Stats(body) => body.put(out),
+            Self::Produce(body) => body.put(out),
+            Self::Fetch(body) => {
+                body.high_watermark.put(out);
+                body.start_offset.put(out);
+                out.put_slice(body.batches);
+            }
+            Self::ListOffset(body) => body.put(out),
+            Self::InitProducer(body) => body.put(out),
+            Self::TopicCreate(body) | Self::TopicAlter(body) => body.put(out),
+            Self::TopicList(body) => body.put(out),
+            Self::TopicDescribe(body) => body.put(out),
+        }
+        finish_frame(at, out);
+    }
+
+    /// Reads the reply of a frame; an error reply is `Ok(Response::Error { .. })`.
+    pub fn decode(header: &FrameHeader, body: &'a [u8]) -> Result<Self, DecodeError> {
+        let bad_opcode =
+            DecodeError::BadTag { what: "reply opcode", value: u32::from(header.opcode) };
+        if header.opcode & REPLY_BIT == 0 {
+            return Err(bad_opcode);
+        }
+        if let Some(code) = ErrorCode::from_number(header.detail) {
+            let error = ErrorReply::decode(code, body)?;
+            return Ok(Self::Error { opcode: header.opcode & !REPLY_BIT, error });
+        }
+        let opcode = Opcode::from_reply(header.opcode).ok_or(bad_opcode)?;
+        Self::decode_body(opcode, body)
+    }
+
+    fn decode_body(opcode: Opcode, body: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        let response = match opcode {
+            Opcode::Hello => Self::Hello(reader.take()?),
+            Opcode::Ping => Self::Ping,
+            Opcode::Metadata => Self::Metadata(reader.take()?),
+            Opcode::Stats => Self::Stats(reader.take()?),
+            Opcode::Produce => Self::Produce(reader.take()?),
+            Opcode::Fetch => return FetchReply::decode(body).map(Self::Fetch),
+            Opcode::ListOffset => Self::ListOffset(reader.take()?),
+            Opcode::InitProducer => Self::InitProducer(reader.take()?),
+            Opcode::TopicCreate => Self::TopicCreate(reader.take()?),
+            Opcode::TopicAlter => Self::TopicAlter(reader.take()?),
+            Opcode::TopicDelete => Self::TopicDelete,
+            Opcode::TopicList => Self::TopicList(reader.take()?),
+            Opcode::TopicDescribe => Self::TopicDescribe(reader.take()?),
+        };
+        reader.finish()?;
+        Ok(response)
+    }
+}

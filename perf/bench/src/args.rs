@@ -1,0 +1,235 @@
+//! The command line of `barrage bench`, and the plan it stands for.
+//!
+//! Owns: flags, their defaults and what they may not be. Must never: start anything.
+//! Invariants: a [`Plan`] names at least one core on each side, one producer, one partition.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use barrage_model::limits::{BATCH_BYTES_MAX, FRAME_BYTES_MAX, RECORD_BYTES_MAX};
+use barrage_model::units::{ByteSize, parse_duration};
+use clap::{Args, ValueEnum};
+
+use crate::affinity::CoreList;
+use crate::machine;
+
+/// Measure a node of this binary on this machine, beside what the machine allows.
+///
+/// A server is started on some cores and loaded from others, in a folder of its own that is
+/// removed afterwards. Every figure stands beside the bare figure of the same run: receive,
+/// CRC32C, direct write, fdatasync and answer, without a broker.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// What to measure.
+    pub scenario: Scenario,
+    /// Bytes of a record's value.
+    #[arg(long, value_name = "SIZE", default_value = "100")]
+    pub record_size: ByteSize,
+    /// Bytes of a batch: as many records as fit [default: 1MiB; `latency`: one record].
+    #[arg(long, value_name = "SIZE", conflicts_with = "batch_records")]
+    pub batch_bytes: Option<ByteSize>,
+    /// Records of a batch, instead of --batch-bytes.
+    #[arg(long, value_name = "N")]
+    pub batch_records: Option<u32>,
+    /// Producers, each with connections of its own; consumers too.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub producers: usize,
+    /// Batches a producer sends ahead of their answers [default: 16 MiB of them, 4 to 64].
+    #[arg(long, value_name = "N")]
+    pub in_flight: Option<usize>,
+    /// Partitions of the topic.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub partitions: u32,
+    /// Seconds that count, after one that does not.
+    #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
+    pub duration: Duration,
+    /// Seconds of the bare loop before it [default: as --duration, at most 10].
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub bare_duration: Option<Duration>,
+    /// Cores of the server [default: all but the last].
+    #[arg(long, value_name = "LIST")]
+    pub server_cores: Option<CoreList>,
+    /// Cores of the load generator [default: the last].
+    #[arg(long, value_name = "LIST")]
+    pub client_cores: Option<CoreList>,
+    /// `latency`: records per second offered, whatever comes back.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub rate: u64,
+    /// `produce`: also build every batch from its records, as the SDK does; both are printed.
+    #[arg(long)]
+    pub build: bool,
+    /// `consume-*`: bytes produced before reading [default: 512MiB; `consume-cold`: 4GiB].
+    #[arg(long, value_name = "SIZE")]
+    pub fill: Option<ByteSize>,
+    /// `consume-*`: bytes asked for at once.
+    #[arg(long, value_name = "SIZE", default_value = "4MiB")]
+    pub fetch_bytes: ByteSize,
+    /// `consume-tail`: read while producing, instead of the newest bytes after it.
+    #[arg(long)]
+    pub live: bool,
+    /// Folder under which the servers' data is made; it must allow direct I/O.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub data: PathBuf,
+    /// A setting of the server, as for `start`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// How to print.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+    /// Binary of the server [default: this one].
+    #[arg(long, value_name = "FILE")]
+    pub binary: Option<PathBuf>,
+    /// Where a bare server writes its address.
+    #[arg(long, hide = true)]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// The yardstick alone: what this machine allows.
+    Bare,
+    /// Batches made beforehand, sent with new sequences; closed loop.
+    Produce,
+    /// Reading the newest records, which the server still holds in memory.
+    ConsumeTail,
+    /// Reading from the start after a restart: from disk.
+    ConsumeCold,
+    /// Records offered at a fixed rate; latency counts from the intended time of sending.
+    Latency,
+    /// The process that `bare` loads.
+    #[value(hide = true)]
+    BareServer,
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// What is to be done, with every default filled in.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub scenario: Scenario,
+    pub record_size: usize,
+    pub batch: BatchShape,
+    pub producers: usize,
+    pub in_flight: Option<usize>,
+    pub partitions: u32,
+    pub duration: Duration,
+    pub bare_duration: Duration,
+    pub server_cores: CoreList,
+    pub client_cores: CoreList,
+    pub rate: u64,
+    pub build: bool,
+    pub fill_bytes: u64,
+    pub fetch_bytes: u32,
+    pub live: bool,
+    pub data: PathBuf,
+    pub settings: Vec<String>,
+    pub binary: PathBuf,
+}
+
+/// When a batch is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BatchShape {
+    /// At this many bytes at most, but with one record at least.
+    Bytes(usize),
+    /// At this many records.
+    Records(u32),
+}
+
+/// What is never counted: connections grow their buffers, files their first segment.
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
+
+const BATCH_BYTES_DEFAULT: usize = 1 << 20;
+const BARE_DURATION_MAX: Duration = Duration::from_secs(10);
+const FILL_TAIL: ByteSize = ByteSize::mib(512);
+const FILL_COLD: ByteSize = ByteSize::gib(4);
+const PRODUCERS_MAX: usize = 1024;
+const IN_FLIGHT_MAX: usize = 4096;
+const SECONDS_MAX: f64 = 86_400.0;
+/// Room for a fetch reply's head within the largest frame.
+const FETCH_BYTES_MAX: usize = FRAME_BYTES_MAX - 4096;
+
+impl Plan {
+    /// Fills in the defaults; an error is the user's.
+    pub(crate) fn new(args: &BenchArgs) -> Result<Self, String> {
+        let cores = machine::cores();
+        let last = cores - 1;
+        let server_cores = args.server_cores.clone();
+        let client_cores = args.client_cores.clone();
+        let record_size = args.record_size.as_usize();
+        let fill = args.fill.unwrap_or(match args.scenario {
+            Scenario::ConsumeCold => FILL_COLD,
+            _ => FILL_TAIL,
+        });
+        within("--record-size", record_size, 1, RECORD_BYTES_MAX - 64)?;
+        within("--producers", args.producers, 1, PRODUCERS_MAX)?;
+        within("--partitions", args.partitions as usize, 1, PRODUCERS_MAX)?;
+        within("--in-flight", args.in_flight.unwrap_or(1), 1, IN_FLIGHT_MAX)?;
+        within("--fetch-bytes", args.fetch_bytes.as_usize(), 1, FETCH_BYTES_MAX)?;
+        if args.rate == 0 {
+            return Err("--rate must be at least 1".to_owned());
+        }
+        Ok(Self {
+            scenario: args.scenario,
+            record_size,
+            batch: batch_shape(args)?,
+            producers: args.producers,
+            in_flight: args.in_flight,
+            partitions: args.partitions,
+            duration: args.duration,
+            bare_duration: args.bare_duration.unwrap_or(args.duration.min(BARE_DURATION_MAX)),
+            server_cores: server_cores.unwrap_or_else(|| CoreList::range(0, last.max(1))),
+            client_cores: client_cores.unwrap_or_else(|| CoreList::range(last, cores)),
+            rate: args.rate,
+            build: args.build,
+            fill_bytes: fill.0,
+            fetch_bytes: u32::try_from(args.fetch_bytes.0).unwrap_or(u32::MAX),
+            live: args.live,
+            data: args.data.clone(),
+            settings: args.settings.clone(),
+            binary: match &args.binary {
+                Some(binary) => binary.clone(),
+                None => std::env::current_exe().map_err(|error| error.to_string())?,
+            },
+        })
+    }
+}
+
+fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
+    if let Some(records) = args.batch_records {
+        within("--batch-records", records as usize, 1, 1_000_000)?;
+        return Ok(BatchShape::Records(records));
+    }
+    if let Some(bytes) = args.batch_bytes {
+        within("--batch-bytes", bytes.as_usize(), 1, BATCH_BYTES_MAX)?;
+        return Ok(BatchShape::Bytes(bytes.as_usize()));
+    }
+    Ok(match args.scenario {
+        Scenario::Latency => BatchShape::Records(1),
+        _ => BatchShape::Bytes(BATCH_BYTES_DEFAULT),
+    })
+}
+
+fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), String> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(format!("{flag} must be from {min} to {max}, not {value}"))
+}
+
+/// Parses `10`, `0.5` or a duration with a unit, as `500ms`.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let parsed = match text.parse::<f64>() {
+        Ok(number) if (0.001..=SECONDS_MAX).contains(&number) => Duration::from_secs_f64(number),
+        Ok(_) => return Err("must be from 0.001 to 86400 seconds".to_owned()),
+        Err(_) => parse_duration(text).map_err(|error| error.to_string())?,
+    };
+    if parsed.is_zero() { Err("must not be 0".to_owned()) } else { Ok(parsed) }
+}

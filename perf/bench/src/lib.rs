@@ -1,0 +1,94 @@
+//! `barrage bench`: measures a node on this machine, beside what the machine allows.
+//!
+//! Owns: the load generator, the yardstick ("bare": receive, CRC, direct write, fdatasync, answer,
+//! without a broker), the scenarios and the report.
+//! Must never: run in the process it measures; both servers are processes of their own, on cores of
+//! their own. Invariants: every figure is printed with machine, commit, durability and the bare
+//! figure of the same run.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::float_cmp,
+        reason = "tests stop at what they do not expect"
+    )
+)]
+#![expect(clippy::disallowed_methods, reason = "outside of the broker: it measures real time")]
+
+mod affinity;
+mod args;
+mod bare;
+mod batches;
+mod child;
+mod consume;
+mod dialect;
+mod lane;
+mod latency;
+mod machine;
+mod meter;
+#[cfg(test)]
+mod mock;
+mod produce;
+mod reader;
+mod report;
+mod run;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+
+pub use crate::affinity::{BadCoreList, CoreList};
+use crate::args::Plan;
+pub use crate::args::{BenchArgs, Output, Scenario};
+
+/// Exit code for bad input, as for every sub-command.
+const EXIT_USAGE: u8 = 2;
+
+/// Runs a scenario and prints its report on stdout, or why there is none on stderr. Exit code 0
+/// when it was measured, 1 when something failed, 2 when the flags make no sense.
+#[must_use]
+pub fn run(args: &BenchArgs) -> ExitCode {
+    let plan = match Plan::new(args) {
+        Ok(plan) => plan,
+        Err(reason) => {
+            eprintln!("barrage bench: {reason}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let done = match plan.scenario {
+        Scenario::BareServer => bare_server(args, &plan),
+        _ => measure(&plan, args.output),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("barrage bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bare_server(args: &BenchArgs, plan: &Plan) -> Result<()> {
+    let ready_file = args.ready_file.as_deref().context("bare-server needs --ready-file")?;
+    bare::serve(&plan.server_cores, &plan.data, ready_file)
+}
+
+fn measure(plan: &Plan, output: Output) -> Result<()> {
+    if plan.server_cores.overlaps(&plan.client_cores) {
+        eprintln!("barrage bench: server and client share cores; figures are lower for it");
+    }
+    let report = run::run(plan)?;
+    let text = match output {
+        Output::Table => report.table(),
+        Output::Json => report.json()?,
+    };
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}").context("cannot print")
+}

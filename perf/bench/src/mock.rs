@@ -1,0 +1,133 @@
+//! A node in a few lines, for tests of the load generator: it keeps batches in memory.
+//!
+//! Must never: check anything the load generator should get right itself; it records what came.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use barrage_model::batch::{self, BatchHeader, BatchView};
+use barrage_model::{CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId};
+use barrage_model::{ShardId, TopicId};
+use barrage_wire::{
+    FetchReply, FrameHeader, HelloReply, InitProducerReply, PartitionRoute, ProduceReply, Request,
+    Response, SessionLimits, TopicRoutes,
+};
+use bytes::BytesMut;
+
+/// Batches of each partition, stamped.
+type Log = Arc<Mutex<Vec<Vec<Vec<u8>>>>>;
+
+/// The mock and what it was sent.
+pub(crate) struct Mock {
+    pub address: SocketAddr,
+    pub log: Log,
+}
+
+impl Mock {
+    /// Serves until the test process ends.
+    pub(crate) fn start(partitions: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let log: Log = Arc::new(Mutex::new(vec![Vec::new(); partitions]));
+        let shared = Arc::clone(&log);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let log = Arc::clone(&shared);
+                thread::spawn(move || serve(stream.unwrap(), &log));
+            }
+        });
+        Self { address, log }
+    }
+
+    /// Its partitions, all at its address.
+    pub(crate) fn routes(&self) -> TopicRoutes {
+        let count = u32::try_from(self.log.lock().unwrap().len()).unwrap();
+        let route = |number| PartitionRoute {
+            partition: PartitionId(number),
+            shard: ShardId(1),
+            node: NodeId(1),
+            core: CoreId(0),
+            address: self.address.to_string(),
+        };
+        let partitions = (0..count).map(route).collect();
+        TopicRoutes { name: "bench".into(), error: 0, topic: TopicId(1), partitions }
+    }
+
+    /// The base sequences of a partition's batches, by producer.
+    pub(crate) fn sequences(&self, partition: usize) -> Vec<(i64, i32)> {
+        let log = self.log.lock().unwrap();
+        let view = |bytes: &Vec<u8>| {
+            let view = BatchView::check(bytes).unwrap();
+            (view.producer_id().0, view.base_sequence().0)
+        };
+        log[partition].iter().map(view).collect()
+    }
+}
+
+fn serve(mut stream: TcpStream, log: &Log) {
+    static PRODUCERS: Mutex<i64> = Mutex::new(0);
+    let mut head = [0; FrameHeader::SIZE];
+    while stream.read_exact(&mut head).is_ok() {
+        let header = FrameHeader::parse(&head).unwrap();
+        let mut body = vec![0; header.body_size()];
+        stream.read_exact(&mut body).unwrap();
+        let mut out = BytesMut::new();
+        let mut batches = Vec::new();
+        let response = match Request::decode(&header, &body).unwrap() {
+            Request::Hello(_) => hello(),
+            Request::InitProducer => {
+                let mut next = PRODUCERS.lock().unwrap();
+                *next += 1;
+                let epoch = ProducerEpoch(0);
+                Response::InitProducer(InitProducerReply { producer: ProducerId(*next), epoch })
+            }
+            Request::Produce(request) => {
+                let mut log = log.lock().unwrap();
+                let partition = &mut log[request.key.partition.0 as usize];
+                let base_offset = end(partition);
+                let mut bytes = request.batch.to_vec();
+                batch::stamp(&mut bytes, base_offset, 1);
+                partition.push(bytes);
+                Response::Produce(ProduceReply { base_offset, log_time_ms: 0 })
+            }
+            Request::Fetch(request) => {
+                let log = log.lock().unwrap();
+                let partition = &log[request.key.partition.0 as usize];
+                for bytes in partition {
+                    let header = BatchHeader::peek(bytes).unwrap();
+                    let behind = header.next_offset() <= request.offset;
+                    if !behind && batches.len() < request.bytes_max as usize {
+                        batches.extend_from_slice(bytes);
+                    }
+                }
+                let high_watermark = end(partition);
+                let start_offset = Offset(0);
+                Response::Fetch(FetchReply { high_watermark, start_offset, batches: &batches })
+            }
+            other => panic!("the mock does not know {other:?}"),
+        };
+        response.encode(header.correlation, &mut out);
+        if stream.write_all(&out).is_err() {
+            return;
+        }
+    }
+}
+
+fn hello() -> Response<'static> {
+    let limits = SessionLimits {
+        frame_bytes_max: 16 << 20,
+        batch_bytes_max: 8 << 20,
+        in_flight_requests_max: 8,
+        in_flight_bytes_max: 64 << 20,
+        idle_timeout_ms: 0,
+    };
+    let (node, core) = (NodeId(1), CoreId(0));
+    Response::Hello(HelloReply { version: 1, node, core, limits, server_name: "mock".into() })
+}
+
+fn end(partition: &[Vec<u8>]) -> Offset {
+    let last = partition.last().map(|bytes| BatchHeader::peek(bytes).unwrap());
+    last.map_or(Offset(0), |header| header.next_offset())
+}

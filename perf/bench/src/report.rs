@@ -1,0 +1,170 @@
+//! What a run comes to, for people and for programs.
+//!
+//! Owns: the report and its two forms. Must never: print a figure without what it was measured on
+//! and the bare figure of the same run.
+
+use std::collections::BTreeMap;
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use serde::Serialize;
+
+use crate::args::{BatchShape, Plan};
+use crate::machine::Machine;
+use crate::meter::Reading;
+
+/// The report; its JSON keys are part of the command's interface.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    pub scenario: String,
+    #[serde(flatten)]
+    pub reading: Reading,
+    pub bare_records_per_s: f64,
+    pub bare_mib_per_s: f64,
+    pub bare_p50_us: u64,
+    pub bare_p99_us: u64,
+    pub bare_p999_us: u64,
+    pub ratio_to_bare: f64,
+    /// What an answer means.
+    pub durability: &'static str,
+    pub commit: String,
+    pub machine: Machine,
+    pub settings: Settings,
+    /// Other figures of the same run, by name.
+    pub phases: BTreeMap<&'static str, Reading>,
+}
+
+/// How it was measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Settings {
+    pub record_size: usize,
+    pub batch_bytes: usize,
+    pub batch_records: u32,
+    pub producers: usize,
+    pub in_flight: usize,
+    pub partitions: u32,
+    pub duration_s: f64,
+    pub server_cores: String,
+    pub client_cores: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+}
+
+/// What every answer waits for.
+pub(crate) const DURABILITY: &str = "fdatasync before ack, 1 copy";
+
+impl Settings {
+    /// Of a plan, with the batches it led to.
+    pub(crate) fn new(
+        plan: &Plan,
+        batch_bytes: usize,
+        batch_records: u32,
+        in_flight: usize,
+    ) -> Self {
+        Self {
+            record_size: plan.record_size,
+            batch_bytes,
+            batch_records,
+            producers: plan.producers,
+            in_flight,
+            partitions: plan.partitions,
+            duration_s: plan.duration.as_secs_f64(),
+            server_cores: plan.server_cores.to_string(),
+            client_cores: plan.client_cores.to_string(),
+            rate: None,
+        }
+    }
+}
+
+impl Report {
+    /// The report as JSON.
+    pub(crate) fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self)
+    }
+
+    /// The report as a table.
+    pub(crate) fn table(&self) -> String {
+        let mut figures = Table::new();
+        figures.load_style(UTF8_FULL_CONDENSED);
+        figures.set_header(["", "records/s", "MiB/s", "p50 us", "p99 us", "p99.9 us", "max us"]);
+        figures.add_row(row(&self.scenario, &self.reading));
+        for (name, reading) in &self.phases {
+            figures.add_row(row(name, reading));
+        }
+        let ratio = format!("{:.3}", self.ratio_to_bare);
+        let Settings { record_size, batch_bytes, batch_records, producers, .. } = &self.settings;
+        let Settings { in_flight, partitions, duration_s, .. } = &self.settings;
+        let rate = self.settings.rate.map(|rate| format!(", {rate} records/s offered"));
+        let shape = format!(
+            "{record_size}-byte records, {batch_records} in a batch of {batch_bytes} bytes{}",
+            rate.unwrap_or_default(),
+        );
+        let load = format!(
+            "{producers} producers, {in_flight} batches in flight each, {partitions} partitions, \
+             {duration_s} s",
+        );
+        let cores = format!(
+            "server {}, client {}",
+            self.settings.server_cores, self.settings.client_cores,
+        );
+        let mut about = Table::new();
+        about.load_style(UTF8_FULL_CONDENSED);
+        about.add_row(["ratio to bare", &ratio]);
+        about.add_row(["durability", self.durability]);
+        about.add_row(["records", &shape]);
+        about.add_row(["load", &load]);
+        about.add_row(["cores", &cores]);
+        about.add_row(["machine", &self.machine.to_string()]);
+        about.add_row(["commit", &self.commit]);
+        format!("{figures}\n{about}")
+    }
+}
+
+fn row(name: &str, reading: &Reading) -> [String; 7] {
+    [
+        name.to_owned(),
+        thousands(reading.records_per_s),
+        format!("{:.1}", reading.mib_per_s),
+        reading.p50_us.to_string(),
+        reading.p99_us.to_string(),
+        reading.p999_us.to_string(),
+        reading.max_us.to_string(),
+    ]
+}
+
+/// `1234567.8` as `1,234,568`.
+fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// The name of a batch's shape in messages.
+impl std::fmt::Display for BatchShape {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(formatter, "{bytes} bytes"),
+            Self::Records(records) => write!(formatter, "{records} records"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let check = |number: f64, text: &str| assert_eq!(thousands(number), text);
+        check(0.4, "0");
+        check(999.0, "999");
+        check(1000.0, "1,000");
+        check(12_345_678.9, "12,345,679");
+    }
+}

@@ -1,0 +1,104 @@
+//! One measurement from start to report: the yardstick first, then the scenario, in one folder.
+//!
+//! Owns: the order of things. Must never: run two servers at a time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::args::{Plan, Scenario, WARM_UP};
+use crate::child::{Child, Folder};
+use crate::meter::{Meter, Reading, Window};
+use crate::report::{DURABILITY, Report, Settings};
+use crate::session::Session;
+use crate::{consume, latency, machine, produce};
+
+/// What a scenario measured.
+pub(crate) struct Measured {
+    pub reading: Reading,
+    /// Other figures on the way, by name.
+    pub phases: BTreeMap<&'static str, Reading>,
+}
+
+/// The topic that is loaded.
+pub(crate) const TOPIC: &str = "bench";
+
+/// Measures what the plan says.
+pub(crate) fn run(plan: &Plan) -> Result<Report> {
+    let folder = Folder::make(&plan.data)?;
+    let bare = bare(plan, &folder).context("the bare loop failed")?;
+    let mut measured = match plan.scenario {
+        Scenario::Bare | Scenario::BareServer => {
+            Measured { reading: bare, phases: BTreeMap::new() }
+        }
+        Scenario::Produce => produce(plan, &folder)?,
+        Scenario::ConsumeTail => consume::tail(plan, &folder)?,
+        Scenario::ConsumeCold => consume::cold(plan, &folder)?,
+        Scenario::Latency => latency(plan, &folder)?,
+    };
+    if plan.scenario != Scenario::Bare {
+        measured.phases.insert("bare", bare);
+    }
+    let batches = produce::batches(plan, plan.batch)?;
+    let in_flight = produce::in_flight(plan, batches.size());
+    let mut settings = Settings::new(plan, batches.size(), batches.records(), in_flight);
+    settings.rate = (plan.scenario == Scenario::Latency).then_some(plan.rate);
+    let name = clap::ValueEnum::to_possible_value(&plan.scenario);
+    Ok(Report {
+        scenario: name.map_or_else(String::new, |name| name.get_name().to_owned()),
+        reading: measured.reading,
+        bare_records_per_s: bare.records_per_s,
+        bare_mib_per_s: bare.mib_per_s,
+        bare_p50_us: bare.p50_us,
+        bare_p99_us: bare.p99_us,
+        bare_p999_us: bare.p999_us,
+        ratio_to_bare: ratio(measured.reading.records_per_s, bare.records_per_s),
+        durability: DURABILITY,
+        commit: machine::commit(),
+        machine: machine::Machine::read(folder.path()),
+        settings,
+        phases: measured.phases,
+    })
+}
+
+/// The yardstick: the same load, without a broker.
+fn bare(plan: &Plan, folder: &Folder) -> Result<Reading> {
+    let child = Child::start_bare(plan, folder)?;
+    let meter = if plan.scenario == Scenario::Latency {
+        latency::run_bare(plan, child.address)?
+    } else {
+        let lanes = produce::bare_lanes(plan, child.address)?;
+        produce::run(lanes, Window::after(WARM_UP, plan.bare_duration))?
+    };
+    drop(child);
+    Ok(meter.read())
+}
+
+fn produce(plan: &Plan, folder: &Folder) -> Result<Measured> {
+    let child = Child::start_node(plan, folder)?;
+    let routes = Session::connect(child.address)?.create_topic(TOPIC, plan.partitions)?;
+    let load = |build: bool, duration: Duration| -> Result<Meter> {
+        let lanes = produce::node_lanes(plan, &routes, build)?;
+        produce::run(lanes, Window::after(WARM_UP, duration))
+    };
+    let reading = load(false, plan.duration)?.read();
+    let mut phases = BTreeMap::new();
+    if plan.build {
+        phases.insert("produce, batches built", load(true, plan.duration)?.read());
+    }
+    child.stop()?;
+    Ok(Measured { reading, phases })
+}
+
+fn latency(plan: &Plan, folder: &Folder) -> Result<Measured> {
+    let child = Child::start_node(plan, folder)?;
+    let routes = Session::connect(child.address)?.create_topic(TOPIC, plan.partitions)?;
+    let reading = latency::run_node(plan, &routes)?.read();
+    child.stop()?;
+    Ok(Measured { reading, phases: BTreeMap::new() })
+}
+
+fn ratio(records_per_s: f64, bare_records_per_s: f64) -> f64 {
+    if bare_records_per_s > 0.0 { records_per_s / bare_records_per_s } else { 0.0 }
+}

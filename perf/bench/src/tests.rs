@@ -1,0 +1,121 @@
+//! The load generator against a mock: what it sends is right, and what it counts is what happened.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::args::{BenchArgs, Plan};
+use crate::meter::Window;
+use crate::mock::Mock;
+use crate::reader::{AtEnd, Reader};
+use crate::session::Session;
+use crate::{latency, produce};
+
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    args: BenchArgs,
+}
+
+fn plan(flags: &str) -> Plan {
+    let words = std::iter::once("bench").chain(flags.split_whitespace());
+    let mut plan = Plan::new(&Command::parse_from(words).args).unwrap();
+    // Tests run side by side on few cores; where does not matter to them.
+    plan.client_cores = "0".parse().unwrap();
+    plan
+}
+
+/// Every producer's sequences in every partition follow one another without a gap.
+fn check_sequences(mock: &Mock, partitions: usize, records: i32) -> i32 {
+    let mut batches = 0;
+    for partition in 0..partitions {
+        let mut next: BTreeMap<i64, i32> = BTreeMap::new();
+        for (producer, sequence) in mock.sequences(partition) {
+            let expected = next.entry(producer).or_default();
+            assert_eq!(sequence, *expected, "producer {producer} in partition {partition}");
+            *expected += records;
+            batches += 1;
+        }
+        assert!(!next.is_empty(), "nothing was sent to partition {partition}");
+    }
+    batches
+}
+
+#[test]
+fn producers_send_every_sequence_once_to_every_partition() {
+    for (flags, partitions) in [
+        ("produce --batch-records 10", 1),
+        ("produce --batch-records 300 --partitions 3 --producers 2", 3),
+        ("produce --batch-records 10 --partitions 2 --producers 5 --in-flight 3", 2),
+    ] {
+        let plan = plan(flags);
+        let mock = Mock::start(partitions);
+        for build in [false, true] {
+            let mut lanes = produce::node_lanes(&plan, &mock.routes(), build).unwrap();
+            assert_eq!(lanes.len(), plan.producers);
+            for lane in &mut lanes {
+                assert!(lane.in_flight <= 8, "the server allows no more");
+                lane.batches_max = Some(40);
+            }
+            let window = Window::after(Duration::ZERO, Duration::from_secs(60));
+            let reading = produce::run(lanes, window).unwrap().read();
+            assert!(reading.records_per_s > 0.0);
+        }
+        let records = if flags.contains("300") { 300 } else { 10 };
+        let sent = check_sequences(&mock, partitions, records);
+        assert_eq!(sent, i32::try_from(plan.producers).unwrap() * 80);
+    }
+}
+
+#[test]
+fn an_open_loop_keeps_its_rate() {
+    let plan = plan("latency --rate 2000 --duration 0.5 --batch-records 2 --producers 2");
+    let mock = Mock::start(2);
+    let reading = latency::run_node(&plan, &mock.routes()).unwrap().read();
+    assert!((1_500.0..=2_100.0).contains(&reading.records_per_s), "{reading:?}");
+    check_sequences(&mock, 2, 2);
+}
+
+#[test]
+fn a_reader_reads_all_of_every_partition_and_stops() {
+    let plan = plan("produce --batch-records 10 --partitions 2");
+    let mock = Mock::start(2);
+    let mut lanes = produce::node_lanes(&plan, &mock.routes(), false).unwrap();
+    lanes[0].batches_max = Some(100);
+    let window = Window::after(Duration::ZERO, Duration::from_secs(60));
+    produce::run(lanes, window).unwrap();
+    let parts = produce::partitions_of(0, 1, &mock.routes()).unwrap();
+    let keys = &parts[&mock.address];
+    let stream = Session::connect(mock.address).unwrap().into_stream();
+    let reader = Reader::new(stream, 0, AtEnd::Stop, keys, 4096, 100);
+    let window = Window::after(Duration::ZERO, Duration::from_secs(60));
+    let reading = reader.run(window).unwrap().read();
+    let records = reading.records_per_s * window.start.elapsed().as_secs_f64();
+    assert!(records >= 1000.0 && reading.p50_us > 0, "{records}");
+}
+
+#[test]
+fn a_reader_refuses_a_gap_and_damage() {
+    let plan = plan("produce --batch-records 10");
+    for damage in ["gap", "flip"] {
+        let mock = Mock::start(1);
+        let mut lanes = produce::node_lanes(&plan, &mock.routes(), false).unwrap();
+        lanes[0].batches_max = Some(3);
+        let window = Window::after(Duration::ZERO, Duration::from_secs(60));
+        produce::run(lanes, window).unwrap();
+        if damage == "gap" {
+            mock.log.lock().unwrap()[0].remove(1);
+        }
+        let parts = produce::partitions_of(0, 1, &mock.routes()).unwrap();
+        let stream = Session::connect(mock.address).unwrap().into_stream();
+        let reader = Reader::new(stream, 0, AtEnd::Stop, &parts[&mock.address], 1 << 20, 100);
+        if damage == "flip" {
+            // Beyond what the mock itself looks at: its stamp, not the payload.
+            let mut log = mock.log.lock().unwrap();
+            let last = log[0][2].len() - 1;
+            log[0][2][last] ^= 1;
+        }
+        assert!(reader.run(window).is_err(), "{damage} was not noticed");
+    }
+}

@@ -1,0 +1,143 @@
+//! The catalog: its commands, its checkpoint, and what commands do to it.
+//!
+//! The first byte of the input chooses: one command, one checkpoint, or a history, which is a
+//! checkpoint and commands, each behind a `u16` length. Checked: what was read is written as
+//! something that reads the same; apply is total, and its result can be stored.
+//!
+//! A history may hold as much as the catalog's own limits allow: it is a cluster, not an input.
+
+use barrage_cluster::{Catalog, Command};
+use barrage_model::{NodeId, Retention, TopicId, TopicName};
+
+use super::history;
+use crate::meter::aside;
+use crate::target::{LARGE_BYTES, Seed, Target, Verdict};
+
+pub(super) const TARGET: Target =
+    Target { name: "catalog", input_bytes_max: 4 * 1024, run, memory_extra, seeds, large };
+
+const HISTORY: u8 = 2;
+const NUMBERS_MAX: u64 = 1 << 60;
+/// 200,000 partitions and the loads of 65,536 shards, twice while they are made.
+const HISTORY_BYTES_MAX: usize = 48 << 20;
+
+fn memory_extra(input: &[u8]) -> usize {
+    if input.first().is_some_and(|kind| kind % 3 == HISTORY) { HISTORY_BYTES_MAX } else { 0 }
+}
+
+fn run(input: &[u8]) -> Verdict {
+    let Some((&kind, bytes)) = input.split_first() else { return Verdict::Refused };
+    let feed = match kind % 3 {
+        0 => command,
+        1 => checkpoint,
+        _ => return Verdict::from(apply(bytes)),
+    };
+    let right = aside(|| history::repaired(bytes));
+    feed(bytes);
+    Verdict::from(feed(&right))
+}
+
+fn command(bytes: &[u8]) -> bool {
+    let Ok(command) = Command::decode(bytes) else { return false };
+    aside(|| assert_eq!(Command::decode(&command.encode()), Ok(command)));
+    true
+}
+
+fn checkpoint(bytes: &[u8]) -> bool {
+    let Ok(catalog) = Catalog::restore(bytes) else { return false };
+    aside(|| assert_eq!(Catalog::restore(&catalog.checkpoint()), Ok(catalog)));
+    true
+}
+
+fn apply(bytes: &[u8]) -> bool {
+    let mut steps = aside(|| history::read(bytes)).into_iter();
+    let first = steps.next().unwrap_or_default();
+    let restored = Catalog::restore(&first).ok();
+    // One whose numbers are nearly used up was not made by counting, and is not counted on.
+    let is_young = |catalog: &Catalog| {
+        catalog.revision() < NUMBERS_MAX && catalog.newest_topic() < TopicId(NUMBERS_MAX)
+    };
+    let mut catalog = restored.filter(is_young).unwrap_or_default();
+    let mut understood = false;
+    for (step, log_time_ms) in steps.zip(0..) {
+        understood |= Command::decode(&step).is_ok();
+        drop(catalog.apply_bytes(&step, log_time_ms));
+    }
+    aside(|| assert_eq!(Catalog::restore(&catalog.checkpoint()), Ok(catalog)));
+    understood
+}
+
+fn commands() -> Vec<Command> {
+    let name = |text: &str| TopicName::parse(text).ok();
+    let named = |text: &str, command: fn(TopicName) -> Command| name(text).map(command);
+    let commands = [
+        Some(Command::Found { cluster: "c".repeat(32), shards: 2 }),
+        Some(Command::RegisterNode { node: NodeId(1) }),
+        named("orders", |name| Command::CreateTopic {
+            name,
+            partitions: 4,
+            retention: Retention { time_ms: Some(1), bytes: None },
+        }),
+        named("orders", |name| Command::AlterTopic {
+            name,
+            partitions: Some(8),
+            retention: Some(Retention::UNLIMITED),
+        }),
+        named("b", |name| Command::CreateTopic {
+            name,
+            partitions: 1,
+            retention: Retention::DEFAULT,
+        }),
+        named("orders", |name| Command::DeleteTopic { name }),
+        Some(Command::ForgetTopic { topic: TopicId(1) }),
+        Some(Command::AllocateProducers { count: 1000 }),
+    ];
+    commands.into_iter().flatten().collect()
+}
+
+fn seeds() -> Vec<Seed> {
+    let mut catalog = Catalog::new();
+    let mut seeds = vec![("empty".to_owned(), [&[1], &catalog.checkpoint()[..]].concat())];
+    let mut steps = vec![catalog.checkpoint()];
+    for (number, command) in commands().into_iter().enumerate() {
+        steps.push(command.encode());
+        seeds.push((format!("command-{number}"), [&[0], &command.encode()[..]].concat()));
+        drop(catalog.apply(command, 5));
+        if number == 4 {
+            let bytes = catalog.checkpoint();
+            seeds.push(("checkpoint".to_owned(), [&[1], &bytes[..]].concat()));
+        }
+    }
+    seeds.push(("history".to_owned(), [&[HISTORY], &history::write(&steps)[..]].concat()));
+    seeds
+}
+
+/// A catalog of many nodes, and one of many topics.
+fn large() -> Vec<Seed> {
+    let mut nodes = Catalog::new();
+    for node in 0..LARGE_BYTES as u64 / 8 {
+        drop(nodes.apply(Command::RegisterNode { node: NodeId(node) }, 0));
+    }
+    let mut topics = Catalog::new();
+    drop(topics.apply(Command::Found { cluster: String::new(), shards: 1 }, 0));
+    for number in 0..LARGE_BYTES / 120 {
+        let name = TopicName::parse(&number.to_string());
+        assert!(name.is_ok(), "a number is a name");
+        let retention = Retention::UNLIMITED;
+        drop(
+            name.map(|name| {
+                topics.apply(Command::CreateTopic { name, partitions: 1, retention }, 0)
+            }),
+        );
+    }
+    let mut partitions = topics.clone();
+    let (count, retention) = (10_000, Retention::UNLIMITED);
+    for name in ["a", "b", "c", "d"].into_iter().flat_map(TopicName::parse) {
+        drop(partitions.apply(Command::CreateTopic { name, partitions: count, retention }, 0));
+    }
+    let cases = [("nodes", nodes), ("topics", topics), ("partitions", partitions)];
+    let seed = |(name, catalog): (&str, Catalog)| {
+        (name.to_owned(), [&[1], &catalog.checkpoint()[..]].concat())
+    };
+    cases.map(seed).into()
+}

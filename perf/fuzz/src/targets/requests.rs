@@ -1,0 +1,96 @@
+//! One request of the native protocol: header and body. The header's length is made right.
+//!
+//! Checked: what was read can be written and read again; if nothing was stepped over, it is
+//! written as the same bytes.
+
+use barrage_model::{Offset, PartitionId, PartitionKey, Retention, TopicId};
+use barrage_wire::{
+    Acks, At, Correlation, FetchRequest, FrameHeader, Hello, ListOffsetRequest, MetadataRequest,
+    ProduceRequest, Request, TopicAlter, TopicCreate, TopicDelete, TopicDescribe,
+};
+use bytes::BytesMut;
+
+use crate::meter::aside;
+use crate::target::{LARGE_BYTES, Seed, Target, Verdict, no_extra};
+
+pub(super) const TARGET: Target = Target {
+    name: "requests",
+    input_bytes_max: 16 * 1024,
+    run,
+    memory_extra: no_extra,
+    seeds,
+    large,
+};
+
+fn run(input: &[u8]) -> Verdict {
+    let Some(header) = FrameHeader::parse(input) else { return Verdict::Refused };
+    let body = input.get(FrameHeader::SIZE..).unwrap_or_default();
+    let header = FrameHeader::new(header.opcode, header.detail, header.correlation, body.len());
+    let Ok(request) = Request::decode(&header, body) else { return Verdict::Refused };
+    aside(|| {
+        let mut again = BytesMut::new();
+        request.encode(header.correlation, &mut again);
+        let (head, rest) = again.split_at(FrameHeader::SIZE);
+        let head = FrameHeader::parse(head);
+        assert!(head.is_some(), "an encoded request begins with a header");
+        let same = head.map(|head| Request::decode(&head, rest));
+        assert_eq!(same.as_ref(), Some(&Ok(request)), "a request changes when it is sent again");
+        assert!(rest.len() <= body.len(), "a request grows when it is sent again");
+        if rest.len() == body.len() {
+            assert_eq!(rest, body, "two bodies of one length mean the same request");
+        }
+    });
+    Verdict::Taken
+}
+
+pub(super) fn seeds() -> Vec<Seed> {
+    let key = PartitionKey { topic: TopicId(5), partition: PartitionId(3) };
+    let name = || "orders".to_owned();
+    let retention = Retention { time_ms: Some(9), bytes: None };
+    let batch = super::batch::plain();
+    let produce = ProduceRequest { key, acks: Acks::All, timeout_ms: 1000, batch: &batch };
+    let (bytes_max, bytes_min, wait_ms) = (4096, 1, 500);
+    let fetch = FetchRequest { key, offset: Offset(7), bytes_max, bytes_min, wait_ms };
+    let topics = vec![name(), String::new(), "b".repeat(300)];
+    let (partitions, unlimited) = (Some(8), Some(Retention::UNLIMITED));
+    let requests = [
+        Request::Hello(Hello::new("me")),
+        Request::Ping,
+        Request::Metadata(MetadataRequest { topics: Vec::new() }),
+        Request::Metadata(MetadataRequest { topics }),
+        Request::Stats,
+        Request::Produce(produce),
+        Request::Fetch(fetch),
+        Request::ListOffset(ListOffsetRequest { key, at: At::Start }),
+        Request::ListOffset(ListOffsetRequest { key, at: At::Time(-2) }),
+        Request::InitProducer,
+        Request::TopicCreate(TopicCreate {
+            name: name(),
+            partitions: 4,
+            retention: Some(retention),
+        }),
+        Request::TopicAlter(TopicAlter { name: name(), partitions, retention: unlimited }),
+        Request::TopicDelete(TopicDelete { name: name() }),
+        Request::TopicList,
+        Request::TopicDescribe(TopicDescribe { name: name() }),
+    ];
+    let encode = |(index, request): (u32, Request<'_>)| {
+        let mut out = BytesMut::new();
+        request.encode(Correlation(index), &mut out);
+        (format!("{:?}-{index}", request.opcode()), out.to_vec())
+    };
+    (0..).zip(requests).map(encode).collect()
+}
+
+/// Lists whose rows are as short as rows can be.
+fn large() -> Vec<Seed> {
+    let names = |name: &str| vec![name.to_owned(); LARGE_BYTES / (8 + name.len()) + 1];
+    let request = |topics| Request::Metadata(MetadataRequest { topics });
+    let encode = |(name, request): (&str, Request<'_>)| {
+        let mut out = BytesMut::new();
+        request.encode(Correlation(1), &mut out);
+        (name.to_owned(), out.to_vec())
+    };
+    let cases = [("empty-names", request(names(""))), ("short-names", request(names("orders")))];
+    cases.into_iter().map(encode).collect()
+}

@@ -1,0 +1,204 @@
+//! One reply of the native protocol, as a client reads it. The header's length is made right.
+//!
+//! Checked: what was read can be written and read again; if nothing was stepped over, it is
+//! written as the same bytes.
+
+use barrage_model::{
+    CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, Retention, ShardId, TopicId,
+};
+use barrage_wire::{
+    CoreStats, Correlation, ErrorCode, ErrorReply, FetchReply, FrameHeader, HelloReply, Hint,
+    InitProducerReply, ListOffsetReply, MetadataReply, PartitionDescription, PartitionRoute,
+    ProduceReply, Response, SessionLimits, ShardStats, StatsReply, TopicDescription,
+    TopicListReply, TopicRoutes, TopicSummary,
+};
+use bytes::BytesMut;
+
+use crate::meter::aside;
+use crate::target::{LARGE_BYTES, Seed, Target, Verdict, no_extra};
+
+pub(super) const TARGET: Target = Target {
+    name: "responses",
+    input_bytes_max: 16 * 1024,
+    run,
+    memory_extra: no_extra,
+    seeds,
+    large,
+};
+
+fn run(input: &[u8]) -> Verdict {
+    let Some(header) = FrameHeader::parse(input) else { return Verdict::Refused };
+    let body = input.get(FrameHeader::SIZE..).unwrap_or_default();
+    let header = FrameHeader::new(header.opcode, header.detail, header.correlation, body.len());
+    let Ok(response) = Response::decode(&header, body) else { return Verdict::Refused };
+    aside(|| {
+        let mut again = BytesMut::new();
+        response.encode(header.correlation, &mut again);
+        let (head, rest) = again.split_at(FrameHeader::SIZE);
+        let head = FrameHeader::parse(head);
+        assert!(head.is_some(), "an encoded reply begins with a header");
+        let same = head.map(|head| Response::decode(&head, rest));
+        assert_eq!(same.as_ref(), Some(&Ok(response)), "a reply changes when it is sent again");
+        assert!(rest.len() <= body.len(), "a reply grows when it is sent again");
+        if rest.len() == body.len() {
+            assert_eq!(rest, body, "two bodies of one length mean the same reply");
+        }
+    });
+    Verdict::Taken
+}
+
+pub(super) fn seeds() -> Vec<Seed> {
+    let batch = super::batch::plain();
+    let mut responses = errors();
+    responses.extend(topics());
+    responses.extend([
+        Response::Hello(hello()),
+        Response::Ping,
+        Response::Stats(stats()),
+        Response::Produce(ProduceReply { base_offset: Offset(7), log_time_ms: 8 }),
+        Response::Fetch(FetchReply {
+            high_watermark: Offset(9),
+            start_offset: Offset(1),
+            batches: &batch,
+        }),
+        Response::ListOffset(ListOffsetReply {
+            offset: Offset(7),
+            start_offset: Offset(1),
+            high_watermark: Offset(9),
+        }),
+        Response::InitProducer(InitProducerReply {
+            producer: ProducerId(7),
+            epoch: ProducerEpoch(0),
+        }),
+    ]);
+    let encode = |(index, response): (u32, Response<'_>)| {
+        let mut out = BytesMut::new();
+        response.encode(Correlation(index), &mut out);
+        (format!("{:04x}-{index}", response.reply_code()), out.to_vec())
+    };
+    (0..).zip(responses).map(encode).collect()
+}
+
+fn errors() -> Vec<Response<'static>> {
+    let (node, core, address) = (NodeId(1), CoreId(2), "host:7401".to_owned());
+    let hints = [
+        Hint::None,
+        Hint::Leader { node, core, address },
+        Hint::Offsets { start: Offset(1), high_watermark: Offset(9) },
+        Hint::RetryAfter { milliseconds: 5 },
+        Hint::Copies { have: 2, want: 3 },
+    ];
+    let error = |hint| Response::Error {
+        opcode: 16,
+        error: ErrorReply::with_hint(ErrorCode::NotLeader, "elsewhere", hint),
+    };
+    hints.map(error).into()
+}
+
+fn hello() -> HelloReply {
+    let limits = SessionLimits {
+        frame_bytes_max: 16 << 20,
+        batch_bytes_max: 8 << 20,
+        in_flight_requests_max: 1024,
+        in_flight_bytes_max: 32 << 20,
+        idle_timeout_ms: 600_000,
+    };
+    let server_name = "barrage".to_owned();
+    HelloReply { version: 1, node: NodeId(1), core: CoreId(2), limits, server_name }
+}
+
+fn stats() -> StatsReply {
+    StatsReply {
+        node: NodeId(1),
+        version: "0".to_owned(),
+        uptime_ms: 2,
+        cores: vec![CoreStats::default(); 2],
+        shards: vec![ShardStats { shard: ShardId(1), records: 3, ..ShardStats::default() }],
+    }
+}
+
+fn topics() -> Vec<Response<'static>> {
+    let summary = |name: &str| TopicSummary {
+        name: name.to_owned(),
+        topic: TopicId(5),
+        partitions: 4,
+        retention: Retention { time_ms: Some(9), bytes: None },
+        created_ms: 8,
+    };
+    let route = |partition| PartitionRoute {
+        partition: PartitionId(partition),
+        shard: ShardId(2),
+        node: NodeId(1),
+        core: CoreId(1),
+        address: "h:1".to_owned(),
+    };
+    let description = |partition| PartitionDescription {
+        route: route(partition),
+        start_offset: Offset(1),
+        high_watermark: Offset(9),
+        bytes: 3,
+    };
+    let routes = |name: &str, count| TopicRoutes {
+        name: name.to_owned(),
+        error: 0,
+        topic: TopicId(5),
+        partitions: (0..count).map(route).collect(),
+    };
+    let topics = vec![routes("a", 0), routes("b", 3)];
+    vec![
+        Response::Metadata(MetadataReply { cluster: "c".to_owned(), topics }),
+        Response::TopicCreate(summary("a")),
+        Response::TopicAlter(summary("b")),
+        Response::TopicDelete,
+        Response::TopicList(TopicListReply { topics: vec![summary("a"), summary("b")] }),
+        Response::TopicDescribe(TopicDescription {
+            summary: summary("a"),
+            partitions: (0..3).map(description).collect(),
+        }),
+    ]
+}
+
+/// Lists whose rows are as short as rows can be.
+fn large() -> Vec<Seed> {
+    let summary = TopicSummary {
+        name: String::new(),
+        topic: TopicId(5),
+        partitions: 4,
+        retention: Retention::UNLIMITED,
+        created_ms: 8,
+    };
+    let route = PartitionRoute {
+        partition: PartitionId(0),
+        shard: ShardId(2),
+        node: NodeId(1),
+        core: CoreId(1),
+        address: String::new(),
+    };
+    let description = PartitionDescription {
+        route: route.clone(),
+        start_offset: Offset(1),
+        high_watermark: Offset(9),
+        bytes: 3,
+    };
+    let (error, topic) = (0, TopicId(5));
+    let routes = |partitions| TopicRoutes { name: String::new(), error, topic, partitions };
+    let metadata = |topics| Response::Metadata(MetadataReply { cluster: String::new(), topics });
+    let cores = vec![CoreStats::default(); LARGE_BYTES / 34];
+    let shards = vec![ShardStats::default(); LARGE_BYTES / 110];
+    let topics = vec![summary.clone(); LARGE_BYTES / 34];
+    let partitions = vec![description; LARGE_BYTES / 50];
+    let cases = [
+        ("topics", metadata(vec![routes(Vec::new()); LARGE_BYTES / 22])),
+        ("routes", metadata(vec![routes(vec![route; LARGE_BYTES / 26])])),
+        ("cores", Response::Stats(StatsReply { cores, ..stats() })),
+        ("shards", Response::Stats(StatsReply { shards, ..stats() })),
+        ("summaries", Response::TopicList(TopicListReply { topics })),
+        ("descriptions", Response::TopicDescribe(TopicDescription { summary, partitions })),
+    ];
+    let encode = |(name, response): (&str, Response<'_>)| {
+        let mut out = BytesMut::new();
+        response.encode(Correlation(1), &mut out);
+        (name.to_owned(), out.to_vec())
+    };
+    cases.into_iter().map(encode).collect()
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask`: the project's own tools, in Rust instead of scripts.
+//!
+//! Owns: the names of the tools.
+//! Must never do: change the product; a tool looks and reports.
+//! Invariants: exit code 0 all is well, 1 something was found, 2 wrong usage.
+
+#![expect(clippy::print_stdout, reason = "a command line tool prints its report")]
+
+mod simulator;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask TOOL
+
+  tidy      checks the rules of the house that no compiler knows (also run by `cargo test`)
+  sim       simulates the broker from seeds: sweeps many, or replays one (`--seed N`)
+  bugbank   shows that the simulator finds every planted bug
+
+`cargo xtask sim --help` and `cargo xtask bugbank --help` tell their arguments.
+";
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["tidy"] => report(&tidy::run(&root())?),
+        ["sim", "list"] => simulator::run(&root(), "list", &[]),
+        ["sim", arguments @ ..] => simulator::run(&root(), "run", arguments),
+        ["bugbank", arguments @ ..] => simulator::run(&root(), "bugbank", arguments),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => {
+            eprint!("{USAGE}");
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+/// The workspace's root, which holds the room that holds this package.
+fn root() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().nth(2).unwrap_or(package).to_path_buf()
+}
+
+fn report(findings: &[tidy::Finding]) -> anyhow::Result<ExitCode> {
+    for finding in findings {
+        println!("{finding}");
+    }
+    if findings.is_empty() {
+        println!("tidy: the house is in order");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("tidy: {} found", findings.len());
+    Ok(ExitCode::FAILURE)
+}

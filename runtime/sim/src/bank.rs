@@ -1,0 +1,135 @@
+//! The bug bank: wrong code that is planted in the product to show that the scenarios find it.
+//!
+//! Owns the list: every name that `planted(..)` is asked for anywhere. A bug stands in the code
+//! as the smallest wrong branch at the line it is about, asleep unless it is switched on by name
+//! in a simulated run.
+//!
+//! Must never hold a bug that no scenario is named for: it would show nothing.
+
+/// A planted bug.
+#[derive(Clone, Copy, Debug)]
+pub struct Bug {
+    /// The name it is switched on by: the crate, then what is wrong.
+    pub name: &'static str,
+    /// What goes wrong, and how it would hurt.
+    pub story: &'static str,
+    /// The scenarios that must find it, each by itself.
+    pub scenarios: &'static [&'static str],
+}
+
+const fn bug(name: &'static str, scenarios: &'static [&'static str], story: &'static str) -> Bug {
+    Bug { name, story, scenarios }
+}
+
+/// All planted bugs.
+pub const BUGS: &[Bug] = &[
+    bug("commitlog-ack-before-flush", LOG, "what was written is taken for durable"),
+    bug("commitlog-checkpoint-ahead-of-log", REPLICAS, "a checkpoint outlives what it holds"),
+    bug("commitlog-checkpoint-below-floor", LOG, "a damaged checkpoint's forerunner does for it"),
+    bug("commitlog-damage-taken-for-end", LOG, "what lies behind a damaged place is lost"),
+    bug("commitlog-dropped-while-readable", LOG, "records go that retention has not let go"),
+    bug("commitlog-end-not-written-again", LOG, "what a failed flush dropped is built upon"),
+    bug("commitlog-flush-tried-again", LOG, "the second flush says yes, and the data is gone"),
+    bug("commitlog-hard-state-lost-on-roll", LOG, "a new segment does not restate the vote"),
+    bug("commitlog-index-trusted-over-log", LOG, "entries that Raft needs are passed over"),
+    bug("commitlog-mark-ahead-of-sync", LOG, "a torn tail is taken for damage"),
+    bug("commitlog-read-unchecked", LOG, "what rots on the disk is handed out"),
+    bug("commitlog-recycled-under-reader", LOG, "a file gets a new life while it is read"),
+    bug("commitlog-refused-run-forgotten", LOG, "what apply refused is found by offset"),
+    bug("commitlog-segment-name-not-durable", LOG, "a power loss takes the name of a segment"),
+    bug("commitlog-segments-go-before-floor", LOG, "a log begins behind its floor"),
+    bug("commitlog-stale-sectors-accepted", LOG, "old sectors of a recycled file pass for new"),
+    bug("commitlog-torn-tail-written-over", LOG, "blocks that were written are written again"),
+    bug("commitlog-truncate-lost", LOG, "what was cut off comes back"),
+    bug("commitlog-vote-not-saved", LOG, "a vote is acknowledged and written nowhere"),
+    bug("broker-ack-before-commit", NODE, "a producer is told yes before the flush"),
+    bug("broker-create-answers-early", NODE, "a topic is announced before it takes records"),
+    bug("broker-duplicate-answered-early", NODE, "a repeated batch is promised while under way"),
+    bug("broker-duplicate-sequence-accepted", NODE, "what is sent twice is stored twice"),
+    bug("broker-fence-not-checked", NODE, "a producer that was replaced goes on writing"),
+    bug("broker-high-watermark-ahead-of-apply", NODE, "readers are told of what may be lost"),
+    bug("broker-log-time-falls", NODE, "a clock set back takes the log time with it"),
+    bug("broker-producer-id-given-twice", NODE, "two producers take each other for one"),
+    bug("broker-producer-state-not-in-checkpoint", NODE, "a restart forgets what was sent"),
+    bug("broker-retention-ahead-of-expiry", NODE, "young records go with the old ones"),
+    bug("broker-wrong-partition", NODE, "records lie where nobody looks for them"),
+    bug("native-append-order-lost", NODE, "batches of a connection overtake each other"),
+    bug("native-permit-leaked", NODE, "every refusal makes the server take less"),
+    bug("native-replies-out-of-order", NODE, "a reply is taken for another request's"),
+    bug("native-short-write-loses-tail", NODE, "the rest of a reply is never sent"),
+    bug("raft-ack-before-flush", REPLICAS, "an entry counts for the quorum before the flush"),
+    bug("raft-answers-out-of-order", REPLICAS, "a later answer is taken for the one before it"),
+    bug("raft-append-answered-early", REPLICAS, "the leader counts a copy that is not there yet"),
+    bug("raft-checkpoint-ahead-of-state", REPLICAS, "a checkpoint claims more than it holds"),
+    bug("raft-checkpoint-installed-in-memory", REPLICAS, "an installed checkpoint is not written"),
+    bug("raft-hole-replicated", REPLICAS, "what the floor has passed is left out for a follower"),
+    bug("raft-leads-before-caught-up", REPLICAS, "a new leader serves before it has applied"),
+    bug("raft-membership-not-in-checkpoint", REPLICAS, "a restored replica forgets who votes"),
+    bug("raft-misrouted-request-accepted", REPLICAS, "a request for another node is answered"),
+    bug("raft-proposal-in-any-term", REPLICAS, "a stamp outlives the term it was given in"),
+    bug("raft-purge-before-checkpoint", REPLICAS, "entries go before a checkpoint covers them"),
+    bug("raft-read-without-barrier", REPLICAS, "a leader that was cut off answers from the past"),
+    bug("raft-unknown-called-failed", REPLICAS, "an open outcome is told as a failure"),
+    bug("raft-vote-not-awaited", REPLICAS, "a vote is given that a power loss takes back"),
+];
+
+const NODE: &[&str] = &["node"];
+const LOG: &[&str] = &["log"];
+const REPLICAS: &[&str] = &["replicas"];
+
+/// The bug of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Bug> {
+    BUGS.iter().find(|bug| bug.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::scenario;
+
+    /// A name that no code asks for finds nothing; one that is not listed is never looked for.
+    #[test]
+    fn the_bank_lists_what_the_sources_plant() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+        let mut planted = BTreeSet::new();
+        for room in ["actors", "net", "runtime", "storage"] {
+            gather(&root.join(room), &mut planted);
+        }
+        let listed: BTreeSet<String> = BUGS.iter().map(|bug| bug.name.to_owned()).collect();
+        assert_eq!(listed.difference(&planted).collect::<Vec<_>>(), [""; 0], "not planted");
+        assert_eq!(planted.difference(&listed).collect::<Vec<_>>(), [""; 0], "not listed");
+    }
+
+    /// Adds every name that `planted(..)` is asked for below `folder`, the world's tests apart.
+    fn gather(folder: &Path, planted: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_world = path.ends_with("runtime/world") || path.ends_with("runtime/sim");
+            if path.is_dir() && !is_world {
+                gather(&path, planted);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let asked = text.split("planted(").skip(1);
+                let names = asked.filter_map(|rest| rest.trim_start().strip_prefix('"'));
+                planted.extend(names.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+            }
+        }
+    }
+
+    #[test]
+    fn every_bug_has_a_name_of_its_own_and_a_scenario_that_exists() {
+        let names: BTreeSet<&str> = BUGS.iter().map(|bug| bug.name).collect();
+        assert_eq!(names.len(), BUGS.len());
+        for bug in BUGS {
+            assert!(!bug.scenarios.is_empty(), "{} has no scenario", bug.name);
+            for name in bug.scenarios {
+                assert!(scenario::find(name).is_some(), "{}: no scenario {name}", bug.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! What can happen in a history.
+//!
+//! ```text
+//!            +-- Ok    it took effect, and this was the answer
+//!   Invoke --+-- Fail  it certainly took no effect, and never will
+//!            +-- Info  nobody knows; it may still take effect later. No completion means the same.
+//!
+//!   Note     an observation that is no answer to a call
+//! ```
+//!
+//! Owns: the vocabulary, and with it the lines of a history file. Every word is here because a
+//! rule reads it. Must never: hold a record's bytes, or anything that only one protocol has.
+//!
+//! Invariants: events stand in the order in which they happened, by one clock; an `Invoke` stands
+//! before everything that the call caused, its completion after it.
+
+use std::time::Duration;
+
+use barrage_model::{
+    LogIndex, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Term,
+};
+use serde::{Deserialize, Serialize};
+
+use super::name::{Call, Fingerprint, Key, Name, Nanos, StateHash, plain};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// When.
+    pub at: Nanos,
+    /// What.
+    pub what: What,
+}
+
+/// The kinds of events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum What {
+    /// A client begins a call.
+    Invoke {
+        /// The call.
+        call: Call,
+        /// Who.
+        client: Name,
+        /// What is asked for.
+        operation: Operation,
+    },
+    /// The call was answered.
+    Ok {
+        /// The call.
+        call: Call,
+        /// What came back.
+        answer: Answer,
+    },
+    /// The call was refused and took no effect.
+    Fail {
+        /// The call.
+        call: Call,
+        /// The error, for the reader of a report.
+        reason: Name,
+    },
+    /// The call ended and its effect is unknown.
+    Info {
+        /// The call.
+        call: Call,
+        /// The error, for the reader of a report.
+        reason: Name,
+    },
+    /// An observation.
+    Note(Note),
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Operation {
+    /// Append records.
+    Send(SendBatch),
+    /// Read a partition.
+    Read(ReadFrom),
+    /// Become a member of a group.
+    Join {
+        /// The group.
+        group: Name,
+    },
+    /// Store a group's offset.
+    Commit(CommitOffset),
+    /// Ask for a group's stored offset.
+    Committed {
+        /// The group.
+        group: Name,
+        /// Where.
+        place: Place,
+    },
+    /// Set a group's offset to any value, by an administrator's command.
+    Reset {
+        /// The group.
+        group: Name,
+        /// Where.
+        place: Place,
+        /// The value.
+        #[serde(with = "plain")]
+        offset: Offset,
+    },
+    /// Lease records of a topic through a queue group.
+    Take(TakeLease),
+    /// Say what becomes of a leased record.
+    Settle(SettleLease),
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Answer {
+    /// To a send: the records are durable.
+    Sent(SentAt),
+    /// To a read.
+    Read(ReadOut),
+    /// To a join: the generation the member belongs to.
+    Joined {
+        /// The generation.
+        generation: u32,
+    },
+    /// To the question for a stored offset; none when nothing is stored.
+    Committed {
+        /// The offset.
+        #[serde(with = "plain::option")]
+        offset: Option<Offset>,
+    },
+    /// To a take: what was leased.
+    Taken(Vec<Taken>),
+    /// To a commit, a reset or a settlement: done.
+    Done,
+}
+
+/// A partition of a topic. A topic made again under the same name needs another name here.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// The topic.
+    pub topic: Name,
+    /// The partition.
+    #[serde(with = "plain")]
+    pub partition: PartitionId,
+}
+
+impl Place {
+    /// A partition of a topic.
+    #[must_use]
+    pub fn new(topic: &Name, partition: PartitionId) -> Self {
+        Self { topic: topic.clone(), partition }
+    }
+}
+
+/// Append records to one partition: all of them side by side, or none.
+///
+/// Sending again is the same send: the same records, the same identity, a call of its own. A
+/// message that goes out under another identity needs another value, hence another fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendBatch {
+    /// The topic.
+    pub topic: Name,
+    /// The partition; none when the broker chooses.
+    #[serde(with = "plain::option")]
+    pub partition: Option<PartitionId>,
+    /// What the broker recognises a repetition by.
+    pub identity: Identity,
+    /// The client's connection, where the protocol keeps the order of what one connection sends
+    /// to one partition.
+    pub connection: Option<u32>,
+    /// The records, at least one.
+    pub records: Vec<SentRecord>,
+}
+
+/// How often a send may end up in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Identity {
+    /// Once, however often it is sent: it carries an idempotent producer's numbers.
+    Stamped(Stamp),
+    /// At most as often as there are calls.
+    Once,
+    /// Any number of times: the client's library repeats it on its own.
+    Repeating,
+}
+
+/// An idempotent producer's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stamp {
+    /// The producer.
+    #[serde(with = "plain")]
+    pub producer: ProducerId,
+    /// Its generation.
+    #[serde(with = "plain")]
+    pub epoch: ProducerEpoch,
+    /// The number of the first record within the partition.
+    #[serde(with = "plain")]
+    pub sequence: Sequence,
+}
+
+/// A record on its way in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(Fingerprint, Option<Key>)", into = "(Fingerprint, Option<Key>)")]
+pub struct SentRecord {
+    /// What it says.
+    pub fingerprint: Fingerprint,
+    /// Its key, if any.
+    pub key: Option<Key>,
+}
+
+impl From<(Fingerprint, Option<Key>)> for SentRecord {
+    fn from((fingerprint, key): (Fingerprint, Option<Key>)) -> Self {
+        Self { fingerprint, key }
+    }
+}
+
+impl From<SentRecord> for (Fingerprint, Option<Key>) {
+    fn from(record: SentRecord) -> Self {
+        (record.fingerprint, record.key)
+    }
+}
+
+/// Where records were appended, as far as the protocol tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SentAt {
+    /// The partition.
+    #[serde(with = "plain::option")]
+    pub partition: Option<PartitionId>,
+    /// Offset of the first record.
+    #[serde(with = "plain::option")]
+    pub base: Option<Offset>,
+}
+
+/// Read records of one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadFrom {
+    /// Where.
+    pub place: Place,
+    /// The first offset wanted; none means to go on where this client's last such read ended.
+    #[serde(with = "plain::option")]
+    pub from: Option<Offset>,
+}
+
+/// What was read: everything from the offset asked for up to the last record here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadOut {
+    /// The first offset there is, if told.
+    #[serde(with = "plain::option")]
+    pub start: Option<Offset>,
+    /// The high watermark, if told.
+    #[serde(with = "plain::option")]
+    pub end: Option<Offset>,
+    /// The records; none below the offset asked for.
+    pub records: Vec<SeenRecord>,
+}
+
+/// A record on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, Option<Fingerprint>)", into = "(u64, Option<Fingerprint>)")]
+pub struct SeenRecord {
+    /// Where it stands.
+    pub offset: Offset,
+    /// What it says; none for a control record, which the broker wrote itself.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl From<(u64, Option<Fingerprint>)> for SeenRecord {
+    fn from((offset, fingerprint): (u64, Option<Fingerprint>)) -> Self {
+        Self { offset: Offset(offset), fingerprint }
+    }
+}
+
+impl From<SeenRecord> for (u64, Option<Fingerprint>) {
+    fn from(record: SeenRecord) -> Self {
+        (record.offset.0, record.fingerprint)
+    }
+}
+
+/// Store a group's offset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommitOffset {
+    /// The group.
+    pub group: Name,
+    /// The member's generation; none for a reader that is no member.
+    pub generation: Option<u32>,
+    /// Where.
+    pub place: Place,
+    /// The first offset not yet done.
+    #[serde(with = "plain")]
+    pub offset: Offset,
+}
+
+/// Lease records of a topic through a queue group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeLease {
+    /// The group.
+    pub group: Name,
+    /// The topic.
+    pub topic: Name,
+    /// How long nobody else may have them.
+    pub visibility: Duration,
+}
+
+/// A leased record. Its fingerprint and count together stand for the protocol's receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taken {
+    /// What it says.
+    pub fingerprint: Fingerprint,
+    /// How often it was leased through this group, this time included.
+    pub count: u32,
+    /// The partition, if told.
+    #[serde(with = "plain::option")]
+    pub partition: Option<PartitionId>,
+    /// The offset, if told.
+    #[serde(with = "plain::option")]
+    pub offset: Option<Offset>,
+}
+
+/// Say what becomes of a leased record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettleLease {
+    /// The group.
+    pub group: Name,
+    /// The record.
+    pub fingerprint: Fingerprint,
+    /// The delivery count of the lease meant.
+    pub count: u32,
+    /// What becomes of it.
+    pub how: Settlement,
+}
+
+/// The end of a lease, or its new length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Settlement {
+    /// Done: never deliver it again.
+    Ack,
+    /// Give it back after a delay.
+    Nack {
+        /// The delay.
+        delay: Duration,
+    },
+    /// Let the lease end so long from now.
+    Extend {
+        /// The new length.
+        visibility: Duration,
+    },
+}
+
+/// What was observed without being asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Note {
+    /// Retention may have removed what stands below.
+    Trim {
+        /// Where.
+        place: Place,
+        /// The first offset that must be kept.
+        #[serde(with = "plain")]
+        start: Offset,
+    },
+    /// A client goes on elsewhere (restart, rebalance): its reads without an offset begin anew.
+    Seek {
+        /// Who.
+        client: Name,
+        /// Where.
+        place: Place,
+    },
+    /// Faults are healed and every send is over. Reads and takes from here on are the final
+    /// reading: together they must show everything that was acknowledged.
+    Drain,
+    /// Records of a topic that a queue group gives up go to another topic.
+    DeadLetters {
+        /// The group.
+        group: Name,
+        /// The topic it takes from.
+        topic: Name,
+        /// Where they go.
+        into: Name,
+    },
+    /// A queue group delivers the records of one key in order.
+    Keyed {
+        /// The group.
+        group: Name,
+    },
+    /// Something seen at a replica of a shard.
+    Replica {
+        /// The shard.
+        shard: Name,
+        /// The node.
+        #[serde(with = "plain")]
+        node: NodeId,
+        /// What.
+        saw: Sight,
+    },
+    /// The voters of a shard from now on.
+    Voters {
+        /// The shard.
+        shard: Name,
+        /// The nodes.
+        #[serde(with = "plain::list")]
+        voters: Vec<NodeId>,
+    },
+}
+
+/// What was seen at a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Sight {
+    /// Its process started: what was only in memory begins anew.
+    Started,
+    /// Its term and the vote it gave in it. Both outlive a restart.
+    Voted {
+        /// The newest term it knows.
+        #[serde(with = "plain")]
+        term: Term,
+        /// Whom it voted for; none where that is not told.
+        #[serde(with = "plain::option")]
+        vote: Option<NodeId>,
+    },
+    /// It leads.
+    Led {
+        /// The term.
+        #[serde(with = "plain")]
+        term: Term,
+    },
+    /// It knows that the log is committed up to here.
+    Committed {
+        /// The last committed entry.
+        #[serde(with = "plain")]
+        index: LogIndex,
+        /// The entry's term.
+        #[serde(with = "plain")]
+        term: Term,
+        /// The hash over the log up to and with the entry.
+        chain: StateHash,
+    },
+    /// Its state machine stands here.
+    Applied {
+        /// The last applied entry.
+        #[serde(with = "plain")]
+        index: LogIndex,
+        /// The hash of the state.
+        state: StateHash,
+    },
+    /// At the end: this entry is in its log, or covered by its checkpoint.
+    Holds {
+        /// The entry.
+        #[serde(with = "plain")]
+        index: LogIndex,
+        /// The hash over the log up to and with the entry.
+        chain: StateHash,
+    },
+}

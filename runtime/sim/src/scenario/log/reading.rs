@@ -1,0 +1,242 @@
+//! Reads of the log, compared with what was appended.
+//!
+//! Owns what a reader may expect: from the start of a partition to its end every record is there,
+//! in order, byte for byte; nothing is there behind the end. A read may fail only for a fault of
+//! the disk, and never gives other bytes.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use barrage_commitlog::ReadError;
+use barrage_model::Offset;
+use barrage_model::batch::{BatchHeader, BatchView};
+use barrage_world::{Slice, sleep};
+
+use super::bench::{Bench, key};
+use super::life::Life;
+use super::machine::Extent;
+use super::plan::SHARD;
+
+/// Reads beside the life's own steps, until it is dropped.
+pub(super) async fn read_at_random(life: &Rc<Life>) {
+    loop {
+        let pause = life.bench.draw(|random| random.between(100, 20_000));
+        sleep(Duration::from_micros(pause)).await;
+        read_once(life).await;
+    }
+}
+
+/// One read by offset, or one of entries.
+pub(super) async fn read_once(life: &Life) {
+    let bench = &life.bench;
+    match bench.draw(|random| random.below(4)) {
+        0 => read_entries(life).await,
+        1 => read_time(life).await,
+        _ => {
+            let partitions = bench.machine.borrow().partitions.clone();
+            if partitions.is_empty() {
+                return;
+            }
+            let at = bench.draw(|random| random.below(partitions.len() as u64)) as usize;
+            let Some((partition, extent)) = partitions.into_iter().nth(at) else { return };
+            let (offset, bytes_max) = bench.draw(|random| {
+                (random.between(extent.start, extent.next), random.below(20_000) as usize)
+            });
+            read_offset(life, partition, offset, bytes_max).await;
+        }
+    }
+}
+
+/// Reads every partition from its start to its end. Gives how many batches there are.
+pub(super) async fn survey(life: &Life) -> u64 {
+    let partitions = life.bench.machine.borrow().partitions.clone();
+    let mut batches = 0;
+    for (partition, extent) in partitions {
+        let mut offset = extent.start;
+        while offset < extent.next {
+            let bytes_max = life.bench.draw(|random| random.below(10_000) as usize);
+            match read_offset(life, partition, offset, bytes_max).await {
+                Some((next, count)) if next > offset => {
+                    offset = next;
+                    batches += count;
+                }
+                // What went wrong is told.
+                _ => break,
+            }
+        }
+        read_offset(life, partition, extent.next, 1).await;
+    }
+    batches
+}
+
+/// Reads from an offset on. Gives the offset behind the last batch, and how many there were.
+async fn read_offset(
+    life: &Life,
+    partition: u32,
+    offset: u64,
+    bytes_max: usize,
+) -> Option<(u64, u64)> {
+    let bench = &life.bench;
+    let read = life.log.read_batches(key(partition), Offset(offset), bytes_max).await;
+    // It may have lost its beginning, or have gone, meanwhile.
+    let extent = bench.machine.borrow().partitions.get(&partition).copied()?;
+    if offset < extent.start {
+        return None;
+    }
+    let slices = match read {
+        Ok(slices) => slices,
+        Err(error) => {
+            life.read_failed(&format!("partition {partition} at {offset}"), &error);
+            return None;
+        }
+    };
+    match compare(bench, partition, offset, extent, &slices) {
+        Ok((next, count)) => {
+            bench.compared(count);
+            Some((next, count))
+        }
+        Err(what) => {
+            bench.violation(format!("partition {partition} at {offset}: {what}"));
+            None
+        }
+    }
+}
+
+/// Compares what was read at `offset` with what is stored there.
+fn compare(
+    bench: &Bench,
+    partition: u32,
+    offset: u64,
+    extent: Extent,
+    slices: &[Slice],
+) -> Result<(u64, u64), String> {
+    let mut next = offset;
+    let mut count = 0;
+    for slice in slices {
+        let mut rest: &[u8] = slice;
+        while !rest.is_empty() {
+            let header = BatchHeader::peek(rest).map_err(|error| error.to_string())?;
+            let (batch, behind) = rest
+                .split_at_checked(header.batch_len_total)
+                .ok_or_else(|| "a batch is cut".to_owned())?;
+            BatchView::check(batch).map_err(|error| error.to_string())?;
+            let base = header.base_offset.0;
+            let follows = if count == 0 { base <= offset } else { base == next };
+            let stored = bench.stored.borrow().get(&(partition, base)).cloned();
+            let stored = stored.ok_or_else(|| format!("nobody stored a batch at {base}"))?;
+            if !follows || stored.next_offset <= offset {
+                return Err(format!("the batch at {base} does not follow {next}"));
+            }
+            if stored.bytes != batch {
+                return Err(format!("the batch at {base} has other bytes"));
+            }
+            next = stored.next_offset;
+            count += 1;
+            rest = behind;
+        }
+    }
+    if count == 0 && offset < extent.next {
+        return Err(format!("nothing is there; the partition is {extent:?}"));
+    }
+    if next > extent.next {
+        return Err(format!("read up to {next}; the partition is {extent:?}"));
+    }
+    Ok((next, count))
+}
+
+/// Reads entries as Raft does, with payload or without.
+async fn read_entries(life: &Life) {
+    let bench = &life.bench;
+    let (first, next) = {
+        let ledger = bench.ledger.borrow();
+        (ledger.latest().first_index(), ledger.latest().next_index())
+    };
+    if next <= first {
+        return;
+    }
+    let (from, bytes_max, whole) = bench.draw(|random| {
+        (random.between(first, next - 1), random.below(20_000) as usize, random.one_in(2))
+    });
+    let before: Vec<_> = {
+        let ledger = bench.ledger.borrow();
+        (from..next).filter_map(|index| ledger.latest().entry(index).cloned()).collect()
+    };
+    let read = if whole {
+        life.log.read_whole_entries(from..next, bytes_max).await
+    } else {
+        life.log.read_entries(from..next, bytes_max).await
+    };
+    let ledger = bench.ledger.borrow();
+    // What was cut off or purged meanwhile may be read or not.
+    let stands = |index: u64, sent: &Rc<_>| {
+        ledger.latest().entry(index).is_some_and(|now| Rc::ptr_eq(now, sent))
+    };
+    let steady = before.iter().zip(from..).all(|(sent, index)| stands(index, sent));
+    drop(ledger);
+    let entries = match read {
+        Ok(entries) => entries,
+        Err(ReadError::NotFound { .. }) if !steady => return,
+        Err(error) => return life.read_failed("entries", &error),
+    };
+    if !steady {
+        return;
+    }
+    if entries.is_empty() {
+        bench.violation(format!("entries {from}..{next} are not there"));
+    }
+    for (entry, sent) in entries.iter().zip(&before) {
+        let equal = if whole {
+            entry.encode(SHARD) == sent.bytes
+        } else {
+            entry.id == sent.entry.id && entry.command == sent.entry.command
+        };
+        if !equal {
+            bench.violation(format!("entry {:?} was read otherwise than sent", sent.entry.id));
+        }
+    }
+    bench.compared(entries.len() as u64);
+}
+
+/// Asks for the first record at or after some time.
+async fn read_time(life: &Life) {
+    let bench = &life.bench;
+    let Some((partition, before)) =
+        bench.machine.borrow().partitions.iter().next().map(|(p, e)| (*p, *e))
+    else {
+        return;
+    };
+    let now_ms = bench.log_time_ms.get();
+    let time_ms = bench.draw(|random| now_ms - random.below(2_000) as i64);
+    let answer = match life.log.offset_at_time(key(partition), time_ms).await {
+        Ok(answer) => answer.map(|offset| offset.0),
+        Err(error) => return life.read_failed("an offset by time", &error),
+    };
+    let after = bench.machine.borrow().partitions.get(&partition).copied();
+    if after != Some(before) {
+        return;
+    }
+    let stored = bench.stored.borrow();
+    let of_partition = stored.range((partition, 0)..(partition + 1, 0));
+    let mut late = of_partition
+        .filter(|(_, stored)| stored.log_time_ms >= time_ms && stored.next_offset > before.start)
+        .map(|((_, base), _)| *base);
+    let expected = late.next();
+    // What lies below the start may be found as long as it is there.
+    let below = answer.is_some_and(|answer| {
+        let found = stored.get(&(partition, answer));
+        answer < before.start && found.is_some_and(|found| found.log_time_ms >= time_ms)
+    });
+    drop(stored);
+    if answer != expected && !below {
+        let what = format!("time {time_ms} in partition {partition}: {answer:?}, not {expected:?}");
+        bench.violation(what);
+    }
+    bench.compared(1);
+}
+
+/// The bytes that each partition is said to have.
+pub(super) fn sizes(life: &Life) -> Vec<(u32, u64)> {
+    let machine = life.bench.machine.borrow();
+    let size = |partition: &u32| (*partition, life.log.partition_bytes(key(*partition)));
+    machine.partitions.keys().map(size).collect()
+}

@@ -1,0 +1,230 @@
+//! What all clients have in common: a name, a connection that is made again when it is lost, the
+//! way to a topic.
+//!
+//! Owns: choosing an address, and asking for things one at a time. Must never: hide an answer
+//! that breaks a rule.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use barrage_model::{PartitionId, PartitionKey, TopicId};
+use barrage_wire::{ErrorCode, ErrorReply, MetadataRequest, Request, Response, TopicRoutes};
+use barrage_world::sim::Rng;
+use barrage_world::{Instant, sleep};
+
+use super::batch::Factory;
+use super::connection::{Connection, Lost};
+use super::disturbance::Disturbance;
+use super::plan::{Plan, milliseconds, pick};
+use super::process::shared_address;
+use super::witness::Witness;
+use crate::history::Name;
+
+/// Between two attempts to connect or to ask.
+const RETRY_AFTER: Duration = milliseconds(15);
+/// How long the server takes at most for what names no time.
+const ANSWER_WITHIN: Duration = milliseconds(8_000);
+
+/// What all clients share.
+pub(super) struct Context {
+    pub(super) plan: Rc<Plan>,
+    pub(super) witness: Rc<Witness>,
+    pub(super) factory: Factory,
+    /// No new work is begun; what is under way is ended.
+    pub(super) stop: Cell<bool>,
+    /// Addresses that the node has told, each core's own among them.
+    pub(super) addresses: RefCell<Vec<SocketAddr>>,
+}
+
+/// A topic as the node told it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Topic {
+    pub(super) name: String,
+    pub(super) id: TopicId,
+    pub(super) partitions: u32,
+}
+
+impl Topic {
+    pub(super) fn key(&self, partition: u32) -> PartitionKey {
+        PartitionKey { topic: self.id, partition: PartitionId(partition) }
+    }
+}
+
+/// Why nothing was answered, or no.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Lost,
+    Error(ErrorReply),
+}
+
+impl From<Lost> for Refusal {
+    fn from(Lost: Lost) -> Self {
+        Self::Lost
+    }
+}
+
+impl Refusal {
+    pub(super) fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Lost => None,
+            Self::Error(error) => Some(error.code),
+        }
+    }
+}
+
+/// A client.
+pub(super) struct Client {
+    pub(super) name: Name,
+    pub(super) context: Rc<Context>,
+    pub(super) random: Rng,
+    connection: Option<Rc<Connection>>,
+}
+
+impl Client {
+    pub(super) fn new(name: &str, context: &Rc<Context>, random: Rng) -> Self {
+        let (name, context) = (Name::from(name), Rc::clone(context));
+        Self { name, context, random, connection: None }
+    }
+
+    pub(super) fn witness(&self) -> Rc<Witness> {
+        Rc::clone(&self.context.witness)
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.context.stop.get()
+    }
+
+    /// The live connection, or a new one, as often as it takes.
+    pub(super) async fn connection(&mut self) -> Rc<Connection> {
+        loop {
+            if let Some(live) = self.connection.as_ref().filter(|it| !it.is_lost()) {
+                return Rc::clone(live);
+            }
+            let address = self.address();
+            match Connection::open(address, self.name.as_str(), &self.context.witness).await {
+                Ok(connection) => self.connection = Some(connection),
+                Err(Lost) => sleep(RETRY_AFTER).await,
+            }
+        }
+    }
+
+    fn address(&mut self) -> SocketAddr {
+        let told = self.context.addresses.borrow().clone();
+        // A core's own port goes with the number of cores; the shared one stays.
+        match told.is_empty() || self.random.one_in(2) {
+            true => shared_address(),
+            false => *pick(&mut self.random, &told),
+        }
+    }
+
+    pub(super) fn hang_up(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.close();
+        }
+    }
+
+    /// Asks once; the caller reads the answer it wants out of the response.
+    pub(super) async fn ask<T>(
+        &mut self,
+        request: &Request<'_>,
+        wait: Duration,
+        read: impl FnOnce(&Response<'_>) -> Option<T>,
+    ) -> Result<T, Refusal> {
+        let connection = self.connection().await;
+        let frame = connection.call(request, ANSWER_WITHIN + wait).await?;
+        let opcode = request.opcode();
+        match Response::decode(&frame.header, &frame.body) {
+            Ok(Response::Error { error, .. }) => Err(Refusal::Error(error)),
+            Ok(response) => read(&response).ok_or_else(|| {
+                self.context.witness.object(format!("{opcode:?} was answered by {response:?}"));
+                Refusal::Lost
+            }),
+            Err(error) => {
+                let header = frame.header;
+                let witness = &self.context.witness;
+                witness.object(format!("{opcode:?}: an answer {header:?} that says {error}"));
+                Err(Refusal::Lost)
+            }
+        }
+    }
+
+    /// Asks until there is an answer; `may` says which errors may be told.
+    pub(super) async fn insist<T>(
+        &mut self,
+        request: &Request<'_>,
+        may: impl Fn(ErrorCode) -> bool,
+        read: impl Fn(&Response<'_>) -> Option<T>,
+    ) -> T {
+        loop {
+            let asked_at = Instant::now();
+            match self.ask(request, Duration::ZERO, &read).await {
+                Ok(answer) => return answer,
+                Err(Refusal::Lost) => {}
+                Err(Refusal::Error(error)) if may(error.code) => {}
+                Err(Refusal::Error(error)) => {
+                    self.judge(&error, asked_at, &format!("{:?}", request.opcode()));
+                }
+            }
+            sleep(RETRY_AFTER).await;
+        }
+    }
+
+    /// Objects to an error that nothing explains.
+    pub(super) fn judge(&self, error: &ErrorReply, asked_at: Instant, what: &str) {
+        let disturbances = &self.context.witness.disturbances;
+        let explained = match error.code {
+            ErrorCode::QueueFull | ErrorCode::Timeout | ErrorCode::Expired | ErrorCode::Retry => {
+                true
+            }
+            ErrorCode::DiskFull => disturbances.was(Disturbance::Full, asked_at),
+            ErrorCode::ShuttingDown | ErrorCode::StorageFailed | ErrorCode::NotLeader => {
+                disturbances.may_end(asked_at)
+            }
+            ErrorCode::ReadFailed => disturbances.was(Disturbance::Disk, asked_at),
+            _ => false,
+        };
+        if !explained {
+            let text = format!("{} was told to {what}: {}", self.name, error.code);
+            self.context.witness.object(format!("{text}: {}", error.message));
+        }
+    }
+
+    /// The topic of this name, as soon as there is one; None when there is none and never will
+    /// be.
+    pub(super) async fn topic(&mut self, name: &str) -> Option<Topic> {
+        let topics = vec![name.to_owned()];
+        let request = Request::Metadata(MetadataRequest { topics });
+        let wanted = |response: &Response<'_>| match response {
+            Response::Metadata(reply) => Some(reply.topics.clone()),
+            _ => None,
+        };
+        loop {
+            let rows = self.insist(&request, |_| false, wanted).await;
+            match rows.into_iter().next() {
+                Some(row) if row.error == 0 => {
+                    self.take_addresses(&row);
+                    let partitions = u32::try_from(row.partitions.len()).unwrap_or(u32::MAX);
+                    return Some(Topic { name: row.name, id: row.topic, partitions });
+                }
+                _ if self.is_stopped() => return None,
+                _ => sleep(RETRY_AFTER).await,
+            }
+        }
+    }
+
+    fn take_addresses(&self, row: &TopicRoutes) {
+        let mut known = self.context.addresses.borrow_mut();
+        for partition in &row.partitions {
+            match partition.address.parse() {
+                Ok(address) if known.contains(&address) => {}
+                Ok(address) => known.push(address),
+                Err(_) => {
+                    let text = format!("no address: {:?}", partition.address);
+                    self.context.witness.object(text);
+                }
+            }
+        }
+    }
+}

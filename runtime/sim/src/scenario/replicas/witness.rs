@@ -1,0 +1,204 @@
+//! What was seen from outside while the replicas ran; it outlives their processes.
+//!
+//! Owns: who led when, the state at every applied index, what clients were promised, and the
+//! violations found on the way. Must never: be asked by the code under test.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+
+use barrage_model::{LogId, NodeId, Term};
+
+/// The state after an index, as the first replica that applied it had it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Applied {
+    node: NodeId,
+    term: Term,
+    hash: u64,
+}
+
+/// A record that a client was promised.
+#[derive(Clone, Debug)]
+pub(super) struct Promise {
+    pub(super) payload: Vec<u8>,
+}
+
+/// Sees everything, says nothing.
+#[derive(Default)]
+pub(super) struct Witness {
+    applied: RefCell<BTreeMap<u64, Applied>>,
+    leaders: RefCell<BTreeMap<Term, NodeId>>,
+    terms: RefCell<BTreeMap<NodeId, Term>>,
+    promises: RefCell<BTreeMap<(u32, u64), Promise>>,
+    given_checkpoint: RefCell<BTreeSet<NodeId>>,
+    violations: RefCell<Vec<String>>,
+    not_opened: RefCell<BTreeMap<NodeId, String>>,
+    failures: RefCell<Vec<(NodeId, String)>>,
+    compared: Cell<u64>,
+    restored: Cell<u64>,
+    installed: Cell<u64>,
+    duplicates: Cell<u64>,
+    reads: Cell<u64>,
+}
+
+/// Violations kept; one is enough to fail.
+const VIOLATIONS_MAX: usize = 20;
+
+impl Witness {
+    pub(super) fn object(&self, violation: String) {
+        let mut violations = self.violations.borrow_mut();
+        if violations.len() < VIOLATIONS_MAX && !violations.contains(&violation) {
+            violations.push(violation);
+        }
+    }
+
+    pub(super) fn violations(&self) -> Vec<String> {
+        self.violations.borrow().clone()
+    }
+
+    /// A replica applied a command. Two replicas that are at the same index are in the same state,
+    /// and what was applied once is committed for ever.
+    pub(super) fn applied(&self, node: NodeId, id: LogId, hash: u64) {
+        let seen = Applied { node, term: id.term, hash };
+        let first = *self.applied.borrow_mut().entry(id.index.0).or_insert(seen);
+        if first.node != node {
+            self.compared.set(self.compared.get() + 1);
+        }
+        if (first.term, first.hash) != (seen.term, seen.hash) {
+            self.object(format!(
+                "I13: state differs at index {}: {} had term {} hash {:x}, {node} has term {} \
+                 hash {hash:x}",
+                id.index, first.node, first.term, first.hash, id.term
+            ));
+        }
+    }
+
+    /// A replica took its state from a checkpoint.
+    pub(super) fn restored(&self, node: NodeId, index: u64, hash: u64) {
+        self.restored.set(self.restored.get() + 1);
+        let first = self.applied.borrow().get(&index).copied();
+        match first {
+            _ if index == 0 => {}
+            None => {
+                self.object(format!("I13: {node} restored index {index}, which nobody applied"))
+            }
+            Some(first) if first.hash != hash => self.object(format!(
+                "I13: {node} restored index {index} with hash {hash:x}, {} had {:x}",
+                first.node, first.hash
+            )),
+            Some(_) => {}
+        }
+    }
+
+    /// A running replica was given a checkpoint by a peer.
+    pub(super) fn given_checkpoint(&self, node: NodeId) {
+        self.installed.set(self.installed.get() + 1);
+        self.given_checkpoint.borrow_mut().insert(node);
+    }
+
+    pub(super) fn was_given_checkpoint(&self, node: NodeId) -> bool {
+        self.given_checkpoint.borrow().contains(&node)
+    }
+
+    /// A replica says that it leads.
+    pub(super) fn leads(&self, node: NodeId, term: Term) {
+        let first = *self.leaders.borrow_mut().entry(term).or_insert(node);
+        if first != node {
+            self.object(format!("I13: two leaders in term {term}: {first} and {node}"));
+        }
+        // It voted for itself, and said so to others: it may not forget that.
+        let mut terms = self.terms.borrow_mut();
+        let highest = terms.entry(node).or_insert(term);
+        *highest = (*highest).max(term);
+    }
+
+    /// A replica came back with this term on its disk.
+    pub(super) fn came_back(&self, node: NodeId, term: Term) {
+        if let Some(led) = self.terms.borrow().get(&node).copied()
+            && term < led
+        {
+            self.object(format!("I13: {node} led term {led} and came back with term {term}"));
+        }
+    }
+
+    /// A process could not open its group.
+    pub(super) fn did_not_open(&self, node: NodeId, reason: String) {
+        self.not_opened.borrow_mut().insert(node, reason);
+    }
+
+    /// Why the last process of `node` could not open its group, told once.
+    pub(super) fn take_not_opened(&self, node: NodeId) -> Option<String> {
+        self.not_opened.borrow_mut().remove(&node)
+    }
+
+    /// A process ended because its group had failed.
+    pub(super) fn failed(&self, node: NodeId, reason: String) {
+        self.failures.borrow_mut().push((node, reason));
+    }
+
+    /// The process of `node` that ended by itself, and why, told once.
+    pub(super) fn take_failure(&self, node: NodeId) -> Option<String> {
+        let mut failures = self.failures.borrow_mut();
+        let found = failures.iter().position(|(failed, _)| *failed == node)?;
+        Some(failures.remove(found).1)
+    }
+
+    /// A client was told that its record is stored.
+    pub(super) fn promised(&self, client: u32, sequence: u64, payload: Vec<u8>) {
+        let replaced = self.promises.borrow_mut().insert((client, sequence), Promise { payload });
+        assert!(replaced.is_none(), "a client goes on after a promise");
+    }
+
+    /// How many records `client` was promised: sequence numbers below this one.
+    pub(super) fn promised_to(&self, client: u32) -> u64 {
+        let promises = self.promises.borrow();
+        let last = promises.range((client, 0)..=(client, u64::MAX)).next_back();
+        last.map_or(0, |((_, sequence), _)| sequence + 1)
+    }
+
+    pub(super) fn promises(&self) -> BTreeMap<(u32, u64), Promise> {
+        self.promises.borrow().clone()
+    }
+
+    /// A read that was promised to be fresh said that the client's next number is `next`.
+    pub(super) fn read(&self, client: u32, promised_before: u64, next: u64) {
+        self.reads.set(self.reads.get() + 1);
+        if next < promised_before {
+            self.object(format!(
+                "I1: stale read: client {client} had been promised {promised_before} records, a \
+                 leader said {next}"
+            ));
+        }
+    }
+
+    pub(super) fn saw_duplicate(&self) {
+        self.duplicates.set(self.duplicates.get() + 1);
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            commits: self.applied.borrow().len() as u64,
+            compared: self.compared.get(),
+            restored: self.restored.get(),
+            installed: self.installed.get(),
+            duplicates: self.duplicates.get(),
+            reads: self.reads.get(),
+            promises: self.promises.borrow().len() as u64,
+            terms: self.leaders.borrow().len() as u64,
+            highest: self.applied.borrow().keys().next_back().copied().unwrap_or(0),
+        }
+    }
+}
+
+/// How much there was to see.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counts {
+    pub(super) commits: u64,
+    pub(super) compared: u64,
+    pub(super) restored: u64,
+    pub(super) installed: u64,
+    pub(super) duplicates: u64,
+    pub(super) reads: u64,
+    pub(super) promises: u64,
+    pub(super) terms: u64,
+    pub(super) highest: u64,
+}

@@ -1,0 +1,46 @@
+//! The log of one shard, on direct I/O: append with group flush, recovery, read, retention.
+//!
+//! Owns: the disk format (`format`), the flusher, the index by offset, the tail cache.
+//! Must never: look into a batch beyond its header, know what a command means, acknowledge before
+//! the flush that covers it, rewrite a block that holds acknowledged bytes, or take damage for the
+//! end of the log.
+
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")
+)]
+
+mod cache;
+mod checkpoint;
+mod crc;
+mod entry;
+mod error;
+mod format;
+#[doc(hidden)]
+pub mod fuzzing;
+mod index;
+mod log;
+mod options;
+mod quarantine;
+mod read;
+mod recovery;
+mod roll;
+mod scan;
+mod seal;
+mod segment;
+mod slots;
+mod state;
+mod stats;
+mod verify;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use entry::{Batch, Entry, EntryError, EntryKind, HardState, Run, Vote};
+pub use error::{Damage, LogError, OpenError, ReadError};
+pub use log::{CommitLog, Ticket};
+pub use options::Options;
+pub use recovery::RecoveryReport;
+pub use stats::LogStats;
+pub use verify::{VerifiedPartition, VerifiedSegment, VerifyReport, verify};

@@ -1,0 +1,309 @@
+//! Reading the log: entries by index for Raft, batches by offset for consumers.
+//!
+//! Bytes come from the cache when they are there; else from the disk, a window at a time, so that
+//! the next read finds them in memory. Bytes from the disk are checked before they are handed out.
+
+use crate::entry::Entry;
+use crate::error::ReadError;
+use crate::format::entry as entry_format;
+use crate::format::index as index_format;
+use crate::index::{self, Runs, SharedRuns};
+use crate::log::Shared;
+use crate::segment::Segment;
+use crate::slots::Place;
+use barrage_model::batch::{BatchHeader, BatchView};
+use barrage_model::{Offset, PartitionKey};
+use barrage_world::{File, Slice, planted};
+use bytes::Bytes;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Bytes read at once when consumers read what is not in memory.
+const READ_AHEAD_BYTES: usize = 1024 * 1024;
+
+/// Entries of `range`, in order, as many as fit `bytes_max` but at least one if there are any.
+/// Their runs carry no payload.
+pub(crate) async fn read_entries(
+    log: &Rc<Shared>,
+    range: Range<u64>,
+    bytes_max: usize,
+) -> Result<Vec<Entry>, ReadError> {
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    for index in range {
+        let entry = match recent(log, index) {
+            Recent::Entry(entry) => entry,
+            Recent::Absent => break,
+            Recent::OnDisk(place) => {
+                let entry = Rc::new(read_entry(log, place).await?);
+                log.state.borrow_mut().slots.keep(&entry);
+                entry
+            }
+        };
+        bytes += entry_format::encoded_len(&entry);
+        if !entries.is_empty() && bytes > bytes_max {
+            break;
+        }
+        entries.push(Entry::clone(&entry));
+    }
+    Ok(entries)
+}
+
+/// As [`read_entries`], with their payload: what a leader sends to a follower.
+pub(crate) async fn read_whole_entries(
+    log: &Rc<Shared>,
+    range: Range<u64>,
+    bytes_max: usize,
+) -> Result<Vec<Entry>, ReadError> {
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    for index in range {
+        let entry = match recent(log, index) {
+            Recent::Entry(entry) if entry.is_whole() => Entry::clone(&entry),
+            Recent::Entry(_) => match place(log, index) {
+                Some(place) => read_whole_entry(log, place).await?,
+                // Truncated between the two looks: the range ends here.
+                None => break,
+            },
+            Recent::OnDisk(place) => read_whole_entry(log, place).await?,
+            Recent::Absent => break,
+        };
+        bytes += entry_format::encoded_len(&entry);
+        if !entries.is_empty() && bytes > bytes_max {
+            break;
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+enum Recent {
+    Entry(Rc<Entry>),
+    OnDisk(Place),
+    Absent,
+}
+
+fn recent(log: &Shared, index: u64) -> Recent {
+    let state = log.state.borrow();
+    let Some(slot) = state.slots.slot(index) else { return Recent::Absent };
+    match (&slot.entry, slot.place) {
+        (Some(entry), _) => Recent::Entry(entry.clone()),
+        (None, Some(place)) => Recent::OnDisk(place),
+        (None, None) => panic!("an entry without a place is in memory: index {index}"),
+    }
+}
+
+async fn read_entry(log: &Rc<Shared>, place: Place) -> Result<Entry, ReadError> {
+    let segment = segment(log, place.segment)?;
+    let (bytes, _) = read_ahead(log, &segment, place.position, place.len as usize).await?;
+    let decoded = entry_format::decode(&bytes, log.shard);
+    Ok(decoded.map_err(|error| segment.format_damage(place.position, error))?)
+}
+
+fn place(log: &Shared, index: u64) -> Option<Place> {
+    log.state.borrow().slots.slot(index).and_then(|slot| slot.place)
+}
+
+/// Reads an entry with its payload, which is copied once: it leaves this core's buffers.
+async fn read_whole_entry(log: &Rc<Shared>, place: Place) -> Result<Entry, ReadError> {
+    let segment = segment(log, place.segment)?;
+    let (bytes, _) = read_ahead(log, &segment, place.position, place.len as usize).await?;
+    let decoded = entry_format::decode_whole(&Bytes::copy_from_slice(&bytes), log.shard);
+    Ok(decoded.map_err(|error| segment.format_damage(place.position, error))?)
+}
+
+fn segment(log: &Shared, number: u64) -> Result<Rc<Segment>, ReadError> {
+    let found = log.state.borrow().segments.get(&number).cloned();
+    found.ok_or_else(|| ReadError::NotFound { what: format!("segment {number}") })
+}
+
+/// Whole batches from the one that holds `offset` on: at least one if there is any, else as many
+/// as fit `bytes_max`. Empty when nothing at or after `offset` is here.
+pub(crate) async fn read_batches(
+    log: &Rc<Shared>,
+    key: PartitionKey,
+    offset: Offset,
+    bytes_max: usize,
+) -> Result<Vec<Slice>, ReadError> {
+    let Some((segment, runs)) = span_at(log, key, offset).await? else { return Ok(Vec::new()) };
+    let first = index::find(&runs, offset);
+    let mut pieces = Vec::new();
+    let mut left = bytes_max;
+    for run in runs.iter().skip(first) {
+        if !pieces.is_empty() && left == 0 {
+            break;
+        }
+        let len = run.byte_len as usize;
+        let (bytes, own) = read_ahead(log, &segment, run.position, len).await?;
+        let damaged = |error| segment.damage(run.position, error);
+        let wanted = cut(&bytes, offset, left, pieces.is_empty()).map_err(damaged)?;
+        // Wrong when planted: what rots on the disk is handed out.
+        if !own && !planted("commitlog-read-unchecked") {
+            // What comes from the disk is checked, and only what is handed out.
+            check(bytes.get(wanted.clone()).unwrap_or_default()).map_err(damaged)?;
+        }
+        let ends_early = wanted.end < bytes.len();
+        if !wanted.is_empty() {
+            left = left.saturating_sub(wanted.len());
+            pieces.push(bytes.slice(wanted));
+        }
+        if ends_early {
+            break;
+        }
+    }
+    Ok(pieces)
+}
+
+/// The part of a run that holds whole batches from `offset` on, at most `bytes_max` of them, but
+/// one at least when `one` is set.
+fn cut(
+    run: &[u8],
+    offset: Offset,
+    bytes_max: usize,
+    one: bool,
+) -> Result<Range<usize>, barrage_model::batch::BatchError> {
+    let (mut start, mut end) = (0, 0);
+    while let Some(rest) = run.get(end..).filter(|rest| !rest.is_empty()) {
+        let header = BatchHeader::peek(rest)?;
+        let next = end + header.batch_len_total;
+        if next > run.len() {
+            let (size, needed) = (rest.len(), header.batch_len_total);
+            return Err(barrage_model::batch::BatchError::Truncated { size, needed });
+        }
+        if header.next_offset() <= offset {
+            start = next;
+        } else if next - start > bytes_max && !(one && end == start) {
+            break;
+        }
+        end = next;
+    }
+    Ok(start..end)
+}
+
+/// The segment that holds `offset`, or the first record after it, with the partition's runs there.
+async fn span_at(
+    log: &Rc<Shared>,
+    key: PartitionKey,
+    offset: Offset,
+) -> Result<Option<(Rc<Segment>, SharedRuns)>, ReadError> {
+    let found = {
+        let state = log.state.borrow();
+        let Some(span) = state.index.partition(key).and_then(|p| p.span_at(offset)) else {
+            return Ok(None);
+        };
+        (span.segment, span.runs.clone())
+    };
+    let (number, runs) = found;
+    let segment = segment(log, number)?;
+    let runs = load(log, &segment, key, runs).await?;
+    Ok(Some((segment, runs)))
+}
+
+/// The runs of a span, from memory or from the segment's index file.
+pub(crate) async fn load(
+    log: &Rc<Shared>,
+    segment: &Rc<Segment>,
+    key: PartitionKey,
+    runs: Runs,
+) -> Result<SharedRuns, ReadError> {
+    let stored = match runs {
+        Runs::Memory(runs) => return Ok(runs),
+        Runs::File(stored) => stored,
+    };
+    if let Some(runs) = log.loaded.borrow().find(segment.number(), key) {
+        return Ok(runs);
+    }
+    let path = segment.index_path();
+    let failed = |source| ReadError::Io { path: path.clone(), source };
+    let file = File::open(&path).await.map_err(failed)?;
+    let block = barrage_world::BLOCK_SIZE as u64;
+    let start = stored.start - stored.start % block;
+    let skip = (stored.start - start) as usize;
+    let len = skip + stored.count as usize * index_format::RUN_BYTES;
+    let bytes = file.read_at(start, crate::format::round_up_to_block(len)).await;
+    let bytes = bytes.map_err(failed)?;
+    let decoded = index_format::decode_runs(bytes.get(skip..).unwrap_or_default(), &stored);
+    let damage = |error: crate::format::FormatError| crate::Damage {
+        path: path.clone(),
+        position: stored.start,
+        reason: format!("{error}; delete the file and restart: it is rebuilt from the log"),
+    };
+    let runs = Rc::new(decoded.map_err(damage)?);
+    log.loaded.borrow_mut().keep(segment.number(), key, runs.clone());
+    Ok(runs)
+}
+
+/// `len` bytes of log at `position`, and whether they come from this process's own write (and need
+/// no check). What is not in memory is read together with what follows it.
+async fn read_ahead(
+    log: &Rc<Shared>,
+    segment: &Rc<Segment>,
+    position: u64,
+    len: usize,
+) -> Result<(Slice, bool), ReadError> {
+    let cached = log.state.borrow_mut().cache.find(position, len);
+    if let Some(found) = cached {
+        return Ok(found);
+    }
+    if let Some(bytes) = log.state.borrow().in_flight(position, len) {
+        // A follower's entries may be committed, and read, before this disk has them.
+        return Ok((bytes, true));
+    }
+    let end = segment.end().unwrap_or_else(|| log.state.borrow().synced_to());
+    let ahead = usize::try_from(end.saturating_sub(position)).unwrap_or(0);
+    let window = segment.read(position, len.max(READ_AHEAD_BYTES.min(ahead))).await?;
+    log.state.borrow_mut().cache.read(position, window.clone());
+    Ok((window.slice(0..len), false))
+}
+
+/// Checks every batch of a run that came from the disk.
+fn check(run: &[u8]) -> Result<(), barrage_model::batch::BatchError> {
+    let mut at = 0;
+    while let Some(rest) = run.get(at..).filter(|rest| !rest.is_empty()) {
+        let len = BatchHeader::peek(rest)?.batch_len_total;
+        BatchView::check(rest.get(..len).unwrap_or(rest))?;
+        at += len;
+    }
+    Ok(())
+}
+
+/// The first offset whose record was enqueued at or after `time_ms`; none when all are older.
+pub(crate) async fn offset_at_time(
+    log: &Rc<Shared>,
+    key: PartitionKey,
+    time_ms: i64,
+) -> Result<Option<Offset>, ReadError> {
+    let found = {
+        let state = log.state.borrow();
+        let Some(partition) = state.index.partition(key) else { return Ok(None) };
+        let span = partition.live().find(|span| span.last_time_ms >= time_ms);
+        span.map(|span| (span.segment, span.runs.clone()))
+    };
+    let Some((number, runs)) = found else { return Ok(None) };
+    let segment = segment(log, number)?;
+    let runs = load(log, &segment, key, runs).await?;
+    let at = runs.partition_point(|run| run.log_time_ms < time_ms);
+    Ok(runs.get(at).map(|run| run.base_offset))
+}
+
+/// Index files' runs that were read lately; bounded by count.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    recent: Vec<(u64, PartitionKey, SharedRuns)>,
+}
+
+impl Loaded {
+    const COUNT_MAX: usize = 64;
+
+    fn find(&self, segment: u64, key: PartitionKey) -> Option<SharedRuns> {
+        let right = |kept: &&(u64, PartitionKey, SharedRuns)| kept.0 == segment && kept.1 == key;
+        self.recent.iter().find(right).map(|kept| kept.2.clone())
+    }
+
+    fn keep(&mut self, segment: u64, key: PartitionKey, runs: SharedRuns) {
+        if self.recent.len() >= Self::COUNT_MAX {
+            self.recent.remove(0);
+        }
+        self.recent.push((segment, key, runs));
+    }
+}

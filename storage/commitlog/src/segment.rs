@@ -1,0 +1,148 @@
+//! One open segment file, and where log positions lie in it.
+
+use crate::error::{Damage, ReadError};
+use crate::format::segment::{DATA_START, Header};
+use crate::format::{FormatError, round_up_to_block};
+use barrage_world::{File, Slice};
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+/// Ending of a segment file's name; the name is the segment number.
+const SUFFIX: &str = ".log";
+
+/// An open segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) header: Header,
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    /// Log position after the last group; none while the segment is active.
+    end: Cell<Option<u64>>,
+    /// Index after the last entry that lies here; 0 while there is none.
+    next_index: Cell<u64>,
+    /// Smallest index of an entry that lies here; 0 when it is not known.
+    low_index: Cell<u64>,
+}
+
+impl Segment {
+    pub(crate) fn new(header: Header, path: PathBuf, file: File) -> Self {
+        Self {
+            header,
+            path,
+            file,
+            end: Cell::new(None),
+            next_index: Cell::new(0),
+            low_index: Cell::new(u64::MAX),
+        }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.header.number
+    }
+
+    /// Log position after the last byte the file can hold.
+    pub(crate) fn capacity_end(&self) -> u64 {
+        self.header.position + (self.header.file_bytes - DATA_START)
+    }
+
+    /// Where a log position lies in the file.
+    pub(crate) fn file_position(&self, position: u64) -> u64 {
+        assert!(position >= self.header.position, "position lies before the segment");
+        assert!(position <= self.capacity_end(), "position lies behind the segment");
+        DATA_START + (position - self.header.position)
+    }
+
+    /// Where the segment ends because `next` begins there.
+    pub(crate) fn limit(&self, next: &Self) -> Result<u64, Damage> {
+        let limit = next.header.position;
+        if (self.header.position..=self.capacity_end()).contains(&limit) {
+            return Ok(limit);
+        }
+        let reason = format!("segment {} begins at log position {limit}", next.number());
+        Err(self.damage(self.header.position, reason))
+    }
+
+    pub(crate) fn end(&self) -> Option<u64> {
+        self.end.get()
+    }
+
+    pub(crate) fn seal(&self, end: u64) {
+        self.end.set(Some(end));
+    }
+
+    pub(crate) fn next_index(&self) -> u64 {
+        self.next_index.get()
+    }
+
+    /// The entry at `index` lies here, behind the others.
+    pub(crate) fn holds(&self, index: u64) {
+        self.next_index.set(index + 1);
+        self.low_index.set(self.low_index.get().min(index));
+    }
+
+    /// As the index file says; it does not tell the smallest index.
+    pub(crate) fn holds_up_to(&self, next: u64) {
+        self.next_index.set(next);
+        self.low_index.set(if next == 0 { u64::MAX } else { 0 });
+    }
+
+    /// No entry below this index lies here.
+    pub(crate) fn low_index(&self) -> u64 {
+        self.low_index.get()
+    }
+
+    /// Path of the index file beside the segment.
+    pub(crate) fn index_path(&self) -> PathBuf {
+        self.path.with_extension("idx")
+    }
+
+    /// Reads `[position, position + len)` of the log; the window read is whole blocks and may be
+    /// shorter than asked only at the end of the file.
+    pub(crate) async fn read(&self, position: u64, len: usize) -> Result<Slice, ReadError> {
+        let at = self.file_position(position);
+        let start = at - at % crate::format::BLOCK_BYTES as u64;
+        let skip = (at - start) as usize;
+        let window = self.file.read_at(start, round_up_to_block(skip + len)).await;
+        let window = window.map_err(|source| ReadError::Io { path: self.path.clone(), source })?;
+        if window.len() < skip + len {
+            return Err(self.damage(position, "the file ends early").into());
+        }
+        Ok(window.slice(skip..skip + len))
+    }
+
+    /// An error that names the file and the byte.
+    pub(crate) fn damage(&self, position: u64, reason: impl ToString) -> Damage {
+        let position = DATA_START + position.saturating_sub(self.header.position);
+        Damage { path: self.path.clone(), position, reason: reason.to_string() }
+    }
+
+    pub(crate) fn format_damage(&self, position: u64, error: FormatError) -> Damage {
+        self.damage(position, error)
+    }
+}
+
+/// The file of a segment.
+pub(crate) fn path_of(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:020}{SUFFIX}"))
+}
+
+/// The number in a segment's file name.
+pub(crate) fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(SUFFIX)?;
+    (digits.len() == 20).then(|| digits.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        let path = path_of(Path::new("d"), 7);
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap();
+        assert_eq!(number_of(name), Some(7));
+        for bad in ["7.log", "x.log", "00000000000000000007.idx", "pool-1.free"] {
+            assert_eq!(number_of(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Tests of the whole log: a workload, a restart, and what must be there.
+
+#[cfg(sim)]
+mod crash;
+mod fixture;
+mod life;
+#[cfg(sim)]
+mod regression;
+#[cfg(sim)]
+mod replica;
+#[cfg(sim)]
+mod workload;

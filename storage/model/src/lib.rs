@@ -1,0 +1,22 @@
+//! The words of Barrage as Rust types: ids, units, limits, retention, topic names, record batch.
+//!
+//! Owns: the meaning of every value that is shared by client, wire, log and broker.
+//! Must never do: I/O, read a clock, use async, hold state. Everything here is a pure function.
+//! Invariants: an id type never mixes with another; a parsed value cannot be wrong.
+
+pub mod batch;
+pub mod crc;
+pub mod ids;
+pub mod limits;
+pub mod retention;
+pub mod topic;
+pub mod units;
+
+pub use ids::{
+    CoreId, LogId, LogIndex, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId,
+    Sequence, ShardId, Term, TopicId,
+};
+pub use limits::BLOCK_SIZE;
+pub use retention::Retention;
+pub use topic::TopicName;
+pub use units::ByteSize;
