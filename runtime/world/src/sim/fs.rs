@@ -70,7 +70,7 @@ pub async fn remove(path: impl AsRef<Path>) -> io::Result<()> {
 /// Makes the names in a directory durable.
 ///
 /// # Errors
-/// EIO by injection: the names it covered will not survive a crash.
+/// EIO by injection: whether the names survive a crash is not known until a later one succeeds.
 pub async fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
     disk().sync_directory(path.as_ref()).await
 }

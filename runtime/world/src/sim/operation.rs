@@ -159,7 +159,9 @@ impl Disk {
         })?;
         self.finish(latency, move |inner| {
             if let Some(Fault::Error(errno)) = fault {
-                inner.tree.sync_fail(node, covered);
+                // The names stay pending. A journal that failed stops the whole file system, or
+                // keeps the change for its next commit; unlike a page of data, which is marked
+                // clean, no name is shown and given up at the same time.
                 return Err(error(errno));
             }
             inner.tree.sync_complete(node, covered);

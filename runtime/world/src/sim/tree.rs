@@ -238,11 +238,6 @@ impl Tree {
         }
     }
 
-    /// A directory sync failed: the changes it covers are seen but will not survive a crash.
-    pub(super) fn sync_fail(&mut self, directory: Inode, covered: u64) {
-        drop(self.take_covered(directory, covered));
-    }
-
     fn take_covered(&mut self, directory: Inode, covered: u64) -> Vec<NameChange> {
         let is_covered =
             |change: &NameChange| change.directory == directory && change.id <= covered;
