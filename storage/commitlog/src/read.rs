@@ -7,7 +7,7 @@ use crate::entry::Entry;
 use crate::error::ReadError;
 use crate::format::entry as entry_format;
 use crate::format::index as index_format;
-use crate::index::{self, Runs, SharedRuns};
+use crate::index::{self, RunPlace, Runs, SharedRuns};
 use crate::log::Shared;
 use crate::segment::Segment;
 use crate::slots::Place;
@@ -96,6 +96,7 @@ fn recent(log: &Shared, index: u64) -> Recent {
 async fn read_entry(log: &Rc<Shared>, place: Place) -> Result<Entry, ReadError> {
     let segment = segment(log, place.segment)?;
     let (bytes, _) = read_ahead(log, &segment, place.position, place.len as usize).await?;
+    check_is_at(place, &bytes, &segment)?;
     let decoded = entry_format::decode(&bytes, log.shard);
     Ok(decoded.map_err(|error| segment.format_damage(place.position, error))?)
 }
@@ -108,8 +109,19 @@ fn place(log: &Shared, index: u64) -> Option<Place> {
 async fn read_whole_entry(log: &Rc<Shared>, place: Place) -> Result<Entry, ReadError> {
     let segment = segment(log, place.segment)?;
     let (bytes, _) = read_ahead(log, &segment, place.position, place.len as usize).await?;
+    check_is_at(place, &bytes, &segment)?;
     let decoded = entry_format::decode_whole(&Bytes::copy_from_slice(&bytes), log.shard);
     Ok(decoded.map_err(|error| segment.format_damage(place.position, error))?)
+}
+
+/// The bytes must be those of the entry that was put there: a write that went to the wrong place
+/// leaves a whole entry, with its checksums right, where another one belongs.
+fn check_is_at(place: Place, bytes: &[u8], segment: &Segment) -> Result<(), ReadError> {
+    let head = bytes.get(..entry_format::HEADER_BYTES).unwrap_or_default();
+    if entry_format::header_hash(head) == place.header_hash {
+        return Ok(());
+    }
+    Err(segment.damage(place.position, "these are not the bytes of the entry here").into())
 }
 
 fn segment(log: &Shared, number: u64) -> Result<Rc<Segment>, ReadError> {
@@ -135,12 +147,11 @@ pub(crate) async fn read_batches(
         }
         let len = run.byte_len as usize;
         let (bytes, own) = read_ahead(log, &segment, run.position, len).await?;
-        let damaged = |error| segment.damage(run.position, error);
-        let wanted = cut(&bytes, offset, left, pieces.is_empty()).map_err(damaged)?;
+        let wanted = cut(&bytes, offset, left, pieces.is_empty());
+        let wanted = wanted.map_err(|error| segment.damage(run.position, error))?;
         // Wrong when planted: what rots on the disk is handed out.
         if !own && !planted("commitlog-read-unchecked") {
-            // What comes from the disk is checked, and only what is handed out.
-            check(bytes.get(wanted.clone()).unwrap_or_default()).map_err(damaged)?;
+            check(run, &bytes, &wanted).map_err(|error| segment.damage(run.position, error))?;
         }
         let ends_early = wanted.end < bytes.len();
         if !wanted.is_empty() {
@@ -256,13 +267,25 @@ async fn read_ahead(
     Ok((window.slice(0..len), false))
 }
 
-/// Checks every batch of a run that came from the disk.
-fn check(run: &[u8]) -> Result<(), barrage_model::batch::BatchError> {
+/// Checks a run that came from the disk: what is handed out whole, and the offsets of all that was
+/// walked over. The leader stamped those outside of what a batch's own checksum covers.
+fn check(run: &RunPlace, bytes: &[u8], wanted: &Range<usize>) -> Result<(), String> {
+    let mut next = run.base_offset;
     let mut at = 0;
-    while let Some(rest) = run.get(at..).filter(|rest| !rest.is_empty()) {
-        let len = BatchHeader::peek(rest)?.batch_len_total;
-        BatchView::check(rest.get(..len).unwrap_or(rest))?;
+    while let Some(rest) = bytes.get(at..wanted.end).filter(|rest| !rest.is_empty()) {
+        let header = BatchHeader::peek(rest).map_err(|error| error.to_string())?;
+        if header.base_offset != next {
+            return Err(format!("offset {} where {} belongs", header.base_offset.0, next.0));
+        }
+        next = header.next_offset();
+        let len = header.batch_len_total;
+        if at >= wanted.start {
+            BatchView::check(rest.get(..len).unwrap_or(rest)).map_err(|error| error.to_string())?;
+        }
         at += len;
+    }
+    if at == bytes.len() && next != run.next_offset() {
+        return Err(format!("the run ends at offset {}, not {}", next.0, run.next_offset().0));
     }
     Ok(())
 }

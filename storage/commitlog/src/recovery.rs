@@ -101,7 +101,7 @@ pub(crate) async fn recover(
     {
         report.restarted = restart_behind(&mut state, applied);
     }
-    whole(&state, segments.last(), clean_end, dir, applied)?;
+    whole(&state, &segments, clean_end, dir, applied)?;
     if let Some(last) = segments.last() {
         write_again(last, mark, clean_end).await?;
     }
@@ -414,7 +414,9 @@ impl Replay {
         let floor_next = self.state.slots.floor().map_or(0, |floor| floor.index.0 + 1);
         let above_floor = header.id.index.0 >= floor_next;
         let next = self.state.slots.next_index();
-        if above_floor && self.oldest && self.state.slots.is_empty() {
+        let begins =
+            self.state.slots.is_empty() && header.id.index.0 >= self.state.slots.first_index();
+        if above_floor && self.oldest && begins {
             // The floor in this segment's header is older than the one that let the segments
             // before it go; `whole` checks that the newest floor covers the gap.
             self.state.slots.begin_at(header.id.index.0);
@@ -514,20 +516,22 @@ async fn write_again(segment: &Rc<Segment>, mark: u64, end: u64) -> Result<(), O
 /// the floor must not lie behind that: Raft would go on without what is in between.
 fn whole(
     state: &State,
-    last: Option<&Rc<Segment>>,
+    segments: &[Rc<Segment>],
     end: u64,
     dir: &Path,
     applied: Option<LogId>,
 ) -> Result<(), OpenError> {
+    let last = segments.last();
+    let first_position = segments.first().map_or(0, |segment| segment.header.position);
     let damage = |reason: String| match last {
         Some(last) => last.damage(end, reason),
         None => crate::Damage { path: dir.to_owned(), position: 0, reason },
     };
-    let floor_next = state.slots.floor().map(|floor| floor.index.0 + 1);
-    if let (Some(first), Some(next)) = (state.slots.first(), floor_next)
-        && first.index.0 > next
-    {
-        let reason = format!("entries {next} to {} are missing", first.index.0 - 1);
+    let next = state.slots.floor().map_or(0, |floor| floor.index.0 + 1);
+    let first = state.slots.first_index();
+    // A log that never let a segment go may begin with any entry.
+    if first > next && (first_position > 0 || state.slots.floor().is_some()) {
+        let reason = format!("entries {next} to {} are missing", first - 1);
         return Err(damage(reason).into());
     }
     if let Some(applied) = applied

@@ -174,7 +174,7 @@ async fn fill_pool(log: &Rc<Shared>) -> Result<(), OpenError> {
     };
     while log.pool.borrow().len() < wanted && !log.is_over() {
         let path = allocate(&log.dir, len).await?;
-        fs::sync_dir(&log.dir).await.map_err(|source| OpenError::Io {
+        sync_names(log).await.map_err(|source| OpenError::Io {
             action: "sync",
             path: log.dir.clone(),
             source,
@@ -276,13 +276,23 @@ async fn drop_file(log: &Rc<Shared>, segment: &Rc<Segment>) -> io::Result<()> {
         && !buggify("commitlog-not-recycled", 2);
     if !recycle {
         fs::remove(&segment.path).await?;
-        return fs::sync_dir(&log.dir).await;
+        return sync_names(log).await;
     }
     let path = pool_path(&log.dir);
     fs::rename(&segment.path, &path).await?;
-    fs::sync_dir(&log.dir).await?;
+    sync_names(log).await?;
     log.pool.borrow_mut().push(path);
     Ok(())
+}
+
+/// Makes the names in the log's folder durable. A failure is final, as that of a flush is: what
+/// is seen and what would survive differ from then on, and only a new start sorts that out.
+async fn sync_names(log: &Shared) -> io::Result<()> {
+    let synced = fs::sync_dir(&log.dir).await;
+    if let Err(error) = &synced {
+        log.poison(format!("sync of {}: {error}", log.dir.display()));
+    }
+    synced
 }
 
 /// The oldest segment, if it is sealed, below the floor and holds nothing readable. The header

@@ -54,9 +54,15 @@ impl Slots {
         Some(LogId { term: slot.term, index: LogIndex(self.first) })
     }
 
+    /// Index of the first slot, or of the one that comes next when there is none.
+    pub(crate) fn first_index(&self) -> u64 {
+        self.first
+    }
+
     /// The index the next entry must carry. With nothing known yet, any.
     pub(crate) fn next_index(&self) -> Option<u64> {
-        self.last().map(|last| last.index.0 + 1)
+        let next = self.first + self.slots.len() as u64;
+        (next > 0).then_some(next)
     }
 
     pub(crate) fn slot(&self, index: u64) -> Option<&Slot> {
@@ -165,6 +171,12 @@ impl Slots {
     pub(crate) fn truncate_after(&mut self, last: Option<LogId>) {
         let keep = last.map_or(0, |last| (last.index.0 + 1).saturating_sub(self.first));
         self.slots.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+        if self.slots.is_empty() {
+            // While it is replayed a log may begin behind what it is cut off after: the entries
+            // before that went with their segments, once a later floor had let them go.
+            let next = last.map_or(0, |last| last.index.0 + 1);
+            self.first = next.max(self.floor.map_or(0, |floor| floor.index.0 + 1));
+        }
     }
 
     /// Removes everything up to `floor`.
@@ -177,7 +189,7 @@ impl Slots {
         let drop = usize::try_from(next.saturating_sub(self.first)).unwrap_or(usize::MAX);
         self.slots.drain(..drop.min(self.slots.len()));
         // Recovery may have begun behind the floor of its time; see `begin_at`.
-        self.first = if self.slots.is_empty() { next } else { self.first.max(next) };
+        self.first = self.first.max(next);
         self.floor = Some(floor);
     }
 

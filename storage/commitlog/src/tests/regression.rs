@@ -382,3 +382,114 @@ fn a_checkpoint_below_the_floor_is_damage() {
         open_with(options(), Some(id(1, 39))).await.unwrap().close().await;
     });
 }
+#[test]
+fn a_failed_folder_sync_is_final() {
+    // The segment had been renamed into a spare, and stayed the log's oldest: every later
+    // retention looked for a name that was gone, until the disk was full.
+    for place in ["retention", "spare"] {
+        let disk = Disk::default();
+        run_on(1, &disk, async {
+            let log = open_with(options(), None).await.unwrap();
+            produce(&log, 0, 40).await;
+            log.set_floor(id(1, 35)).await.unwrap();
+            log.set_start(key(0), Offset(30));
+            sleep(Duration::from_secs(1)).await;
+            disk.inject(Injection::always(Operation::SyncDirectory, Fault::EIO));
+            if place == "retention" {
+                drop(log.retain().await);
+            } else {
+                for n in 40..80 {
+                    drop(log.append(vec![entry(1, n, n, &[b'x'; 9000])]));
+                }
+            }
+            sleep(Duration::from_secs(1)).await;
+            assert!(matches!(log.append(Vec::new()).await, Err(LogError::Poisoned(_))), "{place}");
+        });
+        let disk = Disk::boot(disk.crash(&mut Rng::new(1)));
+        run_on(2, &disk, async {
+            let log = open_with(options(), Some(id(1, 39))).await.unwrap();
+            assert!(log.last_log_id() >= Some(id(1, 39)), "{place}");
+        });
+    }
+}
+#[test]
+fn what_a_read_finds_must_be_what_was_put_there() {
+    // Flipped outside of what a batch's own checksum covers: base offset and length. And a write
+    // that went astray: a whole entry, its checksums right, where another one belongs.
+    let disk = Disk::default();
+    let o = Options { cache_bytes: 0, segment_bytes: 1 << 20, ..options() };
+    run_on(1, &disk, async {
+        let log = open_with(o, None).await.unwrap();
+        // Group by group, so that each entry begins a block of its own.
+        produce(&log, 0, 20).await;
+        sleep(Duration::from_secs(1)).await;
+        let block = |n: u64| 2 * 4096 + n * 4096;
+        let batch = disk.read_raw(seg(1), block(3), 4096).unwrap();
+        let value = batch.windows(7).position(|bytes| bytes == b"value 3").unwrap() as u64;
+        let mut refused = 0;
+        for byte in (value - 80)..value {
+            disk.flip_bit(seg(1), block(3) + byte, 1).unwrap();
+            match log.read_batches(key(0), Offset(3), 1).await {
+                Err(ReadError::Damaged(_)) => refused += 1,
+                Ok(slices) => {
+                    let slice = slices.first().unwrap();
+                    let view = barrage_model::batch::BatchView::check(slice).unwrap();
+                    assert_eq!(view.header().base_offset, Offset(3), "byte {byte}");
+                }
+                Err(error) => panic!("byte {byte}: {error}"),
+            }
+            disk.flip_bit(seg(1), block(3) + byte, 1).unwrap();
+        }
+        assert!(refused >= 56, "{refused} flips of 61 header bytes were refused");
+        let other = disk.read_raw(seg(1), block(5), 4096).unwrap();
+        disk.overwrite(seg(1), block(4), &other).unwrap();
+        let read = log.read_whole_entries(4..5, usize::MAX).await;
+        assert!(matches!(read, Err(ReadError::Damaged(_))), "{read:?}");
+        let read = log.read_batches(key(0), Offset(4), 1).await;
+        assert!(matches!(read, Err(ReadError::Damaged(_))), "another record was read");
+    });
+}
+#[test]
+fn a_truncation_may_reach_behind_the_oldest_segment() {
+    // Entries 0..40 lie in segments of their own; the log is cut off after entry 20 by a record in
+    // a late segment and goes on; then a floor lets the early segments go.
+    let disk = Disk::default();
+    run_on(1, &disk, async {
+        let log = open_with(options(), None).await.unwrap();
+        for n in 0..40 {
+            log.append(vec![blank(1, n)]).await.unwrap();
+        }
+        log.truncate_after(Some(id(1, 20))).await.unwrap();
+        for n in 21..30 {
+            log.append(vec![blank(2, n)]).await.unwrap();
+        }
+        log.set_committed(id(2, 29));
+        log.set_applied(id(2, 29));
+        log.write_checkpoint(id(2, 29), Vec::new()).await.unwrap();
+        log.set_floor(id(2, 24)).await.unwrap();
+        let before = log.stats().segments;
+        log.retain().await.unwrap();
+        assert!(log.stats().segments < before, "no segment went");
+        log.close().await;
+        let log = open_with(options(), Some(id(2, 29))).await.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(log.first_log_id(), Some(id(2, 25)));
+        assert_eq!(log.last_log_id(), Some(id(2, 29)));
+    });
+}
+#[test]
+fn a_missing_oldest_segment_is_damage() {
+    let disk = Disk::default();
+    run_on(1, &disk, async {
+        let log = open_with(options(), None).await.unwrap();
+        produce(&log, 0, 40).await;
+        log.close().await;
+        fs::remove(&seg(1)).await.unwrap();
+        match open_with(options(), None).await {
+            Err(OpenError::Damaged(damage)) => {
+                assert!(damage.to_string().contains("are missing"), "{damage}");
+            }
+            Err(error) => panic!("{error}"),
+            Ok(log) => panic!("a log without its beginning opened at {:?}", log.first_log_id()),
+        }
+    });
+}
