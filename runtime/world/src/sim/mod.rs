@@ -124,7 +124,7 @@ pub use link::LinkOptions;
 pub use machine::Machine;
 pub use network::{Network, NetworkCounters};
 pub use rng::Rng;
-pub use sabotage::{buggified, plant, planted_was_reached, set_buggify};
+pub use sabotage::{buggified, calm_buggify, plant, planted_was_reached, set_buggify};
 pub(crate) use sabotage::{buggify, is_planted};
 
 /// Runs `future` in a fresh world with an empty disk.

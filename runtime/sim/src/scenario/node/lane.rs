@@ -189,6 +189,13 @@ impl Lane {
         batch.acked = Some(base);
         batch.due = false;
         let copy = batch.clone();
+        self.settle();
+        let verdict = if missed || moved { Verdict::Impossible } else { Verdict::Possible };
+        Some((attempt, copy, verdict))
+    }
+
+    /// What is acknowledged, and all before it, is pending no more.
+    fn settle(&mut self) {
         while self.pending.front().is_some_and(|batch| batch.acked.is_some()) {
             self.recent.extend(self.pending.pop_front());
         }
@@ -197,8 +204,6 @@ impl Lane {
         {
             self.recent.pop_front();
         }
-        let verdict = if missed || moved { Verdict::Impossible } else { Verdict::Possible };
-        Some((attempt, copy, verdict))
     }
 
     /// Refused, or its outcome unknown: everything unsettled goes again, in order.
@@ -213,8 +218,15 @@ impl Lane {
     /// Given up: nobody sends it again.
     pub(super) fn drop_batch(&mut self, id: AttemptId) -> Option<Attempt> {
         let (number, attempt) = self.end(id)?;
-        self.pending.retain(|batch| batch.number != number || !batch.attempts.is_empty());
+        self.leave(number);
         Some(attempt)
+    }
+
+    /// Nothing more is sent of a batch, unless an attempt of it is still under way.
+    fn leave(&mut self, number: u64) {
+        let left = |batch: &Batch| batch.number == number && batch.attempts.is_empty();
+        self.pending.retain(|batch| batch.acked.is_some() || !left(batch));
+        self.settle();
     }
 
     /// Refused because one before it is missing, or its producer is not known.
@@ -235,6 +247,8 @@ impl Lane {
     pub(super) fn forgotten(&mut self, id: AttemptId) -> Option<(Attempt, Verdict)> {
         let (number, attempt) = self.end(id)?;
         let far = self.number_next > number + REMEMBERED;
+        // It is stored, and nobody can tell where any more.
+        self.leave(number);
         Some((attempt, if far { Verdict::Possible } else { Verdict::Impossible }))
     }
 

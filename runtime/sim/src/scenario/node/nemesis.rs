@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_world as world;
-use barrage_world::sim::{Fault, Host, Injection, LinkOptions, Network, Operation, Rng};
+use barrage_world::sim::{self, Fault, Host, Injection, LinkOptions, Network, Operation, Rng};
 
 use super::client::Context;
 use super::disturbance::Disturbance;
@@ -279,6 +279,7 @@ impl Nemesis {
     /// No more faults, from here on.
     pub(super) fn heal(&self) {
         self.healed.set(true);
+        sim::calm_buggify();
         self.heal_network();
         Network::current().set_all(LinkOptions::default());
         let disk = self.node.disk();
