@@ -44,14 +44,16 @@ pub(crate) async fn found(data_dir: &Path) -> Result<(Identity, DirLock), StartE
     let failed =
         |action| move |source| StartError::Io { action, path: data_dir.to_path_buf(), source };
     fs::create_dir_all(data_dir).await.map_err(failed("create"))?;
-    keep_name(data_dir).await.map_err(failed("keep the name of"))?;
     let lock = fs::lock_dir(data_dir).await.map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => StartError::InUse { path: data_dir.to_path_buf() },
         _ => failed("lock")(source),
     })?;
     if fs::exists(data_dir.join(FILE)).await.map_err(failed("look into"))? {
+        // Durability: it is written when the names above are durable, see below. A start on data
+        // that is there waits for no directory, which on a busy disk may take a minute.
         return Ok((read(data_dir).await?, lock));
     }
+    keep_name(data_dir).await.map_err(failed("keep the name of"))?;
     if fs::exists(data_dir.join(SHARDS_DIR)).await.map_err(failed("look into"))? {
         return Err(StartError::IdentityMissing { path: data_dir.join(FILE) });
     }

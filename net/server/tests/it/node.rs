@@ -11,7 +11,7 @@ use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_barrage");
 /// How long a node may take to start, on a machine that is busy with other tests.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long a node may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -77,17 +77,18 @@ impl Node {
         start.args(["--set", "storage.segment_size=16MiB"]);
         start.arg("--data").arg(home.data()).arg("--ready-file").arg(&ready_file);
         start.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
-        let mut child = start.spawn().unwrap();
+        // From here on dropping it ends the process, also when it does not start.
+        let mut node = Self { child: start.spawn().unwrap(), ready: Value::Null, log };
         let began = Instant::now();
         while !ready_file.exists() {
-            let ended = child.try_wait().unwrap();
-            let said = fs::read_to_string(&log).unwrap();
+            let ended = node.child.try_wait().unwrap();
+            let said = node.log();
             assert!(ended.is_none(), "the node ended with {ended:?}:\n{said}");
             assert!(began.elapsed() < START_TIMEOUT, "the node does not start:\n{said}");
             thread::sleep(Duration::from_millis(10));
         }
-        let ready = serde_json::from_slice(&fs::read(&ready_file).unwrap()).unwrap();
-        Self { child, ready, log }
+        node.ready = serde_json::from_slice(&fs::read(&ready_file).unwrap()).unwrap();
+        node
     }
 
     pub(crate) fn ready(&self) -> &Value {
