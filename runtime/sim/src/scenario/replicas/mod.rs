@@ -24,7 +24,7 @@ use barrage_model::batch::BatchView;
 use barrage_model::{NodeId, Offset};
 use barrage_raft::Group;
 use barrage_world as world;
-use barrage_world::sim::{self, Disk, Machine, Network, Rng};
+use barrage_world::sim::{self, Disk, LinkOptions, Machine, Network, Rng};
 
 use super::Scenario;
 use crate::runner::{FaultGate, Gates, Outcome};
@@ -218,7 +218,9 @@ async fn settle(
 fn heal(nemesis: &Nemesis) {
     // A rare way taken half of the time is slow, and what is slow is not stuck.
     sim::calm_buggify();
-    nemesis.heal_network();
+    let network = Network::current();
+    network.heal_all();
+    network.set_all(LinkOptions::default());
     for replica in nemesis.replicas.iter() {
         let disk = replica.disk.borrow();
         disk.clear_faults();
