@@ -5,6 +5,7 @@
 //! Invariants: every replica that has applied the same commands holds an equal catalog; a topic id
 //! and a producer id are never given out twice; a topic disappears only by a committed command.
 
+pub mod assignment;
 pub mod catalog;
 pub mod command;
 pub mod format;
