@@ -7,6 +7,7 @@
 
 pub mod assignment;
 pub mod catalog;
+pub mod change;
 pub mod command;
 pub mod format;
 pub mod placement;
