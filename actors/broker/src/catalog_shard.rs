@@ -11,7 +11,7 @@ use barrage_commitlog::Options;
 use barrage_model::NodeId;
 use barrage_raft::{
     Applied, Group, GroupOptions, Machine, NoPeers, OpenError, Proposal, ProposeError,
-    RestoreError, Timing,
+    RestoreError, Timing, UnknownCommand,
 };
 use barrage_world::unix_time_ms;
 use bytes::Bytes;
@@ -30,9 +30,13 @@ struct CatalogMachine {
 impl Machine for CatalogMachine {
     type Reply = Reply;
 
-    fn apply(&mut self, entry: &Applied<'_>) -> Reply {
+    fn apply(&mut self, entry: &Applied<'_>) -> Result<Reply, UnknownCommand> {
+        let reply = self.catalog.apply_bytes(entry.command, entry.log_time_ms);
+        if let Reply::Refused(CatalogError::Unreadable(error)) = reply {
+            return Err(UnknownCommand(error.to_string()));
+        }
         self.log_time_ms = self.log_time_ms.max(entry.log_time_ms);
-        self.catalog.apply_bytes(entry.command, entry.log_time_ms)
+        Ok(reply)
     }
 
     fn checkpoint(&self) -> Vec<u8> {

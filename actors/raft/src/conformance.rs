@@ -9,7 +9,7 @@ use barrage_world as world;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
-use crate::machine::{Adapter, Applied, Machine, RestoreError};
+use crate::machine::{Adapter, Applied, Machine, RestoreError, UnknownCommand};
 use crate::store::Store;
 use crate::vocabulary::Types;
 
@@ -21,7 +21,9 @@ struct Nothing;
 impl Machine for Nothing {
     type Reply = ();
 
-    fn apply(&mut self, _entry: &Applied<'_>) {}
+    fn apply(&mut self, _entry: &Applied<'_>) -> Result<(), UnknownCommand> {
+        Ok(())
+    }
 
     fn checkpoint(&self) -> Vec<u8> {
         Vec::new()

@@ -29,7 +29,7 @@ mod vocabulary;
 
 pub use crate::format::FormatError;
 pub use crate::group::{Group, GroupOptions, OpenError};
-pub use crate::machine::{Applied, Machine, RestoreError};
+pub use crate::machine::{Applied, Machine, RestoreError, UnknownCommand};
 pub use crate::membership::{MembershipError, Role, Status};
 pub use crate::peers::{Answer, Call, NoPeers, PeerError, Peers, Urgency};
 pub use crate::proposal::{Proposal, ProposeError, Proposed};

@@ -33,7 +33,7 @@ use crate::vocabulary::{
 /// disk. Keeps a log of many small entries from growing without a checkpoint.
 const ENTRY_COST_BYTES: u64 = 16 << 10;
 
-/// A replicated state machine: synchronous, total, deterministic.
+/// A replicated state machine: synchronous, deterministic, total over the commands it knows.
 ///
 /// Two machines that apply the same entries in the same order give the same replies and the same
 /// checkpoint, byte for byte: no clock, no randomness, no I/O, no hash-map order.
@@ -46,8 +46,12 @@ pub trait Machine: 'static {
         let _ = log;
     }
 
-    /// Applies a committed command. Never fails: what cannot be done is an answer.
-    fn apply(&mut self, entry: &Applied<'_>) -> Self::Reply;
+    /// Applies a committed command. What cannot be done is an answer.
+    ///
+    /// # Errors
+    /// A command that this build does not know: it changes nothing, and the replica stops. To skip
+    /// it would make this state another one than that of the replicas that know it.
+    fn apply(&mut self, entry: &Applied<'_>) -> Result<Self::Reply, UnknownCommand>;
 
     /// The whole state as bytes. Versioned by the machine.
     fn checkpoint(&self) -> Vec<u8>;
@@ -68,6 +72,13 @@ pub struct Applied<'a> {
     /// What the entry carries beside the command. Payload may be absent: apply needs none.
     pub runs: &'a [Run],
 }
+
+/// A command of a build that is newer than this one, or of none.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "this build does not know a committed command: {0}; start the build that wrote it, or newer"
+)]
+pub struct UnknownCommand(pub String);
 
 /// A checkpoint that the machine does not understand.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -98,20 +109,19 @@ impl fmt::Debug for Reply {
 /// A machine without its reply type, so that openraft is compiled once for all machines.
 pub(crate) trait ErasedMachine {
     /// As [`ErasedMachine::apply_answered`] when nobody waits: spares the allocation.
-    fn apply_unanswered(&mut self, entry: &Applied<'_>) -> Reply;
-    fn apply_answered(&mut self, entry: &Applied<'_>) -> Reply;
+    fn apply_unanswered(&mut self, entry: &Applied<'_>) -> Result<Reply, UnknownCommand>;
+    fn apply_answered(&mut self, entry: &Applied<'_>) -> Result<Reply, UnknownCommand>;
     fn checkpoint(&self) -> Vec<u8>;
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError>;
 }
 
 impl<M: Machine> ErasedMachine for M {
-    fn apply_unanswered(&mut self, entry: &Applied<'_>) -> Reply {
-        drop(Machine::apply(self, entry));
-        Reply::NONE
+    fn apply_unanswered(&mut self, entry: &Applied<'_>) -> Result<Reply, UnknownCommand> {
+        Machine::apply(self, entry).map(|_| Reply::NONE)
     }
 
-    fn apply_answered(&mut self, entry: &Applied<'_>) -> Reply {
-        Reply(Some(Box::new(Machine::apply(self, entry))))
+    fn apply_answered(&mut self, entry: &Applied<'_>) -> Result<Reply, UnknownCommand> {
+        Machine::apply(self, entry).map(|reply| Reply(Some(Box::new(reply))))
     }
 
     fn checkpoint(&self) -> Vec<u8> {
@@ -249,7 +259,7 @@ impl Adapter {
         Ok(())
     }
 
-    fn apply_one(&self, (entry, responder): EntryResponder<Types>) {
+    fn apply_one(&self, (entry, responder): EntryResponder<Types>) -> io::Result<()> {
         let id = entry.log_id;
         let last = self.progress.borrow().applied;
         assert!(last.is_none_or(|last| last < id), "entries are applied in order");
@@ -270,16 +280,18 @@ impl Adapter {
                     runs: &proposal.runs,
                 };
                 let mut machine = self.machine.borrow_mut();
-                match &responder {
+                let reply = match &responder {
                     Some(_) => machine.apply_answered(&applied),
                     None => machine.apply_unanswered(&applied),
-                }
+                };
+                reply.map_err(|unknown| io::Error::other(format!("entry {id}: {unknown}")))?
             }
         };
         self.progress.borrow_mut().advance(id, membership, cost_bytes);
         if let Some(responder) = responder {
             responder.send(reply);
         }
+        Ok(())
     }
 
     /// Once per batch: waking a watcher per entry would cost more than the entry.
@@ -309,12 +321,16 @@ impl RaftStateMachine<Types> for Adapter {
     where
         S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin,
     {
-        // A read error ends the batch, and the group: what was applied before it stays announced.
+        // A read error, or a command that is not known, ends the batch, and the group: what was
+        // applied before it stays announced.
         let result = loop {
-            match entries.try_next().await {
+            let applied = match entries.try_next().await {
                 Ok(Some(entry)) => self.apply_one(entry),
                 Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+                Err(error) => Err(error),
+            };
+            if applied.is_err() {
+                break applied;
             }
         };
         self.announce();

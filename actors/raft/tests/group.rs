@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 use barrage_commitlog::Options;
 use barrage_model::{ShardId, Term};
-use barrage_raft::{Group, OpenError, ProposeError};
+use barrage_raft::{Group, GroupOptions, OpenError, ProposeError};
 use barrage_world as world;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use crate::journal::{Journal, NEVER, SEGMENT_BYTES, command, options, proposal, propose_all};
+use crate::journal::{
+    Journal, NEVER, SEGMENT_BYTES, UNKNOWN, command, options, proposal, propose_all,
+};
 
 fn check_commands(group: &Group<Journal>, count: usize) {
     let expected: Vec<_> = (0..count).map(command).collect();
@@ -197,5 +199,28 @@ fn a_foreign_shard_is_refused() {
         other.log = Options { segment_bytes: SEGMENT_BYTES, ..Options::new(ShardId(4)) };
         let refused = Group::open_alone(other).await.err();
         assert!(matches!(refused, Some(OpenError::Log(_))), "{refused:?}");
+    });
+}
+
+#[test]
+fn an_unknown_command_stops_the_replica_and_waits_for_the_build_that_knows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    run(dir.path(), NEVER, async |group| {
+        propose_all(&group, 0..3).await;
+        let term = group.leader_term().unwrap();
+        let answered = group.propose(proposal(UNKNOWN.to_vec()), term).await;
+        assert_eq!(answered, Err(ProposeError::Stopped));
+        let reason = group.failed().await;
+        assert!(reason.contains("of the next release"), "{reason}");
+        // It is not skipped: what is behind it is not applied either.
+        check_commands(&group, 3);
+    });
+    world::run_local(async {
+        world::prepare_directory(dir.path()).await.unwrap();
+        let machine = Journal { knows_all: true, ..Journal::default() };
+        let options = GroupOptions { machine, ..options(dir.path(), NEVER) };
+        let group = Group::open_alone(options).await.unwrap();
+        group.with_machine(|machine| assert_eq!(machine.commands[3], UNKNOWN));
+        group.shutdown().await;
     });
 }

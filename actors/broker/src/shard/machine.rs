@@ -12,7 +12,7 @@
 use barrage_cluster::format::FormatError;
 use barrage_commitlog::{CommitLog, Run};
 use barrage_model::{Offset, PartitionKey};
-use barrage_raft::{Applied, Machine, RestoreError};
+use barrage_raft::{Applied, Machine, RestoreError, UnknownCommand};
 
 use super::decide::{BatchRow, RunStamp, State};
 use super::readers::Readers;
@@ -177,10 +177,13 @@ impl Machine for ShardMachine {
         self.restate_starts();
     }
 
-    fn apply(&mut self, entry: &Applied<'_>) -> Reply {
+    fn apply(&mut self, entry: &Applied<'_>) -> Result<Reply, UnknownCommand> {
         let Applied { id, log_time_ms, command, runs } = entry;
         let mut effects = std::mem::take(&mut self.effects);
         let reply = apply(&mut self.state, *log_time_ms, command, runs, &mut effects);
+        if let Reply::Unreadable(error) = &reply {
+            return Err(UnknownCommand(error.to_string()));
+        }
         self.refuse_others(entry, &effects);
         for effect in effects.drain(..) {
             match (effect, &self.log) {
@@ -197,7 +200,7 @@ impl Machine for ShardMachine {
             }
         }
         self.effects = effects;
-        reply
+        Ok(reply)
     }
 
     fn checkpoint(&self) -> Vec<u8> {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use barrage_commitlog::Options;
 use barrage_model::{NodeId, ShardId};
 use barrage_raft::{
-    Applied, Group, GroupOptions, Machine, NoPeers, Proposal, RestoreError, Timing,
+    Applied, Group, GroupOptions, Machine, NoPeers, Proposal, RestoreError, Timing, UnknownCommand,
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -22,17 +22,25 @@ pub(crate) struct Journal {
     pub(crate) commands: Vec<Vec<u8>>,
     pub(crate) last_index: u64,
     pub(crate) log_times_ms: Vec<i64>,
+    /// A later build, which knows [`UNKNOWN`] too.
+    pub(crate) knows_all: bool,
 }
+
+/// A command that this build does not know.
+pub(crate) const UNKNOWN: &[u8] = b"of the next release";
 
 impl Machine for Journal {
     type Reply = usize;
 
-    fn apply(&mut self, entry: &Applied<'_>) -> usize {
+    fn apply(&mut self, entry: &Applied<'_>) -> Result<usize, UnknownCommand> {
+        if entry.command == UNKNOWN && !self.knows_all {
+            return Err(UnknownCommand("a command of the next release".to_owned()));
+        }
         assert!(entry.id.index.0 > self.last_index, "applied twice or out of order");
         self.last_index = entry.id.index.0;
         self.commands.push(entry.command.to_vec());
         self.log_times_ms.push(entry.log_time_ms);
-        self.commands.len()
+        Ok(self.commands.len())
     }
 
     fn checkpoint(&self) -> Vec<u8> {
@@ -45,7 +53,7 @@ impl Machine for Journal {
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        *self = Self::default();
+        *self = Self { knows_all: self.knows_all, ..Self::default() };
         let (index, mut rest) = bytes.split_at(8);
         self.last_index = u64::from_le_bytes(index.try_into().unwrap());
         while !rest.is_empty() {

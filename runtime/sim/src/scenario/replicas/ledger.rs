@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use barrage_commitlog::CommitLog;
 use barrage_model::{NodeId, Term};
-use barrage_raft::{Applied, Machine, RestoreError};
+use barrage_raft::{Applied, Machine, RestoreError, UnknownCommand};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::witness::Witness;
@@ -105,7 +105,7 @@ impl Machine for Ledger {
         self.log = Some(log.clone());
     }
 
-    fn apply(&mut self, entry: &Applied<'_>) -> Verdict {
+    fn apply(&mut self, entry: &Applied<'_>) -> Result<Verdict, UnknownCommand> {
         let index = entry.id.index;
         assert!(index.0 > self.last_index, "applied twice or out of order");
         let Some(command) = Command::decode(entry.command) else {
@@ -122,7 +122,7 @@ impl Machine for Ledger {
         self.last_index = index.0;
         self.hash = xxh3_64_with_seed(entry.command, self.hash ^ index.0);
         self.witness.applied(self.node, entry.id, self.hash);
-        verdict
+        Ok(verdict)
     }
 
     fn checkpoint(&self) -> Vec<u8> {
