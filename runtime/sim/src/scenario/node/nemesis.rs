@@ -258,6 +258,8 @@ impl Nemesis {
     /// Nearly nothing more fits, for a while.
     fn fill_disk(self: &Rc<Self>) {
         let disk = self.node.disk();
+        // It may be full already.
+        disk.set_capacity_bytes(DISK_BYTES);
         let taken = DISK_BYTES - disk.free_bytes();
         disk.set_capacity_bytes(taken + self.below(300_000));
         self.begin(Disturbance::Full);

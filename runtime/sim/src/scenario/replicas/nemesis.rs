@@ -244,6 +244,8 @@ impl Nemesis {
                 return true;
             }
             _ => {
+                // It may be full already.
+                disk.set_capacity_bytes(DISK_BYTES);
                 let taken = DISK_BYTES - disk.free_bytes();
                 disk.set_capacity_bytes(taken + self.below(300_000));
                 self.later(PAUSE_MS_MAX, replica.node, |replica, _| {
