@@ -80,7 +80,7 @@ impl Core {
             let shards = u32::from(self.options.cores);
             catalog.propose(&Command::Found { cluster: cluster.to_owned(), shards }).await?;
         }
-        if !catalog.catalog().nodes().any(|known| known == node) {
+        if catalog.catalog().nodes().get(node).is_none() {
             catalog.propose(&Command::RegisterNode { node }).await?;
         }
         Ok(())

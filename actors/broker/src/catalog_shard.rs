@@ -132,6 +132,7 @@ fn admin_error(error: CatalogError) -> AdminError {
         | CatalogError::PartitionsShrink { .. }
         | CatalogError::ShardCount { .. }
         | CatalogError::NoShards
+        | CatalogError::Node(_)
         | CatalogError::Unreadable(_) => AdminError::Invalid { reason },
     }
 }
@@ -139,12 +140,20 @@ fn admin_error(error: CatalogError) -> AdminError {
 /// What is taken while the disk is full, on the space the log keeps in reserve.
 fn frees_space(command: &Command) -> bool {
     match command {
-        Command::AlterTopic { .. } | Command::DeleteTopic { .. } | Command::ForgetTopic { .. } => {
-            true
-        }
+        Command::AlterTopic { .. }
+        | Command::DeleteTopic { .. }
+        | Command::ForgetTopic { .. }
+        | Command::Leave { .. }
+        | Command::Remove { .. }
+        | Command::Assign { .. } => true,
         Command::Found { .. }
         | Command::RegisterNode { .. }
         | Command::CreateTopic { .. }
-        | Command::AllocateProducers { .. } => false,
+        | Command::AllocateProducers { .. }
+        | Command::Join { .. }
+        | Command::Announce { .. }
+        | Command::Stay { .. }
+        | Command::SetCopies { .. }
+        | Command::RaiseLevel { .. } => false,
     }
 }

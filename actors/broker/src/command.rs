@@ -4,8 +4,8 @@
 //! envelope.
 //! Must never: hold payload; batches travel beside the command, in the entry's runs, in the same
 //! order.
-//! Invariants: variants of `CommandV1` are only ever appended; a golden test holds the layout
-//! still.
+//! Invariants: variants of `CommandV1` are only ever appended, and none is larger than the largest
+//! before it; a golden test holds the layout still.
 
 use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::{
@@ -47,6 +47,10 @@ enum CommandV1 {
     Close { partitions: Vec<(u64, u32)> },
     AdvanceStart { starts: Vec<(u64, u32, u64)> },
 }
+
+/// A command's root lies at the end of its bytes: a larger one would move, and no older command
+/// could be read. So what a new variant has beyond this goes into a box or a list.
+const _: () = assert!(size_of::<ArchivedCommandV1>() == 17);
 
 /// Producer -1 stands for none.
 #[derive(Archive, Serialize, Deserialize)]

@@ -12,7 +12,7 @@
 //! Invariants: `names` and `topics` mirror each other; the revision grows with every change; ids
 //! only grow.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use barrage_model::limits::PARTITIONS_PER_TOPIC_MAX;
@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use crate::command::Command;
 use crate::format::{FormatError, checkpoint};
+use crate::node::{Birth, NodeError, Nodes, Presence};
 use crate::placement;
 use crate::topic::{Partition, Topic};
 
@@ -39,7 +40,7 @@ pub struct Catalog {
     revision: u64,
     cluster: String,
     shards: u32,
-    nodes: BTreeSet<NodeId>,
+    nodes: Nodes,
     topics: BTreeMap<TopicId, Arc<Topic>>,
     names: BTreeMap<TopicName, TopicId>,
     closing: BTreeMap<TopicId, u64>,
@@ -52,7 +53,7 @@ pub(crate) struct Parts {
     pub(crate) revision: u64,
     pub(crate) cluster: String,
     pub(crate) shards: u32,
-    pub(crate) nodes: BTreeSet<NodeId>,
+    pub(crate) nodes: Nodes,
     pub(crate) topics: Vec<Arc<Topic>>,
     pub(crate) closing: BTreeMap<TopicId, u64>,
     pub(crate) next_topic: u64,
@@ -76,6 +77,8 @@ pub enum Reply {
         /// How many.
         count: u32,
     },
+    /// The node's id.
+    Node(NodeId),
     /// Nothing was changed.
     Refused(CatalogError),
 }
@@ -115,6 +118,9 @@ pub enum CatalogError {
     /// The cluster is not founded: it has no shard to place a partition on.
     #[error("the cluster has no data shards")]
     NoShards,
+    /// A command about nodes.
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// The command's bytes are not one this build knows.
     #[error("unreadable command: {0}")]
     Unreadable(#[from] FormatError),
@@ -141,9 +147,9 @@ impl Catalog {
         self.shards
     }
 
-    /// The nodes that belong to the cluster.
-    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
-        self.nodes.iter().copied()
+    /// The nodes that belong to the cluster, and what they hold.
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
     }
 
     /// The newest topic that was ever made.
@@ -189,7 +195,10 @@ impl Catalog {
     pub fn apply(&mut self, command: Command, log_time_ms: i64) -> Reply {
         let outcome = match command {
             Command::Found { cluster, shards } => self.found(cluster, shards),
-            Command::RegisterNode { node } => Ok(self.register(node)),
+            Command::RegisterNode { node } => {
+                let shards = (0..=self.shards).map(ShardId);
+                self.changed(|nodes| nodes.found(node, shards))
+            }
             Command::CreateTopic { name, partitions, retention } => {
                 self.create(name, partitions, retention, log_time_ms)
             }
@@ -199,6 +208,14 @@ impl Catalog {
             Command::DeleteTopic { name } => self.delete(&name),
             Command::ForgetTopic { topic } => Ok(self.forget(topic)),
             Command::AllocateProducers { count } => Ok(self.allocate(count)),
+            Command::Join { birth, presence } => self.join(birth, presence),
+            Command::Announce { node, presence } => self.changed(|n| n.announce(node, presence)),
+            Command::Leave { node } => self.changed(|nodes| nodes.set_leaving(node, true)),
+            Command::Stay { node } => self.changed(|nodes| nodes.set_leaving(node, false)),
+            Command::Remove { node } => self.changed(|nodes| nodes.remove(node).map(|()| true)),
+            Command::Assign { shards } => self.changed(|nodes| nodes.assign(shards)),
+            Command::SetCopies { wanted } => self.changed(|nodes| nodes.set_copies(wanted)),
+            Command::RaiseLevel { level } => self.changed(|nodes| nodes.raise_level(level)),
         };
         outcome.unwrap_or_else(Reply::Refused)
     }
@@ -225,11 +242,20 @@ impl Catalog {
         Ok(Reply::Done { revision: self.revision })
     }
 
-    fn register(&mut self, node: NodeId) -> Reply {
-        if self.nodes.insert(node) {
-            self.revision += 1;
-        }
-        Reply::Done { revision: self.revision }
+    fn join(&mut self, birth: Birth, presence: Presence) -> Result<Reply, CatalogError> {
+        let before = self.nodes.clone();
+        let node = self.nodes.join(birth, presence)?;
+        self.revision += u64::from(self.nodes != before);
+        Ok(Reply::Node(node))
+    }
+
+    /// Makes a change to the nodes; the revision grows when it was one.
+    fn changed(
+        &mut self,
+        change: impl FnOnce(&mut Nodes) -> Result<bool, NodeError>,
+    ) -> Result<Reply, CatalogError> {
+        self.revision += u64::from(change(&mut self.nodes)?);
+        Ok(Reply::Done { revision: self.revision })
     }
 
     fn create(
@@ -380,6 +406,7 @@ impl Catalog {
         let is_known = |id: &TopicId| (1..=self.next_topic).contains(&id.0);
         let held: usize = self.topics.values().map(|topic| topic.partitions.len()).sum();
         self.shards <= SHARDS_MAX
+            && self.nodes.is_sound(self.shards)
             && counted(self.revision)
             && counted(self.next_topic)
             && self.next_producer >= 0
@@ -544,6 +571,11 @@ mod tests {
     fn a_checkpoint_restores_an_equal_catalog() {
         let mut catalog = founded();
         catalog.apply(Command::RegisterNode { node: NodeId(1) }, 0);
+        let presence = Presence { peer: "b:1".to_owned(), client: "b:2".to_owned(), level: 1 };
+        let join = Command::Join { birth: Birth(5), presence };
+        assert_eq!(catalog.apply(join, 0), Reply::Node(NodeId(2)));
+        let shards = vec![(ShardId(1), vec![NodeId(2)])];
+        assert_eq!(catalog.apply(Command::Assign { shards }, 0), Reply::Done { revision: 4 });
         create(&mut catalog, "a", 3);
         create(&mut catalog, "b", 1);
         catalog.apply(Command::DeleteTopic { name: name("a") }, 0);

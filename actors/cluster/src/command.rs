@@ -2,13 +2,14 @@
 //!
 //! Owns: the command enum and its rkyv form, version 1, inside the envelope of `format`.
 //! Must never: let a serialized type be a domain type; what is stored is converted at this border.
-//! Invariants: variants of `CommandV1` are only ever appended; a golden test holds the layout
-//! still.
+//! Invariants: variants of `CommandV1` are only ever appended, and none is larger than the largest
+//! before it; a golden test holds the layout still.
 
-use barrage_model::{NodeId, Retention, TopicId, TopicName};
+use barrage_model::{NodeId, Retention, ShardId, TopicId, TopicName};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::format::{self, FormatError, Kind};
+use crate::node::{Birth, Presence};
 
 const VERSION: u8 = 1;
 
@@ -22,7 +23,7 @@ pub enum Command {
         /// How many data shards it has: 1..=shards.
         shards: u32,
     },
-    /// A node belongs to the cluster.
+    /// The node that founds the cluster: it holds every shard.
     RegisterNode {
         /// The node.
         node: NodeId,
@@ -60,6 +61,57 @@ pub enum Command {
         /// How many.
         count: u32,
     },
+    /// A node becomes a member; asked again it is told the same id.
+    Join {
+        /// What tells it from others.
+        birth: Birth,
+        /// How to reach it.
+        presence: Presence,
+    },
+    /// A member tells how it is reached now.
+    Announce {
+        /// The member.
+        node: NodeId,
+        /// How to reach it.
+        presence: Presence,
+    },
+    /// A member is to be emptied.
+    Leave {
+        /// The member.
+        node: NodeId,
+    },
+    /// A member is not to be emptied after all.
+    Stay {
+        /// The member.
+        node: NodeId,
+    },
+    /// A member that holds nothing is forgotten, for ever.
+    Remove {
+        /// The member.
+        node: NodeId,
+    },
+    /// These nodes hold these shards from now on; the first of each is to lead it.
+    Assign {
+        /// Shard and holders.
+        shards: Vec<(ShardId, Vec<NodeId>)>,
+    },
+    /// This many copies are kept of every shard.
+    SetCopies {
+        /// 1, 3 or 5.
+        wanted: u8,
+    },
+    /// Everything up to this format level may be written from now on.
+    RaiseLevel {
+        /// The level.
+        level: u32,
+    },
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct PresenceV1 {
+    peer: String,
+    client: String,
+    level: u32,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -77,6 +129,32 @@ enum CommandV1 {
     DeleteTopic { name: String },
     ForgetTopic { topic: u64 },
     AllocateProducers { count: u32 },
+    Join { birth: u128, presence: PresenceV1 },
+    Announce { node: u64, presence: PresenceV1 },
+    Leave { node: u64 },
+    Stay { node: u64 },
+    Remove { node: u64 },
+    Assign { shards: Vec<(u32, Vec<u64>)> },
+    SetCopies { wanted: u8 },
+    RaiseLevel { level: u32 },
+}
+
+/// A command's root lies at the end of its bytes: a larger one would move, and no older command
+/// could be read. So what a new variant has beyond this goes into a box or a list.
+const _: () = assert!(size_of::<ArchivedCommandV1>() == 37);
+
+impl From<Presence> for PresenceV1 {
+    fn from(presence: Presence) -> Self {
+        let Presence { peer, client, level } = presence;
+        Self { peer, client, level }
+    }
+}
+
+impl From<PresenceV1> for Presence {
+    fn from(stored: PresenceV1) -> Self {
+        let PresenceV1 { peer, client, level } = stored;
+        Self { peer, client, level }
+    }
 }
 
 impl From<Retention> for RetentionV1 {
@@ -110,6 +188,22 @@ impl Command {
             Self::DeleteTopic { name } => CommandV1::DeleteTopic { name: name.to_string() },
             Self::ForgetTopic { topic } => CommandV1::ForgetTopic { topic: topic.0 },
             Self::AllocateProducers { count } => CommandV1::AllocateProducers { count },
+            Self::Join { birth, presence } => {
+                CommandV1::Join { birth: birth.0, presence: presence.into() }
+            }
+            Self::Announce { node, presence } => {
+                CommandV1::Announce { node: node.0, presence: presence.into() }
+            }
+            Self::Leave { node } => CommandV1::Leave { node: node.0 },
+            Self::Stay { node } => CommandV1::Stay { node: node.0 },
+            Self::Remove { node } => CommandV1::Remove { node: node.0 },
+            Self::Assign { shards } => {
+                let ids = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| node.0).collect();
+                let shards = shards.into_iter().map(|(shard, nodes)| (shard.0, ids(nodes)));
+                CommandV1::Assign { shards: shards.collect() }
+            }
+            Self::SetCopies { wanted } => CommandV1::SetCopies { wanted },
+            Self::RaiseLevel { level } => CommandV1::RaiseLevel { level },
         };
         format::seal(Kind::CatalogCommand, VERSION, &stored)
     }
@@ -137,6 +231,22 @@ impl Command {
             CommandV1::DeleteTopic { name } => Self::DeleteTopic { name: topic_name(name)? },
             CommandV1::ForgetTopic { topic } => Self::ForgetTopic { topic: TopicId(topic) },
             CommandV1::AllocateProducers { count } => Self::AllocateProducers { count },
+            CommandV1::Join { birth, presence } => {
+                Self::Join { birth: Birth(birth), presence: presence.into() }
+            }
+            CommandV1::Announce { node, presence } => {
+                Self::Announce { node: NodeId(node), presence: presence.into() }
+            }
+            CommandV1::Leave { node } => Self::Leave { node: NodeId(node) },
+            CommandV1::Stay { node } => Self::Stay { node: NodeId(node) },
+            CommandV1::Remove { node } => Self::Remove { node: NodeId(node) },
+            CommandV1::Assign { shards } => {
+                let nodes = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect();
+                let shards = shards.into_iter().map(|(shard, ids)| (ShardId(shard), nodes(ids)));
+                Self::Assign { shards: shards.collect() }
+            }
+            CommandV1::SetCopies { wanted } => Self::SetCopies { wanted },
+            CommandV1::RaiseLevel { level } => Self::RaiseLevel { level },
         })
     }
 }
@@ -150,6 +260,10 @@ mod tests {
 
     fn name(text: &str) -> TopicName {
         TopicName::parse(text).unwrap()
+    }
+
+    fn presence() -> Presence {
+        Presence { peer: "a:7500".to_owned(), client: "a:7400".to_owned(), level: 1 }
     }
 
     fn all() -> Vec<Command> {
@@ -169,6 +283,14 @@ mod tests {
             Command::DeleteTopic { name: name("orders") },
             Command::ForgetTopic { topic: TopicId(9) },
             Command::AllocateProducers { count: 1000 },
+            Command::Join { birth: Birth(u128::MAX - 1), presence: presence() },
+            Command::Announce { node: NodeId(2), presence: presence() },
+            Command::Leave { node: NodeId(2) },
+            Command::Stay { node: NodeId(2) },
+            Command::Remove { node: NodeId(2) },
+            Command::Assign { shards: vec![(ShardId(1), vec![NodeId(3), NodeId(1), NodeId(2)])] },
+            Command::SetCopies { wanted: 5 },
+            Command::RaiseLevel { level: 2 },
         ]
     }
 

@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod change;
 pub mod command;
 pub mod format;
+pub mod node;
 pub mod placement;
 pub mod topic;
 

@@ -10,6 +10,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Parts};
 use crate::format::{self, FormatError, Kind};
+use crate::node::{Birth, Node, Nodes, Presence};
 use crate::topic::{Partition, Span, Topic};
 
 const VERSION: u8 = 1;
@@ -19,11 +20,30 @@ struct CatalogV1 {
     revision: u64,
     cluster: String,
     shards: u32,
-    nodes: Vec<u64>,
+    nodes: NodesV1,
     topics: Vec<TopicV1>,
     closing: Vec<(u64, u64)>,
     next_topic: u64,
     next_producer: i64,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct NodesV1 {
+    members: Vec<NodeV1>,
+    next: u64,
+    assignment: Vec<(u32, Vec<u64>)>,
+    copies_wanted: u8,
+    level: u32,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct NodeV1 {
+    id: u64,
+    birth: u128,
+    peer: String,
+    client: String,
+    level: u32,
+    leaving: bool,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -44,7 +64,7 @@ pub fn encode(catalog: &Catalog) -> Vec<u8> {
         revision: parts.revision,
         cluster: parts.cluster,
         shards: parts.shards,
-        nodes: parts.nodes.iter().map(|node| node.0).collect(),
+        nodes: store_nodes(&parts.nodes),
         topics: parts.topics.iter().map(|topic| store(topic)).collect(),
         closing: parts.closing.iter().map(|(topic, revision)| (topic.0, *revision)).collect(),
         next_topic: parts.next_topic,
@@ -65,13 +85,52 @@ pub fn decode(bytes: &[u8]) -> Result<Catalog, FormatError> {
         revision: stored.revision,
         cluster: stored.cluster,
         shards: stored.shards,
-        nodes: stored.nodes.into_iter().map(NodeId).collect(),
+        nodes: load_nodes(stored.nodes)?,
         topics: topics?.into_iter().map(Arc::new).collect(),
         closing: stored.closing.into_iter().map(|(topic, at)| (TopicId(topic), at)).collect(),
         next_topic: stored.next_topic,
         next_producer: stored.next_producer,
     })
     .ok_or(FormatError::Content)
+}
+
+fn store_nodes(nodes: &Nodes) -> NodesV1 {
+    let member = |node: &Node| NodeV1 {
+        id: node.id.0,
+        birth: node.birth.0,
+        peer: node.presence.peer.clone(),
+        client: node.presence.client.clone(),
+        level: node.presence.level,
+        leaving: node.leaving,
+    };
+    let ids = |holders: &Vec<NodeId>| holders.iter().map(|node| node.0).collect();
+    NodesV1 {
+        members: nodes.members.values().map(member).collect(),
+        next: nodes.next,
+        assignment: nodes.assignment.iter().map(|(shard, held)| (shard.0, ids(held))).collect(),
+        copies_wanted: nodes.copies_wanted,
+        level: nodes.level,
+    }
+}
+
+fn load_nodes(stored: NodesV1) -> Result<Nodes, FormatError> {
+    let member = |node: NodeV1| {
+        let NodeV1 { id, birth, peer, client, level, leaving } = node;
+        let presence = Presence { peer, client, level };
+        (NodeId(id), Node { id: NodeId(id), birth: Birth(birth), presence, leaving })
+    };
+    let (member_count, shard_count) = (stored.members.len(), stored.assignment.len());
+    let holders = |ids: Vec<u64>| ids.into_iter().map(NodeId).collect();
+    let shards = stored.assignment.into_iter().map(|(shard, ids)| (ShardId(shard), holders(ids)));
+    let nodes = Nodes {
+        members: stored.members.into_iter().map(member).collect(),
+        next: stored.next,
+        assignment: shards.collect(),
+        copies_wanted: stored.copies_wanted,
+        level: stored.level,
+    };
+    let is_distinct = nodes.members.len() == member_count && nodes.assignment.len() == shard_count;
+    is_distinct.then_some(nodes).ok_or(FormatError::Content)
 }
 
 fn store(topic: &Topic) -> TopicV1 {

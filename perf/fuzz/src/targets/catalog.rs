@@ -6,8 +6,9 @@
 //!
 //! A history may hold as much as the catalog's own limits allow: it is a cluster, not an input.
 
+use barrage_cluster::node::{Birth, Presence};
 use barrage_cluster::{Catalog, Command};
-use barrage_model::{NodeId, Retention, TopicId, TopicName};
+use barrage_model::{NodeId, Retention, ShardId, TopicId, TopicName};
 
 use super::history;
 use crate::meter::aside;
@@ -67,6 +68,10 @@ fn apply(bytes: &[u8]) -> bool {
     understood
 }
 
+fn presence() -> Presence {
+    Presence { peer: "a:7500".to_owned(), client: "a:7400".to_owned(), level: 1 }
+}
+
 fn commands() -> Vec<Command> {
     let name = |text: &str| TopicName::parse(text).ok();
     let named = |text: &str, command: fn(TopicName) -> Command| name(text).map(command);
@@ -91,6 +96,14 @@ fn commands() -> Vec<Command> {
         named("orders", |name| Command::DeleteTopic { name }),
         Some(Command::ForgetTopic { topic: TopicId(1) }),
         Some(Command::AllocateProducers { count: 1000 }),
+        Some(Command::Join { birth: Birth(7), presence: presence() }),
+        Some(Command::Announce { node: NodeId(2), presence: presence() }),
+        Some(Command::Assign { shards: vec![(ShardId(1), vec![NodeId(2)])] }),
+        Some(Command::Leave { node: NodeId(2) }),
+        Some(Command::Stay { node: NodeId(2) }),
+        Some(Command::Remove { node: NodeId(1) }),
+        Some(Command::SetCopies { wanted: 5 }),
+        Some(Command::RaiseLevel { level: 1 }),
     ];
     commands.into_iter().flatten().collect()
 }
@@ -115,8 +128,8 @@ fn seeds() -> Vec<Seed> {
 /// A catalog of many nodes, and one of many topics.
 fn large() -> Vec<Seed> {
     let mut nodes = Catalog::new();
-    for node in 0..LARGE_BYTES as u64 / 8 {
-        drop(nodes.apply(Command::RegisterNode { node: NodeId(node) }, 0));
+    for node in 1..=1_000 {
+        drop(nodes.apply(Command::Join { birth: Birth(node), presence: presence() }, 0));
     }
     let mut topics = Catalog::new();
     drop(topics.apply(Command::Found { cluster: String::new(), shards: 1 }, 0));
