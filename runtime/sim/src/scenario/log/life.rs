@@ -97,8 +97,11 @@ pub(super) async fn live(bench: Rc<Bench>, plan: LifePlan, disk: Disk) {
             return;
         }
     };
-    let reader = Rc::clone(&life);
-    let reads = spawn(async move { reading::read_at_random(&reader).await });
+    let read = |_| {
+        let reader = Rc::clone(&life);
+        spawn(async move { reading::read_at_random(&reader).await })
+    };
+    let reads: Vec<_> = (0..bench.plan.readers).map(read).collect();
     for number in 0..life.plan.steps {
         if full && number == life.plan.steps / 3 {
             disk.set_capacity_bytes(0);
@@ -131,13 +134,14 @@ impl Life {
             self.log.set_start(key(*partition), barrage_model::Offset(extent.start));
         }
         // A vote that was found binds; so does an entry's term.
-        let ledger = bench.ledger.borrow();
-        let voted = ledger.latest().vote().map_or(0, |vote| vote.term.0);
-        let last = ledger.latest().last().map_or(0, |last| last.term.0);
-        bench.term.set(bench.term.get().max(voted).max(last));
-        drop(ledger);
+        let next = {
+            let ledger = bench.ledger.borrow();
+            let voted = ledger.latest().vote().map_or(0, |vote| vote.term.0);
+            let last = ledger.latest().last().map_or(0, |last| last.term.0);
+            bench.term.set(bench.term.get().max(voted).max(last));
+            ledger.latest().next_index()
+        };
         // Only a disk that lied has lost what was committed.
-        let next = bench.ledger.borrow().latest().next_index();
         self.apply_to(bench.committed_next.get().min(next)).await;
         Ok(())
     }
@@ -269,6 +273,11 @@ impl Life {
             Effect::Refuse { run } => self.log.refuse_run(id.index, run),
             Effect::Start { partition, offset } => self.log.set_start(key(partition), offset),
             Effect::Forget { partition } => self.log.forget(key(partition)),
+        }
+        // At once, while somebody still reads there.
+        let lets_go = matches!(effect, Effect::Start { .. } | Effect::Forget { .. });
+        if lets_go && self.bench.draw(|random| random.one_in(2)) {
+            self.retain();
         }
     }
 

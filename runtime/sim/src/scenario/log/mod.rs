@@ -60,9 +60,14 @@ fn run(seed: u64) -> Outcome {
     run_on(seed, &disk, life::prepare());
     for _ in 0..plan.lives {
         let life = plan.life(&mut random);
+        // What a killed process has on its way still arrives.
+        let at_rest = life.end != End::Kill && !life.may_fail();
         disk = live(&bench, life, disk, &mut random);
         if bench.failed() {
             break;
+        }
+        if at_rest {
+            rot::rebuild_indexes(&bench, random.next_u64(), &disk, &plan.calm_life(0));
         }
     }
     if !bench.failed() {

@@ -1,7 +1,7 @@
 //! Makes the entries that are appended: runs of batches, each with values of its own.
 //!
 //! Owns how a leader stamps: every run gets the offset that follows what is applied and what is
-//! still on its way, and now and then a wrong one, which apply must refuse.
+//! still on its way, and now and then one that is near it, which apply must refuse.
 
 use barrage_commitlog::{Batch, Entry, EntryKind, Run};
 use barrage_model::batch::{BatchBuilder, BatchError, BatchView, Compression, NewRecord, stamp};
@@ -24,14 +24,13 @@ pub(super) fn entries(bench: &Bench, count: u64, bytes_max: usize) -> Vec<std::r
             projected.apply(&sent.entry);
         }
     }
-    let mut index = ledger.latest().next_index();
+    let next = ledger.latest().next_index();
     drop(ledger);
     let mut sent = Vec::new();
-    for _ in 0..count {
+    for index in next..next + count {
         let id = LogId { term: Term(bench.term.get()), index: LogIndex(index) };
         let entry = entry(bench, &projected, id, bytes_max);
         projected.apply(&entry);
-        index += 1;
         sent.push(Sent::new(entry));
     }
     sent
@@ -52,7 +51,7 @@ fn entry(bench: &Bench, projected: &Machine, id: LogId, bytes_max: usize) -> Ent
         }
         let base = projected.next_offset(partition);
         let (wrong, ahead) = bench.draw(|random| (random.one_in(16), random.below(8)));
-        let base = if wrong { ahead } else { base };
+        let base = if wrong { (base + ahead).saturating_sub(OFF_BY_MAX) } else { base };
         let run = run(bench, partition, base, id.term);
         entry.runs.push(run);
         if entry.encode(SHARD).len() > bytes_max {
@@ -61,6 +60,9 @@ fn entry(bench: &Bench, projected: &Machine, id: LogId, bytes_max: usize) -> Ent
     }
     entry
 }
+
+/// How far behind the right offset a wrong one is at most.
+const OFF_BY_MAX: u64 = 3;
 
 fn command(bench: &Bench, projected: &Machine) -> Bytes {
     let chosen = bench.draw(|random| random.below(12));

@@ -30,6 +30,8 @@ pub(super) struct Plan {
     pub(super) value_bytes: RangeInclusive<u64>,
     /// Entries in one append, at most.
     pub(super) entries_max: u64,
+    /// Readers beside the steps.
+    pub(super) readers: u64,
     /// Kinds of disk faults that may come up.
     pub(super) faults: Vec<DiskFault>,
     /// Damages tried on the log at the end.
@@ -130,8 +132,9 @@ impl Plan {
             partitions: random.between(1, 5) as u32,
             value_bytes: 0..=value_max,
             entries_max: random.between(1, 6),
+            readers: random.between(1, 4),
             faults,
-            damages: random.below(4),
+            damages: random.below(8),
             lying_end: random.one_in(4),
             buggify: random.one_in(2),
         }
@@ -153,6 +156,9 @@ impl Plan {
         let fault = self.faults.get(drawn).copied();
         let options = if random.one_in(4) { options(random) } else { self.options.clone() };
         let chaos = chaos(fault, random);
+        // A process that a failed flush has ended leaves what only the kernel has.
+        let killed = fault == Some(DiskFault::FlushError) && random.one_in(2);
+        let end = if killed { End::Kill } else { end };
         LifePlan { options, steps, end, fault, chaos, lying: false }
     }
 
@@ -195,7 +201,7 @@ fn disk(random: &mut Rng) -> DiskOptions {
     let micros = Duration::from_micros;
     let mut up_to = |micros_max: &[u64]| micros(10)..=micros(pick(random, micros_max));
     DiskOptions {
-        read_latency: up_to(&[20, 400]),
+        read_latency: up_to(&[20, 400, 20_000, 100_000]),
         write_latency: up_to(&[20, 600, 20_000]),
         flush_latency: up_to(&[20, 2_000, 40_000]),
         name_latency: up_to(&[20, 200, 5_000]),
@@ -221,10 +227,10 @@ fn weights(random: &mut Rng) -> Weights {
     let mut some = |most: u64| if random.one_in(4) { 0 } else { random.between(1, most) };
     Weights([
         (Step::Vote, some(4)),
-        (Step::Truncate, some(4)),
+        (Step::Truncate, some(6)),
         (Step::Checkpoint, some(3)),
         (Step::Floor, some(3)),
-        (Step::Retain, some(3)),
+        (Step::Retain, some(5)),
         (Step::Read, some(4)),
         (Step::Settle, some(6)),
         (Step::Rest, some(3)),

@@ -40,7 +40,9 @@ pub(super) async fn read_once(life: &Life) {
             let at = bench.draw(|random| random.below(partitions.len() as u64)) as usize;
             let Some((partition, extent)) = partitions.into_iter().nth(at) else { return };
             let (offset, bytes_max) = bench.draw(|random| {
-                (random.between(extent.start, extent.next), random.below(20_000) as usize)
+                // The oldest records are those that go next, perhaps under the reader.
+                let next = if random.one_in(3) { extent.start } else { extent.next };
+                (random.between(extent.start, next), random.below(20_000) as usize)
             });
             read_offset(life, partition, offset, bytes_max).await;
         }
@@ -78,11 +80,12 @@ async fn read_offset(
 ) -> Option<(u64, u64)> {
     let bench = &life.bench;
     let read = life.log.read_batches(key(partition), Offset(offset), bytes_max).await;
-    // It may have lost its beginning, or have gone, meanwhile.
-    let extent = bench.machine.borrow().partitions.get(&partition).copied()?;
-    if offset < extent.start {
+    let extent = bench.machine.borrow().partitions.get(&partition).copied();
+    let Some(extent) = extent.filter(|extent| extent.start <= offset) else {
+        // It has lost its beginning, or has gone, meanwhile.
+        judge_gone(life, partition, offset, read);
         return None;
-    }
+    };
     let slices = match read {
         Ok(slices) => slices,
         Err(error) => {
@@ -102,6 +105,45 @@ async fn read_offset(
     }
 }
 
+/// What went while it was read may be there or not, but must not be anything else.
+fn judge_gone(life: &Life, partition: u32, offset: u64, read: Result<Vec<Slice>, ReadError>) {
+    let what = format!("partition {partition} at {offset}, which goes");
+    match read {
+        Ok(slices) => {
+            if let Err(error) = batches(&life.bench, partition, &slices) {
+                life.bench.violation(format!("{what}: {error}"));
+            }
+        }
+        Err(error @ ReadError::Damaged(_)) => life.read_failed(&what, &error),
+        Err(_) => {}
+    }
+}
+
+/// The offsets of the batches that were read, each from its first to behind its last; all of them
+/// are as they were stored.
+fn batches(bench: &Bench, partition: u32, slices: &[Slice]) -> Result<Vec<(u64, u64)>, String> {
+    let mut found = Vec::new();
+    for slice in slices {
+        let mut rest: &[u8] = slice;
+        while !rest.is_empty() {
+            let header = BatchHeader::peek(rest).map_err(|error| error.to_string())?;
+            let (batch, behind) = rest
+                .split_at_checked(header.batch_len_total)
+                .ok_or_else(|| "a batch is cut".to_owned())?;
+            BatchView::check(batch).map_err(|error| error.to_string())?;
+            let base = header.base_offset.0;
+            let stored = bench.stored.borrow().get(&(partition, base)).cloned();
+            let stored = stored.ok_or_else(|| format!("nobody stored a batch at {base}"))?;
+            if stored.bytes != batch {
+                return Err(format!("the batch at {base} has other bytes"));
+            }
+            found.push((base, stored.next_offset));
+            rest = behind;
+        }
+    }
+    Ok(found)
+}
+
 /// Compares what was read at `offset` with what is stored there.
 fn compare(
     bench: &Bench,
@@ -112,28 +154,13 @@ fn compare(
 ) -> Result<(u64, u64), String> {
     let mut next = offset;
     let mut count = 0;
-    for slice in slices {
-        let mut rest: &[u8] = slice;
-        while !rest.is_empty() {
-            let header = BatchHeader::peek(rest).map_err(|error| error.to_string())?;
-            let (batch, behind) = rest
-                .split_at_checked(header.batch_len_total)
-                .ok_or_else(|| "a batch is cut".to_owned())?;
-            BatchView::check(batch).map_err(|error| error.to_string())?;
-            let base = header.base_offset.0;
-            let follows = if count == 0 { base <= offset } else { base == next };
-            let stored = bench.stored.borrow().get(&(partition, base)).cloned();
-            let stored = stored.ok_or_else(|| format!("nobody stored a batch at {base}"))?;
-            if !follows || stored.next_offset <= offset {
-                return Err(format!("the batch at {base} does not follow {next}"));
-            }
-            if stored.bytes != batch {
-                return Err(format!("the batch at {base} has other bytes"));
-            }
-            next = stored.next_offset;
-            count += 1;
-            rest = behind;
+    for (base, behind) in batches(bench, partition, slices)? {
+        let follows = if count == 0 { base <= offset } else { base == next };
+        if !follows || behind <= offset {
+            return Err(format!("the batch at {base} does not follow {next}"));
         }
+        next = behind;
+        count += 1;
     }
     if count == 0 && offset < extent.next {
         return Err(format!("nothing is there; the partition is {extent:?}"));

@@ -1,7 +1,8 @@
 //! Damage done to a log at rest, and what a start makes of it.
 //!
-//! Owns the trials: a bit, a sector or a block of one file changes while nobody looks. The log was
-//! closed, so nothing is ambiguous: it must be refused with the file's name, or show everything.
+//! Owns the trials: a bit, a sector or a block of one file changes while nobody looks, before the
+//! start or after it. The log was closed, so nothing is ambiguous: it must be refused with the
+//! file's name, or show everything; what rots later must be said, or not be needed.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -41,7 +42,12 @@ pub(super) fn damage_and_start(
     report: &VerifyReport,
 ) {
     let copy = Disk::boot(disk.snapshot());
-    let Some((path, what)) = bench.draw(|random| damage(&copy, report, random)) else { return };
+    let segments = report.segments.iter().map(|segment| (segment.path.clone(), segment.data_end));
+    let segments: Vec<(PathBuf, u64)> = segments.collect();
+    if bench.draw(|random| random.one_in(2)) {
+        return damage_while_it_runs(bench, seed, copy, plan, segments);
+    }
+    let Some((path, what)) = bench.draw(|random| damage(&copy, segments, random)) else { return };
     tracing::info!("damage: {what}");
     bench.outcome.borrow_mut().fault("damage", 1);
     // The damage counts as a fault of the disk: a read may say so.
@@ -71,15 +77,43 @@ pub(super) fn damage_and_start(
     }
 }
 
+/// A log that runs has judged what lay there at its start; every read judges again.
+fn damage_while_it_runs(
+    bench: &Rc<Bench>,
+    seed: u64,
+    copy: Disk,
+    plan: &LifePlan,
+    segments: Vec<(PathBuf, u64)>,
+) {
+    let plan = LifePlan { lying: true, ..plan.clone() };
+    let (trial, beneath) = (Rc::clone(bench), copy.clone());
+    run_on(seed, &copy, async move {
+        match life::start(&trial, plan, true).await {
+            Start::Running(life) => {
+                let done = trial.draw(|random| damage(&beneath, segments, random));
+                if let Some((_, what)) = done {
+                    tracing::info!("damage while it runs: {what}");
+                    trial.outcome.borrow_mut().fault("damage-while-it-runs", 1);
+                }
+                reading::survey(&life).await;
+            }
+            Start::Refused(error) => trial.violation(format!("a log at rest is refused: {error}")),
+        }
+    });
+    bench.outcome.borrow_mut().world_ended();
+}
+
 /// Changes something in one file; gives the file and what was done to it.
-fn damage(disk: &Disk, report: &VerifyReport, random: &mut Rng) -> Option<(PathBuf, String)> {
-    let segments = report.segments.iter().map(|segment| (segment.path.clone(), segment.data_end));
-    let mut files: Vec<(PathBuf, u64)> = segments.collect();
-    if random.one_in(4) {
-        // The derived ones: indexes and checkpoints.
-        let all = disk.snapshot().files();
-        let derived = |path: &PathBuf| path.extension().is_some_and(|e| e == "idx" || e == "ckp");
-        files = all.into_iter().filter(|(path, _)| derived(path)).collect();
+fn damage(
+    disk: &Disk,
+    segments: Vec<(PathBuf, u64)>,
+    random: &mut Rng,
+) -> Option<(PathBuf, String)> {
+    let mut files = segments;
+    // Of the derived ones there are few: they are drawn by kind.
+    if let Some(kind) = ["idx", "ckp"].get(random.below(4) as usize) {
+        files = disk.snapshot().files();
+        files.retain(|(path, _)| path.extension().is_some_and(|extension| extension == *kind));
     }
     files.retain(|(path, len)| *len > 0 && path.starts_with(DIR));
     let (path, len) = files.get(random.below(files.len().max(1) as u64) as usize)?.clone();
