@@ -23,23 +23,28 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::ledger::{Command, Ledger, Verdict};
 use super::links::host;
-use super::plan::{Plan, between};
-use super::witness::Witness;
+use super::plan::{Plan, between, pick};
+use super::witness::{Promise, Witness};
 
 const PORT: u16 = 9_100;
 /// Clients live on hosts behind those of the nodes.
 const FIRST_CLIENT_HOST: u16 = 100;
-const REPLY_TIMEOUT: Duration = Duration::from_millis(700);
+/// How long a client waits for an answer: one waits until a leader that was cut off is back, others
+/// go on meanwhile.
+const PATIENCE: [Duration; 3] =
+    [Duration::from_millis(700), Duration::from_millis(700), Duration::from_secs(10)];
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 const READ_ONE_IN: u64 = 10;
 /// A number that certainly nothing was stored under is used for another record now and then.
 const CHANGE_ONE_IN: u64 = 2;
 const TIMESTAMP_MS: i64 = 1_000;
+/// Longer than an election takes.
+pub(super) const AGAIN_AFTER_MAX: Duration = Duration::from_secs(2);
 
 /// What a replica answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Code {
-    /// Stored now, or before.
+    /// Stored now, or before; the value is the term that it was at the latest stored in.
     Done,
     /// The value is the next sequence number.
     Next,
@@ -69,49 +74,74 @@ pub(super) fn partition(client: u32) -> PartitionKey {
     PartitionKey { topic: TopicId(1), partition: PartitionId(client) }
 }
 
+/// Where a replica answers clients.
+pub(super) struct Desk {
+    pub(super) node: NodeId,
+    pub(super) group: Group<Ledger>,
+    pub(super) witness: Rc<Witness>,
+    pub(super) plan: Rc<Plan>,
+}
+
 /// Answers clients, for as long as the process.
-pub(super) async fn serve(node: NodeId, group: Group<Ledger>, witness: Rc<Witness>) {
+pub(super) async fn serve(desk: Desk) {
     let endpoint = Rc::new(Endpoint::bind(PORT));
+    let desk = Rc::new(desk);
     loop {
         let packet = endpoint.recv().await;
         let Some(request) = decode_request(&packet.bytes) else { continue };
-        let (group, witness) = (group.clone(), Rc::clone(&witness));
-        let endpoint = Rc::clone(&endpoint);
+        let (desk, endpoint) = (Rc::clone(&desk), Rc::clone(&endpoint));
         drop(world::spawn(async move {
             let number = request.number;
-            let (code, value) = answer(node, &group, &witness, request).await;
+            let (code, value) = desk.answer(request).await;
             endpoint.send(packet.from, encode_answer(number, code, value));
         }));
     }
 }
 
-async fn answer(
-    node: NodeId,
-    group: &Group<Ledger>,
-    witness: &Witness,
-    request: Request,
-) -> (Code, u64) {
-    let leader = group.status().leader.map_or(0, |leader| leader.0);
-    let Some(term) = group.leader_term() else { return (Code::NotHere, leader) };
-    witness.leads(node, term);
-    if !request.write {
-        return match group.read_barrier().await {
-            Ok(()) => (Code::Next, group.with_machine(|ledger| ledger.next(request.client))),
-            Err(_) => (Code::Refused, 0),
+impl Desk {
+    async fn answer(&self, request: Request) -> (Code, u64) {
+        let Self { node, group, witness, .. } = self;
+        let leader = group.status().leader.map_or(0, |leader| leader.0);
+        let Some(term) = group.leader_term() else { return (Code::NotHere, leader) };
+        witness.leads(*node, term);
+        if !request.write {
+            return match group.read_barrier().await {
+                Ok(()) => (Code::Next, group.with_machine(|ledger| ledger.next(request.client))),
+                Err(_) => (Code::Refused, 0),
+            };
+        }
+        let proposal = proposal(&request, term);
+        let stored = match group.propose(proposal.clone(), term).await {
+            Ok(Verdict::Accepted) => (Code::Done, term.0),
+            Ok(Verdict::Duplicate) => {
+                witness.saw_duplicate();
+                (Code::Done, term.0)
+            }
+            Ok(Verdict::Gap) => return (Code::Gap, 0),
+            Err(ProposeError::NotLeader) => return (Code::NotHere, leader),
+            Err(ProposeError::Full | ProposeError::TooLarge | ProposeError::DiskFull) => {
+                return (Code::Refused, 0);
+            }
+            Err(ProposeError::Lost | ProposeError::Stopped) => return (Code::Unknown, 0),
         };
+        self.propose_again(proposal, term);
+        stored
     }
-    match group.propose(proposal(&request, term), term).await {
-        Ok(Verdict::Accepted) => (Code::Done, 0),
-        Ok(Verdict::Duplicate) => {
-            witness.saw_duplicate();
-            (Code::Done, 0)
+
+    /// A stamp is as old as the batch it was put on: a leader may have lost its term and won
+    /// another one until it proposes.
+    fn propose_again(&self, proposal: Proposal, term: Term) {
+        let drawn = world::random_u64();
+        if !drawn.is_multiple_of(self.plan.again_one_in) {
+            return;
         }
-        Ok(Verdict::Gap) => (Code::Gap, 0),
-        Err(ProposeError::NotLeader) => (Code::NotHere, leader),
-        Err(ProposeError::Full | ProposeError::TooLarge | ProposeError::DiskFull) => {
-            (Code::Refused, 0)
-        }
-        Err(ProposeError::Lost | ProposeError::Stopped) => (Code::Unknown, 0),
+        self.witness.proposed_again();
+        let group = self.group.clone();
+        let wait_ns = (drawn >> 32) % (AGAIN_AFTER_MAX.as_nanos() as u64);
+        drop(world::spawn(async move {
+            world::sleep(Duration::from_nanos(wait_ns)).await;
+            drop(group.propose(proposal, term).await);
+        }));
     }
 }
 
@@ -155,6 +185,7 @@ pub(super) struct Client {
     witness: Rc<Witness>,
     random: Rng,
     endpoint: Endpoint,
+    patience: Duration,
     requests: u64,
     leader: u64,
 }
@@ -171,10 +202,11 @@ impl Client {
         nodes: u64,
         plan: Rc<Plan>,
         witness: Rc<Witness>,
-        random: Rng,
+        mut random: Rng,
     ) -> Self {
         let endpoint = Endpoint::bind(PORT);
-        Self { number, nodes, plan, witness, random, endpoint, requests: 0, leader: 0 }
+        let patience = *pick(&mut random, &PATIENCE);
+        Self { number, nodes, plan, witness, random, endpoint, patience, requests: 0, leader: 0 }
     }
 
     /// Sends records until told to stop, then ends what it has begun.
@@ -191,10 +223,20 @@ impl Client {
     }
 
     async fn read(&mut self) {
-        let promised = self.witness.promised_to(self.number);
-        if let Some((Code::Next, next)) = self.ask(0, false, Bytes::new()).await {
-            self.witness.read(self.number, promised, next);
+        // Of anyone: who is promised records by a new leader, and who still asks the old one, are
+        // rarely the same.
+        let client = self.random.below(u64::from(self.plan.clients)) as u32;
+        let leader = self.leader;
+        if self.random.one_in(2) {
+            self.leader = 0;
         }
+        let promised = self.witness.promised_to(client);
+        let request =
+            Request { number: 0, client, sequence: 0, write: false, payload: Bytes::new() };
+        if let Some((Code::Next, next)) = self.ask(request).await {
+            self.witness.read(client, promised, next);
+        }
+        self.leader = leader;
     }
 
     async fn write(&mut self, sequence: u64) {
@@ -202,9 +244,13 @@ impl Client {
         // Once an outcome was unknown the number may be taken: these bytes and no others.
         let mut certain = true;
         loop {
-            match self.ask(sequence, true, payload.clone()).await {
-                Some((Code::Done, _)) => {
-                    self.witness.promised(self.number, sequence, payload.to_vec());
+            let client = self.number;
+            let request =
+                Request { number: 0, client, sequence, write: true, payload: payload.clone() };
+            match self.ask(request).await {
+                Some((Code::Done, term)) => {
+                    let promise = Promise { payload: payload.to_vec(), term: Term(term) };
+                    self.witness.promised(self.number, sequence, promise);
                     return;
                 }
                 Some((Code::Gap, _)) => {
@@ -239,14 +285,14 @@ impl Client {
     }
 
     /// Asks the node that is thought to lead, or any.
-    async fn ask(&mut self, sequence: u64, write: bool, payload: Bytes) -> Option<(Code, u64)> {
+    async fn ask(&mut self, request: Request) -> Option<(Code, u64)> {
         let node = match self.leader {
             0 => 1 + self.random.below(self.nodes),
             leader => leader,
         };
         self.requests += 1;
         let number = self.requests;
-        let request = Request { number, client: self.number, sequence, write, payload };
+        let request = Request { number, ..request };
         self.endpoint.send((host(NodeId(node)), PORT), encode_request(&request));
         let answered = async {
             loop {
@@ -258,7 +304,7 @@ impl Client {
                 }
             }
         };
-        world::timeout(REPLY_TIMEOUT, answered).await.ok()
+        world::timeout(self.patience, answered).await.ok()
     }
 }
 

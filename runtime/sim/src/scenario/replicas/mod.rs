@@ -1,5 +1,6 @@
-//! Three replicas of one shard, and two more that wait for their turn: the real log, the real
-//! group, openraft, over links that lose, repeat, delay and damage what they carry.
+//! Five replicas of one shard, all of them voters or three, and then two that wait for their turn:
+//! the real log, the real group, openraft, over links that lose, repeat, delay and damage what
+//! they carry.
 //!
 //! Owns: the course of a run (form, load under faults, heal, converge, cut all power, converge
 //! again) and the last judgement: every promised record is on every member, in place, byte for
@@ -29,15 +30,13 @@ use barrage_world::sim::{self, Disk, LinkOptions, Machine, Network, Rng};
 use super::Scenario;
 use crate::runner::{FaultGate, Gates, Outcome};
 
-use self::client::{Client, client_host, partition};
+use self::client::{AGAIN_AFTER_MAX, Client, client_host, partition};
 use self::ledger::Ledger;
 use self::nemesis::Nemesis;
 use self::plan::Plan;
 use self::replica::{Context, DISK_BYTES, Replica};
 use self::witness::Witness;
 
-/// Voters at the start.
-const VOTERS: u64 = 3;
 /// Replicas that exist, voters or not.
 const REPLICAS: u64 = 5;
 /// From the end of the faults until every member must have everything, in virtual time.
@@ -66,6 +65,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
             FaultGate { kind: "learner-became-voter", once_in_seeds: 20 },
             FaultGate { kind: "checkpoint-installed", once_in_seeds: 50 },
             FaultGate { kind: "process-ended-by-disk", once_in_seeds: 50 },
+            FaultGate { kind: "leave-behind", once_in_seeds: 10 },
+            FaultGate { kind: "slow-election", once_in_seeds: 10 },
+            FaultGate { kind: "proposed-again", once_in_seeds: 4 },
         ],
     },
 };
@@ -98,7 +100,7 @@ async fn course(plan: Rc<Plan>, mut random: Rng) -> Outcome {
         replica.start(&context);
     }
     let mut compared = 0;
-    if let Err(violation) = form(&replicas).await {
+    if let Err(violation) = form(&replicas, plan.voters).await {
         witness.object(violation);
     } else {
         drop(world::spawn(Rc::clone(&nemesis).supervise()));
@@ -128,13 +130,14 @@ async fn course(plan: Rc<Plan>, mut random: Rng) -> Outcome {
         ..Outcome::default()
     };
     outcome.fault("checkpoint-installed", counts.installed);
+    outcome.fault("proposed-again", counts.proposed_again);
     collect_faults(&replicas, &mut outcome);
     outcome
 }
 
-/// The first replica forms the group of the first three.
-async fn form(replicas: &[Replica]) -> Result<(), String> {
-    let voters: BTreeSet<NodeId> = (1..=VOTERS).map(NodeId).collect();
+/// The first replica forms the group of the first `count`.
+async fn form(replicas: &[Replica], count: u64) -> Result<(), String> {
+    let voters: BTreeSet<NodeId> = (1..=count).map(NodeId).collect();
     let formed = async {
         loop {
             world::sleep(Duration::from_millis(10)).await;
@@ -200,6 +203,8 @@ async fn settle(
         witness.object(format!("liveness: clients still wait after the faults; {states}"));
         return 0;
     }
+    // What is proposed again would be applied by one and not yet by another.
+    world::sleep(AGAIN_AFTER_MAX).await;
     let mut compared = 0;
     for round in ["after the faults", "after a power loss of all"] {
         if world::timeout(CONVERGE_WITHIN, converged(&nemesis.replicas)).await.is_err() {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_model::NodeId;
+use barrage_raft::Role;
 use barrage_world as world;
 use barrage_world::sim::{Fault, Host, Injection, Machine, Network, Operation, Rng};
 
@@ -19,6 +20,10 @@ use super::replica::{Context, DISK_BYTES, Replica};
 /// A process that was ended comes back after at most this long.
 const DOWN_MS_MAX: u64 = 3_000;
 const PAUSE_MS_MAX: u64 = 4_000;
+const DEAF_MS_MAX: u64 = 300;
+/// An election that a slow disk does not hold up is over within these looks.
+const ELECTION_LOOKS: u64 = 400;
+const ELECTION_LOOK_EVERY: Duration = Duration::from_millis(6);
 
 /// The replicas and what is done to them.
 pub(super) struct Nemesis {
@@ -77,6 +82,8 @@ impl Nemesis {
                 self.break_disk(act, replica)
             }
             Act::Transfer | Act::Checkpoint | Act::SwapVoter => self.order(act),
+            Act::LeaveBehind => self.leave_behind(),
+            Act::SlowElection => self.slow_election(),
         };
         if done {
             self.count(act.name());
@@ -112,7 +119,7 @@ impl Nemesis {
         self: &Rc<Self>,
         milliseconds_max: u64,
         node: NodeId,
-        what: impl FnOnce(&Replica, &Nemesis) + 'static,
+        what: impl FnOnce(&Replica, &Self) + 'static,
     ) {
         let wait = Duration::from_millis(self.random().between(10, milliseconds_max));
         let nemesis = Rc::clone(self);
@@ -266,16 +273,9 @@ impl Nemesis {
         }
         if act == Act::Checkpoint {
             let replica = *pick(&mut self.random(), &running);
-            let (Some(group), Some(machine)) = (replica.group(), replica.machine()) else {
-                return false;
-            };
-            drop(machine.spawn(async move { drop(group.take_checkpoint().await) }));
-            return true;
+            return take_checkpoint(replica);
         }
-        let leads = |replica: &&&Replica| {
-            replica.group().is_some_and(|group| group.leader_term().is_some())
-        };
-        let Some(leader) = running.iter().find(leads) else { return false };
+        let Some(leader) = self.leader() else { return false };
         let (Some(group), Some(machine)) = (leader.group(), leader.machine()) else {
             return false;
         };
@@ -286,6 +286,77 @@ impl Nemesis {
             return to != status.node;
         }
         self.swap_voter(group, &machine, &status.voters)
+    }
+
+    fn leader(&self) -> Option<&Replica> {
+        let leads =
+            |replica: &&Replica| replica.group().is_some_and(|group| group.leader_term().is_some());
+        self.replicas.iter().find(leads)
+    }
+
+    /// Cuts a replica off from the others; clients reach it still.
+    fn isolate(&self, node: NodeId) {
+        let left = host(node);
+        let rest: Vec<Host> = self.hosts().into_iter().filter(|host| *host != left).collect();
+        Network::current().partition(&[&[left], &rest]);
+    }
+
+    /// A leader hears nothing of the others, who take what it still sends; then it loses them, and
+    /// they go on and let go of what it misses. When it is back it cannot know what became of its
+    /// proposals.
+    fn leave_behind(self: &Rc<Self>) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let left = leader.node;
+        for other in self.hosts().into_iter().filter(|other| *other != host(left)) {
+            Network::current().cut(other, host(left));
+        }
+        let nemesis = Rc::clone(self);
+        drop(world::spawn(async move {
+            let deaf = Duration::from_millis(nemesis.random().between(10, DEAF_MS_MAX));
+            world::sleep(deaf).await;
+            nemesis.isolate(left);
+            // The log goes up to the checkpoint before the newest one.
+            for _ in 0..2 {
+                let wait = Duration::from_millis(nemesis.random().between(1_000, 2_500));
+                world::sleep(wait).await;
+                for replica in nemesis.replicas.iter().filter(|replica| replica.node != left) {
+                    take_checkpoint(replica);
+                }
+            }
+            nemesis.heal_network();
+        }));
+        true
+    }
+
+    /// Disks are slow while somebody is elected, and then the power goes: a term that was said
+    /// before it was on the disk is forgotten.
+    fn slow_election(self: &Rc<Self>) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let old = leader.group().map(|group| group.status().term);
+        for replica in self.replicas.iter().filter(|replica| replica.node != leader.node) {
+            let stall = Duration::from_millis(self.random().between(1_000, 3_000));
+            let disk = replica.disk.borrow();
+            disk.inject(Injection::next(Operation::Flush, Fault::Stall(stall)));
+        }
+        self.isolate(leader.node);
+        let nemesis = Rc::clone(self);
+        drop(world::spawn(async move {
+            let newly = |replica: &&Replica| {
+                let status = replica.group().map(|group| group.status());
+                status.is_some_and(|status| status.role == Role::Leader && Some(status.term) > old)
+            };
+            for _ in 0..ELECTION_LOOKS {
+                world::sleep(ELECTION_LOOK_EVERY).await;
+                if let Some(elected) = nemesis.replicas.iter().find(newly) {
+                    // The witness has seen it by then, too.
+                    world::sleep(ELECTION_LOOK_EVERY).await;
+                    elected.power_off(&mut nemesis.random());
+                    break;
+                }
+            }
+            nemesis.heal_network();
+        }));
+        true
     }
 
     /// One that does not vote becomes a learner and then takes the place of a voter.
@@ -317,4 +388,12 @@ impl Nemesis {
         }));
         true
     }
+}
+
+fn take_checkpoint(replica: &Replica) -> bool {
+    let (Some(group), Some(machine)) = (replica.group(), replica.machine()) else {
+        return false;
+    };
+    drop(machine.spawn(async move { drop(group.take_checkpoint().await) }));
+    true
 }

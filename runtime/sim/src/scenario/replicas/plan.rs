@@ -38,11 +38,13 @@ pub(super) enum Act {
     Transfer,
     Checkpoint,
     SwapVoter,
+    LeaveBehind,
+    SlowElection,
 }
 
 impl Act {
     /// All of them, each with how often it is drawn when it is in the mix.
-    const ALL: [(Self, u64); 21] = [
+    const ALL: [(Self, u64); 23] = [
         (Self::Kill, 4),
         (Self::PowerLoss, 4),
         (Self::PowerLossOfAll, 1),
@@ -64,6 +66,8 @@ impl Act {
         (Self::Transfer, 2),
         (Self::Checkpoint, 3),
         (Self::SwapVoter, 2),
+        (Self::LeaveBehind, 2),
+        (Self::SlowElection, 2),
     ];
 
     /// The name it is counted under.
@@ -90,6 +94,8 @@ impl Act {
             Self::Transfer => "transfer",
             Self::Checkpoint => "checkpoint",
             Self::SwapVoter => "swap-voter",
+            Self::LeaveBehind => "leave-behind",
+            Self::SlowElection => "slow-election",
         }
     }
 }
@@ -103,7 +109,11 @@ pub(super) struct Plan {
     pub(super) link: LinkOptions,
     /// One request in this many goes to the wrong node; never for zero.
     pub(super) misroute_one_in: u64,
+    /// Voters at the start.
+    pub(super) voters: u64,
     pub(super) clients: u32,
+    /// Once in so many times what was promised is proposed again, later, with the same stamp.
+    pub(super) again_one_in: u64,
     pub(super) payload_bytes: RangeInclusive<u64>,
     pub(super) think_time: RangeInclusive<Duration>,
     /// How long faults go on, in virtual time.
@@ -157,7 +167,9 @@ impl Plan {
                 ..LinkOptions::default()
             },
             misroute_one_in: if noisy { random.between(50, 500) } else { 0 },
+            voters: *pick(random, &[3, 3, 3, 5]),
             clients: random.between(1, 6) as u32,
+            again_one_in: *pick(random, &[2, 5, 20]),
             payload_bytes: 1..=payload_max,
             think_time: milliseconds(0)..=milliseconds(if busy { 5 } else { 100 }),
             faults_for: milliseconds(random.between(4_000, 20_000)),

@@ -14,7 +14,7 @@ use barrage_raft::{Group, GroupOptions, Role};
 use barrage_world as world;
 use barrage_world::sim::{Disk, DiskOptions, Machine, Rng};
 
-use super::client;
+use super::client::{self, Desk};
 use super::ledger::Ledger;
 use super::links::{Links, host};
 use super::plan::Plan;
@@ -142,7 +142,8 @@ async fn run(node: NodeId, context: Context, slot: Rc<RefCell<Option<Group<Ledge
     witness.came_back(node, vote.map_or(barrage_model::Term(0), |vote| vote.term));
     *slot.borrow_mut() = Some(group.clone());
     drop(world::spawn(links.serve(group.clone())));
-    drop(world::spawn(client::serve(node, group.clone(), Rc::clone(&witness))));
+    let desk = Desk { node, group: group.clone(), witness: Rc::clone(&witness), plan };
+    drop(world::spawn(client::serve(desk)));
     drop(world::spawn(look(node, group.clone(), Rc::clone(&witness))));
     let reason = group.failed().await;
     witness.failed(node, reason);
@@ -178,6 +179,9 @@ async fn look(node: NodeId, group: Group<Ledger>, witness: Rc<Witness>) {
         let status = group.status();
         if status.role == Role::Leader {
             witness.leads(node, status.term);
+        }
+        if let Some(term) = group.leader_term() {
+            witness.serves(node, term, |client| group.with_machine(|ledger| ledger.next(client)));
         }
         world::sleep(LOOK_EVERY).await;
     }

@@ -20,6 +20,8 @@ struct Applied {
 #[derive(Clone, Debug)]
 pub(super) struct Promise {
     pub(super) payload: Vec<u8>,
+    /// It was committed in this term, or before.
+    pub(super) term: Term,
 }
 
 /// Sees everything, says nothing.
@@ -29,6 +31,8 @@ pub(super) struct Witness {
     leaders: RefCell<BTreeMap<Term, NodeId>>,
     terms: RefCell<BTreeMap<NodeId, Term>>,
     promises: RefCell<BTreeMap<(u32, u64), Promise>>,
+    /// The sequence number behind the last record promised to a client in a term.
+    promised_in: RefCell<BTreeMap<(u32, Term), u64>>,
     given_checkpoint: RefCell<BTreeSet<NodeId>>,
     violations: RefCell<Vec<String>>,
     not_opened: RefCell<BTreeMap<NodeId, String>>,
@@ -38,6 +42,7 @@ pub(super) struct Witness {
     installed: Cell<u64>,
     duplicates: Cell<u64>,
     reads: Cell<u64>,
+    proposed_again: Cell<u64>,
 }
 
 /// Violations kept; one is enough to fail.
@@ -111,6 +116,21 @@ impl Witness {
         *highest = (*highest).max(term);
     }
 
+    /// A replica says that it may propose in `term`: what was promised in a term before that was
+    /// committed before the first entry of this one, and so it has applied it. `next` gives the
+    /// number that the replica expects from a client.
+    pub(super) fn serves(&self, node: NodeId, term: Term, next: impl Fn(u32) -> u64) {
+        for ((client, before), promised) in self.promised_in.borrow().iter() {
+            let has = next(*client);
+            if *before < term && has < *promised {
+                self.object(format!(
+                    "I1: {node} leads term {term} and has {has} records of client {client}, who \
+                     was promised {promised} in term {before}"
+                ));
+            }
+        }
+    }
+
     /// A replica came back with this term on its disk.
     pub(super) fn came_back(&self, node: NodeId, term: Term) {
         if let Some(led) = self.terms.borrow().get(&node).copied()
@@ -143,8 +163,9 @@ impl Witness {
     }
 
     /// A client was told that its record is stored.
-    pub(super) fn promised(&self, client: u32, sequence: u64, payload: Vec<u8>) {
-        let replaced = self.promises.borrow_mut().insert((client, sequence), Promise { payload });
+    pub(super) fn promised(&self, client: u32, sequence: u64, promise: Promise) {
+        self.promised_in.borrow_mut().insert((client, promise.term), sequence + 1);
+        let replaced = self.promises.borrow_mut().insert((client, sequence), promise);
         assert!(replaced.is_none(), "a client goes on after a promise");
     }
 
@@ -174,6 +195,11 @@ impl Witness {
         self.duplicates.set(self.duplicates.get() + 1);
     }
 
+    /// A replica will propose what it has proposed before.
+    pub(super) fn proposed_again(&self) {
+        self.proposed_again.set(self.proposed_again.get() + 1);
+    }
+
     pub(super) fn counts(&self) -> Counts {
         Counts {
             commits: self.applied.borrow().len() as u64,
@@ -182,6 +208,7 @@ impl Witness {
             installed: self.installed.get(),
             duplicates: self.duplicates.get(),
             reads: self.reads.get(),
+            proposed_again: self.proposed_again.get(),
             promises: self.promises.borrow().len() as u64,
             terms: self.leaders.borrow().len() as u64,
             highest: self.applied.borrow().keys().next_back().copied().unwrap_or(0),
@@ -198,6 +225,7 @@ pub(super) struct Counts {
     pub(super) installed: u64,
     pub(super) duplicates: u64,
     pub(super) reads: u64,
+    pub(super) proposed_again: u64,
     pub(super) promises: u64,
     pub(super) terms: u64,
     pub(super) highest: u64,
