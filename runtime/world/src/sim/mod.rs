@@ -127,6 +127,16 @@ pub use rng::Rng;
 pub use sabotage::{buggified, calm_buggify, plant, planted_was_reached, set_buggify};
 pub(crate) use sabotage::{buggify, is_planted};
 
+/// Nanoseconds since the world began, by its own clock: the same for all machines, whose clocks may
+/// run faster or slower. For whoever looks on; what runs on a machine asks that machine's clock.
+///
+/// # Panics
+/// Outside of a world.
+#[must_use]
+pub fn world_time_ns() -> u64 {
+    executor::world().now_ns()
+}
+
 /// Runs `future` in a fresh world with an empty disk.
 ///
 /// # Panics

@@ -109,11 +109,12 @@ async fn course(plan: Rc<Plan>, mut random: Rng) -> Outcome {
         Rc::clone(&nemesis).run().await;
         compared = settle(&nemesis, &stop, clients, &mut random).await;
     }
+    compared += witness.judge();
     let counts = witness.counts();
     let mut outcome = Outcome {
         violations: witness.violations(),
         commits: counts.commits,
-        records_compared: counts.compared + compared,
+        records_compared: compared,
         faults: nemesis.fired.borrow().clone(),
         virtual_ms: (world::Instant::now() - began).as_millis() as u64,
         note: format!(
@@ -266,11 +267,15 @@ async fn judge(nemesis: &Nemesis, round: &'static str) -> u64 {
     let status = leader.status();
     let position = leader.with_machine(Ledger::position);
     let mut compared = 0;
+    let mut stand = BTreeMap::new();
     for node in status.voters.union(&status.learners) {
         let replica = nemesis.replicas.iter().find(|replica| replica.node == *node);
         let Some(replica) = replica else { continue };
         let (Some(group), Some(machine)) = (replica.group(), replica.machine()) else { continue };
         let own = group.with_machine(Ledger::position);
+        if status.voters.contains(node) {
+            stand.insert(*node, own);
+        }
         if own != position {
             witness
                 .object(format!("I13: {node} is at {own:?}, the leader at {position:?}, {round}"));
@@ -279,6 +284,7 @@ async fn judge(nemesis: &Nemesis, round: &'static str) -> u64 {
         let check = check_records(group, *node, Rc::clone(witness), round);
         compared += machine.spawn(check).await.unwrap_or(0);
     }
+    witness.ended(&stand);
     compared
 }
 

@@ -123,6 +123,7 @@ impl Replica {
 /// The process.
 async fn run(node: NodeId, context: Context, slot: Rc<RefCell<Option<Group<Ledger>>>>) {
     let Context { plan, witness, nodes } = context;
+    witness.started(node);
     let links = Links::bind(nodes, plan.misroute_one_in);
     let opened = open(node, &plan, &links, &witness).await;
     let group = match opened {
@@ -139,7 +140,7 @@ async fn run(node: NodeId, context: Context, slot: Rc<RefCell<Option<Group<Ledge
         witness.given_checkpoint(node);
     }
     let vote = group.log().hard_state().vote;
-    witness.came_back(node, vote.map_or(barrage_model::Term(0), |vote| vote.term));
+    witness.came_back(node, vote);
     *slot.borrow_mut() = Some(group.clone());
     drop(world::spawn(links.serve(group.clone())));
     let desk = Desk { node, group: group.clone(), witness: Rc::clone(&witness), plan };

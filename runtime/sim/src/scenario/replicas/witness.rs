@@ -1,20 +1,20 @@
 //! What was seen from outside while the replicas ran; it outlives their processes.
 //!
-//! Owns: who led when, the state at every applied index, what clients were promised, and the
-//! violations found on the way. Must never: be asked by the code under test.
+//! Owns: the history of the replicas, which the checker judges; what clients were promised, which
+//! must be on every member; and the violations found on the way. Must never: be asked by the code
+//! under test.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
-use barrage_model::{LogId, NodeId, Term};
+use barrage_commitlog::Vote;
+use barrage_model::{LogId, LogIndex, NodeId, Term};
+use barrage_world::sim;
 
-/// The state after an index, as the first replica that applied it had it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Applied {
-    node: NodeId,
-    term: Term,
-    hash: u64,
-}
+use crate::history::{Event, History, Nanos, Note, Options, Sight, StateHash, What};
+
+/// The one shard, as the history names it.
+const SHARD: &str = "shard";
 
 /// A record that a client was promised.
 #[derive(Clone, Debug)]
@@ -27,9 +27,10 @@ pub(super) struct Promise {
 /// Sees everything, says nothing.
 #[derive(Default)]
 pub(super) struct Witness {
-    applied: RefCell<BTreeMap<u64, Applied>>,
-    leaders: RefCell<BTreeMap<Term, NodeId>>,
-    terms: RefCell<BTreeMap<NodeId, Term>>,
+    history: RefCell<History>,
+    applied: RefCell<BTreeSet<u64>>,
+    /// The newest term that each node led.
+    led: RefCell<BTreeMap<NodeId, Term>>,
     promises: RefCell<BTreeMap<(u32, u64), Promise>>,
     /// The sequence number behind the last record promised to a client in a term.
     promised_in: RefCell<BTreeMap<(u32, Term), u64>>,
@@ -37,7 +38,6 @@ pub(super) struct Witness {
     violations: RefCell<Vec<String>>,
     not_opened: RefCell<BTreeMap<NodeId, String>>,
     failures: RefCell<Vec<(NodeId, String)>>,
-    compared: Cell<u64>,
     restored: Cell<u64>,
     installed: Cell<u64>,
     duplicates: Cell<u64>,
@@ -60,38 +60,57 @@ impl Witness {
         self.violations.borrow().clone()
     }
 
-    /// A replica applied a command. Two replicas that are at the same index are in the same state,
-    /// and what was applied once is committed for ever.
+    fn note(&self, note: Note) {
+        self.history.borrow_mut().note(Nanos(sim::world_time_ns()), note);
+    }
+
+    /// For the rule of replicas (I13).
+    fn saw(&self, node: NodeId, saw: Sight) {
+        self.note(Note::Replica { shard: SHARD.into(), node, saw });
+    }
+
+    /// A process of the node begins.
+    pub(super) fn started(&self, node: NodeId) {
+        self.led.borrow_mut().remove(&node);
+        self.saw(node, Sight::Started);
+    }
+
+    /// A replica applied a command.
     pub(super) fn applied(&self, node: NodeId, id: LogId, hash: u64) {
-        let seen = Applied { node, term: id.term, hash };
-        let first = *self.applied.borrow_mut().entry(id.index.0).or_insert(seen);
-        if first.node != node {
-            self.compared.set(self.compared.get() + 1);
-        }
-        if (first.term, first.hash) != (seen.term, seen.hash) {
-            self.object(format!(
-                "I13: state differs at index {}: {} had term {} hash {:x}, {node} has term {} \
-                 hash {hash:x}",
-                id.index, first.node, first.term, first.hash, id.term
-            ));
-        }
+        self.applied.borrow_mut().insert(id.index.0);
+        let hash = StateHash(hash);
+        self.saw(node, Sight::Committed { index: id.index, term: id.term, chain: hash });
+        self.saw(node, Sight::Applied { index: id.index, state: hash });
     }
 
     /// A replica took its state from a checkpoint.
     pub(super) fn restored(&self, node: NodeId, index: u64, hash: u64) {
         self.restored.set(self.restored.get() + 1);
-        let first = self.applied.borrow().get(&index).copied();
-        match first {
-            _ if index == 0 => {}
-            None => {
-                self.object(format!("I13: {node} restored index {index}, which nobody applied"))
-            }
-            Some(first) if first.hash != hash => self.object(format!(
-                "I13: {node} restored index {index} with hash {hash:x}, {} had {:x}",
-                first.node, first.hash
-            )),
-            Some(_) => {}
+        if index > 0 {
+            self.saw(node, Sight::Applied { index: LogIndex(index), state: StateHash(hash) });
         }
+        if index > 0 && !self.applied.borrow().contains(&index) {
+            self.object(format!("I13: {node} restored index {index}, which nobody applied"));
+        }
+    }
+
+    /// At the end: the voters, and where each of them stands.
+    pub(super) fn ended(&self, stand: &BTreeMap<NodeId, (u64, u64)>) {
+        self.note(Note::Voters { shard: SHARD.into(), voters: stand.keys().copied().collect() });
+        for (node, (index, hash)) in stand {
+            let chain = StateHash(*hash);
+            self.saw(*node, Sight::Holds { index: LogIndex(*index), chain });
+        }
+        self.note(Note::Drain);
+    }
+
+    /// What the checker says of it all; counts what it compared.
+    pub(super) fn judge(&self) -> u64 {
+        let verdict = self.history.borrow().check(&Options::default());
+        for violation in &verdict.violations {
+            self.object(violation.to_string());
+        }
+        verdict.counters.replica_compared
     }
 
     /// A running replica was given a checkpoint by a peer.
@@ -104,16 +123,12 @@ impl Witness {
         self.given_checkpoint.borrow().contains(&node)
     }
 
-    /// A replica says that it leads.
+    /// A replica says that it leads: it voted for itself, and said so to others.
     pub(super) fn leads(&self, node: NodeId, term: Term) {
-        let first = *self.leaders.borrow_mut().entry(term).or_insert(node);
-        if first != node {
-            self.object(format!("I13: two leaders in term {term}: {first} and {node}"));
+        if self.led.borrow_mut().insert(node, term) != Some(term) {
+            self.saw(node, Sight::Voted { term, vote: Some(node) });
+            self.saw(node, Sight::Led { term });
         }
-        // It voted for itself, and said so to others: it may not forget that.
-        let mut terms = self.terms.borrow_mut();
-        let highest = terms.entry(node).or_insert(term);
-        *highest = (*highest).max(term);
     }
 
     /// A replica says that it may propose in `term`: what was promised in a term before that was
@@ -131,12 +146,12 @@ impl Witness {
         }
     }
 
-    /// A replica came back with this term on its disk.
-    pub(super) fn came_back(&self, node: NodeId, term: Term) {
-        if let Some(led) = self.terms.borrow().get(&node).copied()
-            && term < led
-        {
-            self.object(format!("I13: {node} led term {led} and came back with term {term}"));
+    /// A replica came back with this vote on its disk.
+    pub(super) fn came_back(&self, node: NodeId, vote: Option<Vote>) {
+        if let Some(vote) = vote {
+            // A committed one names the leader that it follows, whoever it voted for.
+            let given = (!vote.committed || vote.node == node).then_some(vote.node);
+            self.saw(node, Sight::Voted { term: vote.term, vote: given });
         }
     }
 
@@ -200,18 +215,27 @@ impl Witness {
         self.proposed_again.set(self.proposed_again.get() + 1);
     }
 
+    /// Terms in which somebody led.
+    fn terms(&self) -> u64 {
+        let history = self.history.borrow();
+        let led = |event: &Event| match event.what {
+            What::Note(Note::Replica { saw: Sight::Led { term }, .. }) => Some(term),
+            _ => None,
+        };
+        history.events().iter().filter_map(led).collect::<BTreeSet<_>>().len() as u64
+    }
+
     pub(super) fn counts(&self) -> Counts {
         Counts {
             commits: self.applied.borrow().len() as u64,
-            compared: self.compared.get(),
             restored: self.restored.get(),
             installed: self.installed.get(),
             duplicates: self.duplicates.get(),
             reads: self.reads.get(),
             proposed_again: self.proposed_again.get(),
             promises: self.promises.borrow().len() as u64,
-            terms: self.leaders.borrow().len() as u64,
-            highest: self.applied.borrow().keys().next_back().copied().unwrap_or(0),
+            terms: self.terms(),
+            highest: self.applied.borrow().last().copied().unwrap_or(0),
         }
     }
 }
@@ -220,7 +244,6 @@ impl Witness {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counts {
     pub(super) commits: u64,
-    pub(super) compared: u64,
     pub(super) restored: u64,
     pub(super) installed: u64,
     pub(super) duplicates: u64,
