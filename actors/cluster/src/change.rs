@@ -43,15 +43,16 @@ pub enum Change {
     Transfer(NodeId),
 }
 
-/// The next step of a group that is to be held by `assigned`, the first of which is to lead.
+/// The next step of a group that is to be held by `assigned`, the first of which is to lead;
+/// `watchers` receive the log as well and never vote (of the catalog: all other nodes).
 #[must_use]
-pub fn next(assigned: &[NodeId], view: &View) -> Option<Change> {
+pub fn next(assigned: &[NodeId], watchers: &BTreeSet<NodeId>, view: &View) -> Option<Change> {
     if view.changing || assigned.is_empty() {
         return None;
     }
     let wanted: BTreeSet<NodeId> = assigned.iter().copied().collect();
     let is_member = |node: &NodeId| view.voters.contains(node) || view.learners.contains(node);
-    if let Some(node) = assigned.iter().find(|node| !is_member(node)) {
+    if let Some(node) = assigned.iter().chain(watchers).find(|node| !is_member(node)) {
         return Some(Change::AddLearner(*node));
     }
     if let Some(voters) = next_voters(assigned, &wanted, view) {
@@ -63,7 +64,8 @@ pub fn next(assigned: &[NodeId], view: &View) -> Option<Change> {
         }
         return Some(Change::ChangeVoters(voters));
     }
-    if let Some(node) = view.learners.iter().find(|node| !wanted.contains(node)) {
+    let idle = |node: &&NodeId| !wanted.contains(*node) && !watchers.contains(*node);
+    if let Some(node) = view.learners.iter().find(idle) {
         return Some(Change::RemoveLearner(*node));
     }
     let first = *assigned.first()?;
@@ -107,6 +109,8 @@ mod tests {
     #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
     use super::*;
+
+    const NOBODY: BTreeSet<NodeId> = BTreeSet::new();
 
     fn set(nodes: &[u64]) -> BTreeSet<NodeId> {
         nodes.iter().copied().map(NodeId).collect()
@@ -177,14 +181,26 @@ mod tests {
             (list(&[2, 1, 3]), view(1, &[1, 2, 3], &[], &[1, 3]), None),
         ];
         for (assigned, view, expected) in table {
-            assert_eq!(next(&assigned, &view), expected, "{assigned:?} {view:?}");
+            assert_eq!(next(&assigned, &NOBODY, &view), expected, "{assigned:?} {view:?}");
         }
+    }
+
+    #[test]
+    fn watchers_are_learners_and_stay() {
+        let watchers = set(&[4, 5]);
+        let check = |view: &View, expected: Option<Change>| {
+            assert_eq!(next(&list(&[1, 2, 3]), &watchers, view), expected, "{view:?}");
+        };
+        let three = [1, 2, 3];
+        check(&view(1, &three, &[], &three), Some(Change::AddLearner(NodeId(4))));
+        check(&view(1, &three, &[4, 5], &three), None);
+        check(&view(1, &three, &[4, 5, 6], &three), Some(Change::RemoveLearner(NodeId(6))));
     }
 
     #[test]
     fn nothing_while_a_change_is_under_way() {
         let view = View { changing: true, ..view(1, &[1], &[], &[1]) };
-        assert_eq!(next(&list(&[1, 2, 3]), &view), None);
+        assert_eq!(next(&list(&[1, 2, 3]), &NOBODY, &view), None);
     }
 
     /// Every group of up to three of five nodes, whoever is caught up, comes to what is assigned
@@ -201,13 +217,14 @@ mod tests {
             for to in &groups {
                 let assigned = list(to);
                 let mut view = view(from[0], from, &[], from);
-                while let Some(change) = next(&assigned, &view) {
+                while let Some(change) = next(&assigned, &NOBODY, &view) {
                     steps += 1;
                     match change {
                         Change::AddLearner(node) => {
                             assert!(view.learners.insert(node));
                             // It catches up some time later.
-                            assert_ne!(next(&assigned, &view), Some(Change::AddLearner(node)));
+                            let then = next(&assigned, &NOBODY, &view);
+                            assert_ne!(then, Some(Change::AddLearner(node)));
                             view.caught_up.insert(node);
                         }
                         Change::ChangeVoters(voters) => {

@@ -12,6 +12,7 @@ pub mod command;
 pub mod format;
 pub mod node;
 pub mod placement;
+pub mod plan;
 pub mod topic;
 
 pub use catalog::{Catalog, CatalogError, Reply};
