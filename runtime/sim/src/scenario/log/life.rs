@@ -31,6 +31,9 @@ pub(super) struct Life {
     pub(super) log: CommitLog,
     /// Tickets that have not resolved.
     waiting: Rc<Cell<u64>>,
+    /// Nobody is served before everything below this index, applied by an earlier life, is applied
+    /// again: index files may be of a later state than the checkpoint, without what it deleted.
+    serves_from: Cell<u64>,
     checkpointing: Rc<Cell<bool>>,
     retaining: Rc<Cell<bool>>,
 }
@@ -68,6 +71,7 @@ pub(super) async fn start(bench: &Rc<Bench>, plan: LifePlan, damaged: bool) -> S
         plan,
         log,
         waiting: Rc::default(),
+        serves_from: Cell::default(),
         checkpointing: Rc::default(),
         retaining: Rc::default(),
     };
@@ -142,7 +146,9 @@ impl Life {
             ledger.latest().next_index()
         };
         // Only a disk that lied has lost what was committed.
-        self.apply_to(bench.committed_next.get().min(next)).await;
+        let next = bench.committed_next.get().min(next);
+        self.serves_from.set(next);
+        self.apply_to(next).await;
         Ok(())
     }
 
@@ -158,6 +164,11 @@ impl Life {
         })?;
         let hard = self.log.hard_state();
         Ok(Found { entries, vote: hard.vote, floor: hard.floor })
+    }
+
+    /// Whether readers are let in.
+    pub(super) fn serves(&self) -> bool {
+        self.bench.machine.borrow().next_index() >= self.serves_from.get()
     }
 
     async fn step(self: &Rc<Self>) {
