@@ -21,7 +21,7 @@ const fn edge(
 
 /// The dependency edges: model <- wire <- client <- cli;
 /// world <- commitlog <- raft <- broker <- native <- server; model below all.
-pub(super) const EDGES: [Edge; 16] = [
+pub(super) const EDGES: [Edge; 17] = [
     edge("model", &[], &[]),
     edge("world", &["model"], &[]),
     edge("commitlog", &["model", "world"], &[]),
@@ -30,6 +30,7 @@ pub(super) const EDGES: [Edge; 16] = [
     edge("broker", &["model", "world", "commitlog", "raft", "cluster"], &[]),
     edge("wire", &["model"], &[]),
     edge("native", &["model", "world", "broker", "wire"], &["client"]),
+    edge("peer", &["model", "world", "raft"], &["commitlog"]),
     edge("client", &["model", "wire"], &[]),
     edge("cli", &["model", "wire", "client"], &[]),
     edge("bench", &["model", "wire", "world"], &[]),
@@ -48,7 +49,18 @@ pub(super) const EDGES: [Edge; 16] = [
     // Feeds every parser.
     edge(
         "fuzz",
-        &["model", "world", "commitlog", "raft", "cluster", "broker", "wire", "cli", "server"],
+        &[
+            "model",
+            "world",
+            "commitlog",
+            "raft",
+            "cluster",
+            "broker",
+            "wire",
+            "peer",
+            "cli",
+            "server",
+        ],
         &[],
     ),
     // The fuzzer's binaries, in a workspace of their own.
