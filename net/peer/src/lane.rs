@@ -13,10 +13,11 @@
 use std::cell::{Cell, RefCell};
 use std::net::Shutdown;
 use std::rc::Rc;
+use std::time::Duration;
 
 use barrage_world::channel::Event;
 use barrage_world::net::Stream;
-use barrage_world::{random_u64, sleep, spawn, timeout};
+use barrage_world::{Instant, random_u64, sleep, spawn, timeout};
 
 use crate::batch::Batch;
 use crate::frame::{FrameError, Refusal};
@@ -262,6 +263,9 @@ async fn read_once(
     Ok(count)
 }
 
+/// A write that takes longer has waited until the other side took something.
+const WRITE_WAIT_MIN: Duration = Duration::from_millis(10);
+
 /// Writes what is queued, and ends when nothing is. All that the tasks which are ready now queue
 /// leaves together.
 async fn write(peer: &Rc<Peer>, lane: &Rc<Lane>, connection: &Connection) {
@@ -277,11 +281,15 @@ async fn write(peer: &Rc<Peer>, lane: &Rc<Lane>, connection: &Connection) {
             continue;
         }
         for write in batch.writes() {
+            let began = Instant::now();
             if let Err(error) = connection.stream.write_vectored_all(&write).await {
                 connection.close(LaneError::Io(error));
                 break;
             }
-            peer.handle_moved(lane.way);
+            // What the socket takes at once tells nothing of the other side.
+            if began.elapsed() > WRITE_WAIT_MIN {
+                peer.handle_moved(lane.way);
+            }
         }
     }
     connection.is_writing.set(false);

@@ -112,10 +112,6 @@ impl Reach {
         assert_eq!(self.state, State::Up, "nothing was reached");
         self.state = State::Unknown;
     }
-
-    pub(crate) fn is_up(&self) -> bool {
-        self.state == State::Up
-    }
 }
 
 /// Rests are multiplied with this many thousandths.
@@ -142,7 +138,7 @@ mod tests {
         assert_eq!(reach.handle_call(), Verdict::Refuse);
         reach.handle_connected();
         assert_eq!(reach.handle_call(), Verdict::Queue);
-        assert!(reach.is_up());
+        assert_eq!(reach.state, State::Up);
     }
 
     #[test]

@@ -210,7 +210,8 @@ impl Traffic {
                 shard: call.shard,
                 // Bounded when the call was made.
                 body_size: u32::try_from(body.len()).unwrap_or(u32::MAX),
-                within_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
+                // Rounded up: the call ends by its own deadline, not by that of the other side.
+                within_ms: u32::try_from(left.as_millis() + 1).unwrap_or(u32::MAX),
                 ..Header::new(Kind::Request, self.me, self.peer, id.0)
             };
             batch.push(&header, body);
