@@ -24,7 +24,7 @@ fn small() -> Options {
 }
 
 /// Node 2 tells its cores, accepts connections there, and never reads.
-async fn deaf_node() -> world::sim::Machine {
+async fn deaf_node() -> sim::Machine {
     let machine = machine(2);
     on(&machine, async {
         let (contact, core) = (listen(CONTACT_PORT), listen(9400));

@@ -78,6 +78,8 @@ pub(crate) struct Node {
     pub(crate) acceptors: Rc<RefCell<Vec<Acceptor>>>,
     /// The numbers of all requests, in the order they were begun.
     pub(crate) begun: Rc<RefCell<Vec<u64>>>,
+    /// It carries no shard any more.
+    pub(crate) is_empty: Rc<Cell<bool>>,
 }
 
 impl Node {
@@ -116,6 +118,8 @@ impl Node {
         let acceptors = Rc::new(RefCell::new(Vec::new()));
         let begun = Rc::new(RefCell::new(Vec::new()));
         let (kept, kept_begun) = (Rc::clone(&acceptors), Rc::clone(&begun));
+        let is_empty = Rc::new(Cell::new(false));
+        let kept_empty = Rc::clone(&is_empty);
         let contact = Contact::new((first_port..first_port + cores).collect()).unwrap();
         let begin = machine.clone();
         on(&machine, async move {
@@ -123,8 +127,8 @@ impl Node {
             let first = Listener::bind_exclusive(any).unwrap();
             for core in 0..cores {
                 let (contact, options, first) = (contact.clone(), options.clone(), first.clone());
-                let begun = Rc::clone(&kept_begun);
-                let handler = Rc::new(Echo { core, cores, begun });
+                let (begun, is_empty) = (Rc::clone(&kept_begun), Rc::clone(&kept_empty));
+                let handler = Rc::new(Echo { core, cores, begun, is_empty });
                 let on_core = begin.core(core, cores);
                 let acceptor = on(&on_core, async move {
                     let acceptor = Acceptor::new(identity(node), contact, handler, options);
@@ -136,7 +140,7 @@ impl Node {
             }
         })
         .await;
-        Self { machine, acceptors, begun }
+        Self { machine, acceptors, begun, is_empty }
     }
 
     pub(crate) fn held_bytes(&self) -> u64 {
@@ -149,14 +153,17 @@ struct Echo {
     core: u16,
     cores: u16,
     begun: Rc<RefCell<Vec<u64>>>,
+    is_empty: Rc<Cell<bool>>,
 }
 
 impl Handler for Echo {
     fn handle(&self, shard: ShardId, _from: NodeId, request: Bytes) -> Reply {
         let begun = Rc::clone(&self.begun);
-        let (core, is_here) = (self.core, shard.0 % u32::from(self.cores) == u32::from(self.core));
+        let core = self.core;
+        let is_mine = shard.0 % u32::from(self.cores) == u32::from(core) && shard.0 < SHARDS;
+        let is_here = is_mine && !self.is_empty.get();
         Box::pin(async move {
-            if !is_here || shard.0 >= SHARDS {
+            if !is_here {
                 return Err(Refusal::UnknownShard);
             }
             let Some(Letter { number, wait }) = open(&request) else {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use barrage_model::NodeId;
-use barrage_peer::{Book, Links, Options};
+use barrage_peer::{Links, Options};
 use barrage_world as world;
 use barrage_world::sim::{self, Rng};
 
@@ -56,30 +56,24 @@ fn a_peer_with_other_cores_and_ports_is_found_again() {
     assert!(slowest < 5 * SECOND, "{slowest:?}");
 }
 
-/// The process changes its mind about its cores while connections stand: they are refused there.
+/// The connections stand, but the shards are elsewhere.
 #[test]
 fn a_refused_shard_makes_the_cores_be_asked_for() {
-    sim::run(2, async {
-        let node = Node::start(2, 2, 9400).await;
-        let one = machine(1);
-        let links = on(&one, async { links(1) }).await;
-        let found = links.clone();
-        on(&one, async move { all_found(&found, 2).await }).await;
-        // Both live; the ports of the first stay open, the contact tells of the second.
-        node.acceptors.borrow_mut().clear();
-        let other = Node::start_on(&node.machine, 2, 3, 9500, 9301).await;
-        let book = book_at(9301);
-        let fresh =
-            on(&one, async move { Links::new(identity(1), book, Options::default()) }).await;
-        on(&one, async move { all_found(&fresh, 3).await }).await;
-        drop(other);
-    });
-}
-
-fn book_at(port: u16) -> Book {
-    let book = book();
-    book.set(NodeId(2), address(2, port));
-    book
+    for seed in 0..10 {
+        sim::run(seed, async {
+            let old = Node::start(2, 2, 9400).await;
+            let (one, shared) = (machine(1), book());
+            let own = shared.clone();
+            let links = on(&one, async { Links::new(identity(1), own, Options::default()) }).await;
+            let found = links.clone();
+            on(&one, async move { all_found(&found, 2).await }).await;
+            let new = Node::start_on(&old.machine, 2, 3, 9500, 9301).await;
+            old.is_empty.set(true);
+            shared.set(NodeId(2), address(2, 9301));
+            on(&one, async move { all_found(&links, 3).await }).await;
+            assert!(new.begun.borrow().len() >= 16);
+        });
+    }
 }
 
 #[test]
