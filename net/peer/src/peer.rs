@@ -54,9 +54,11 @@ pub(crate) struct Peer {
     is_suspect: Cell<bool>,
     finder: RefCell<Reach>,
     trouble: RefCell<String>,
-    /// Held while the contact is asked: once for all that want to know.
+    /// Held while the contact is asked.
     asking: Mutex<()>,
-    asked_count: Cell<u64>,
+    ask_count: Cell<u64>,
+    /// The outcome of the last time.
+    asked: RefCell<Result<(), String>>,
     asked_at: Cell<Instant>,
     /// When the clock looks next; `None` while it does not run.
     clock_at: Cell<Option<Instant>>,
@@ -84,7 +86,8 @@ impl Peer {
             options,
             trouble: RefCell::default(),
             asking: Mutex::new(()),
-            asked_count: Cell::new(0),
+            ask_count: Cell::new(0),
+            asked: RefCell::new(Ok(())),
             asked_at: Cell::new(Instant(0)),
             clock_at: Cell::new(None),
             sooner: Event::new(),
@@ -200,13 +203,20 @@ impl Peer {
         }
     }
 
-    /// Asks the peer for its cores; one question answers all that ask meanwhile.
+    /// Asks the peer for its cores. Who wants to know while it is asked shares the outcome, a
+    /// failure too: else a dead peer would be asked by one lane after the other.
     pub(crate) async fn ask(self: &Rc<Self>) -> Result<(), String> {
-        let before = self.asked_count.get();
+        let before = self.ask_count.get();
         let _one = self.asking.lock().await;
-        if self.asked_count.get() != before {
-            return Ok(());
+        if self.ask_count.get() == before {
+            let outcome = self.ask_now().await;
+            self.ask_count.set(before + 1);
+            *self.asked.borrow_mut() = outcome;
         }
+        self.asked.borrow().clone()
+    }
+
+    async fn ask_now(self: &Rc<Self>) -> Result<(), String> {
         let address = self.book.address(self.node).ok_or("its address is not known")?;
         let within = self.options.connect_timeout;
         let contact = match timeout(within, ask(address, self.me, self.node)).await {
@@ -217,7 +227,6 @@ impl Peer {
         if self.is_closed.get() {
             return Err("this node is stopping".to_owned());
         }
-        self.asked_count.set(self.asked_count.get() + 1);
         self.asked_at.set(Instant::now());
         self.is_suspect.set(false);
         self.adopt(Found { address, contact });

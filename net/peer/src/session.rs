@@ -257,7 +257,8 @@ impl Session {
                 self.push(request, Kind::Answer, body);
             }
             Ok(body) => {
-                tracing::error!(shard = %request.shard, size = body.len(), "an answer is too large");
+                let size = body.len();
+                tracing::error!(shard = %request.shard, size, "an answer is too large");
                 self.push(request, Kind::Refused(Refusal::Damaged), Bytes::new());
             }
             Err(refusal) => self.push(request, Kind::Refused(refusal), Bytes::new()),

@@ -1,3 +1,5 @@
+//! What becomes of calls, step by step: limits, deadlines, lost ways, strange answers.
+
 use super::*;
 
 const ME: Identity = Identity { cluster: crate::identity::ClusterId(9), node: NodeId(1) };

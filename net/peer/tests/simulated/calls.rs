@@ -189,6 +189,30 @@ fn another_node_at_the_address_is_not_spoken_to() {
     });
 }
 
+/// The contact is right, but its port was taken over by another node.
+#[test]
+fn another_node_at_a_core_port_is_left_alone() {
+    sim::run(6, async {
+        let three = Node::start_on(&machine(2), 3, 1, 9400, 9399).await;
+        on(&three.machine, async { tell_contact(9400) }).await;
+        on(&machine(1), async {
+            let links = links(1);
+            for _ in 0..100 {
+                let PeerError::Unreachable(_, reason) =
+                    Ask::urgent(2, 1).ask(&links).await.unwrap_err()
+                else {
+                    panic!("no answer in time");
+                };
+                let said = Refusal::WrongNode.to_string();
+                assert!(reason.ends_with(&said), "{reason}");
+                world::sleep(ms(10)).await;
+            }
+        })
+        .await;
+        assert!(three.begun.borrow().is_empty(), "it took a request of another node");
+    });
+}
+
 /// Sends one frame without a body and answers the header of what comes back.
 async fn say(port: u16, header: Header) -> Header {
     let stream = Stream::connect(address(2, port)).await.unwrap();
@@ -381,7 +405,6 @@ fn heartbeats_do_not_wait_behind_64_mib() {
     for seed in 0..8 {
         let (idle, _) = slowest_heartbeat(seed, 0);
         let (busy, took) = slowest_heartbeat(seed, 63);
-        println!("seed {seed}: idle {idle:?}, busy {busy:?}, all sent in {took:?}");
         assert!(took > 7 * SECOND, "the link was not slow");
         // At most what both sockets hold goes before it: 128 KiB are 16 ms on this link.
         assert!(busy < ms(40), "seed {seed}: {busy:?}, without load {idle:?}");

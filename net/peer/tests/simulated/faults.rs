@@ -81,7 +81,6 @@ fn corrupt_streams_mix_nothing_up() {
         count_all += count;
     }
     sim::set_buggify(false);
-    println!("{answered_all} of {count_all} calls were answered");
     assert!(answered_all > count_all / 4, "{answered_all} of {count_all}");
     assert!(answered_all < count_all, "nothing was damaged");
 }
@@ -119,7 +118,6 @@ fn a_cut_link_is_noticed_by_deadlines_and_healed_soon() {
         });
         slowest = slowest.max(healed_in);
     }
-    println!("answered again {slowest:?} after the link was healed, at the latest");
     assert!(slowest < 3 * SECOND, "{slowest:?}");
 }
 
@@ -228,7 +226,6 @@ fn whatever_happens_every_call_ends_in_time() {
     }
     sim::set_buggify(false);
     let (answered, count) = answered_all.get();
-    println!("{answered} of {count} calls were answered");
     assert!(answered > count / 4, "{answered} of {count}");
     assert!(answered < count, "nothing failed");
 }

@@ -180,15 +180,13 @@ async fn course(seed: u64) -> (usize, u64) {
     }
     network.heal_all();
     set_links(LinkOptions::default());
-    let healed = world::Instant::now();
     let before = ledger.committed.borrow().len();
     let again = async {
         while ledger.committed.borrow().len() <= before + 1 {
             world::sleep(ms(10)).await;
         }
-        healed.elapsed()
     };
-    let healed_in = world::timeout(10 * SECOND, again).await.unwrap();
+    world::timeout(6 * SECOND, again).await.unwrap();
     world::sleep(2 * SECOND).await;
     ledger.stop.set(true);
     proposing.await.unwrap();
@@ -204,7 +202,6 @@ async fn course(seed: u64) -> (usize, u64) {
     }
     let terms = replicas.iter().map(|replica| replica.group().status().term.0);
     assert!(!leaders.is_empty());
-    println!("seed {seed}: {} commands, committed again {healed_in:?} after", committed.len());
     (committed.len(), terms.max().unwrap())
 }
 
@@ -218,7 +215,6 @@ fn a_group_commits_while_links_are_cut_and_healed() {
         terms_all += terms;
     }
     sim::set_buggify(false);
-    println!("{committed_all} commands were committed in {terms_all} terms");
     assert!(committed_all > 12 * 300);
     assert!(terms_all > 24, "nobody lost the lead");
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use barrage_model::{NodeId, ShardId};
 use barrage_peer::{
-    Acceptor, Book, ClusterId, Contact, Handler, Identity, Links, Options, Refusal, Reply,
+    Acceptor, Book, ClusterId, Contact, Handler, Header, Identity, Kind, Links, Options, Refusal,
+    Reply,
 };
 use barrage_raft::{Call, PeerError, Peers, Urgency};
 use barrage_world as world;
@@ -130,13 +131,14 @@ impl Node {
                 let (begun, is_empty) = (Rc::clone(&kept_begun), Rc::clone(&kept_empty));
                 let handler = Rc::new(Echo { core, cores, begun, is_empty });
                 let on_core = begin.core(core, cores);
-                let acceptor = on(&on_core, async move {
+                let serving = on(&on_core, async move {
                     let acceptor = Acceptor::new(identity(node), contact, handler, options);
                     acceptor.serve(first.on_core().unwrap());
                     acceptor.serve(listen(first_port + core));
                     acceptor
                 });
-                kept.borrow_mut().push(acceptor.await);
+                let acceptor = serving.await;
+                kept.borrow_mut().push(acceptor);
             }
         })
         .await;
@@ -146,6 +148,21 @@ impl Node {
     pub(crate) fn held_bytes(&self) -> u64 {
         self.acceptors.borrow().iter().map(Acceptor::held_bytes).sum()
     }
+}
+
+/// Says on this machine that node 2 is there, with one core.
+pub(crate) fn tell_contact(core_port: u16) {
+    let listener = listen(CONTACT_PORT);
+    drop(world::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let body = Contact::new(vec![core_port]).unwrap().encode();
+            let header = Header::new(Kind::ContactAnswer, identity(2), NodeId(1), 0);
+            let header = Header { body_size: body.len() as u32, ..header };
+            stream.write_all(&header.encode()).await.unwrap();
+            stream.write_all(&body).await.unwrap();
+        }
+    }));
 }
 
 /// Answers with the number of the request and the core; waits as long as the request says.
