@@ -31,6 +31,27 @@ pub(crate) fn message(bytes: &mut [u8]) {
     envelope(bytes);
 }
 
+/// Frames between nodes, one behind the other: of 64 bytes the last 4 are the CRC of those before,
+/// and the body's length is at 52. Or a contact: the CRC at 0 covers the rest.
+pub(crate) fn frames(bytes: &mut [u8]) {
+    const HEAD: usize = 64;
+    if !bytes.starts_with(b"BPEE") {
+        return seal(bytes, 0, 4);
+    }
+    let mut rest = bytes;
+    while let Some((head, behind)) = rest.split_at_mut_checked(HEAD) {
+        let size = (u32_at(head, 52) as usize).min(behind.len());
+        put(head, 52, &(size as u32).to_le_bytes());
+        let crc = crc32c::crc32c(head.get(..60).unwrap_or_default());
+        put(head, 60, &crc.to_le_bytes());
+        let (body, others) = behind.split_at_mut(size);
+        if head.get(5) == Some(&2) {
+            seal(body, 0, 4);
+        }
+        rest = others;
+    }
+}
+
 /// Entries of the log, each behind a `u32` length.
 fn entries(mut bytes: &mut [u8]) {
     while let Some((length, rest)) = bytes.split_first_chunk_mut::<4>() {

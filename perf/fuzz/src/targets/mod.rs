@@ -22,6 +22,8 @@ mod log_format;
 #[cfg(sim)]
 mod log_recovery;
 #[cfg(not(sim))]
+mod peer;
+#[cfg(not(sim))]
 mod raft;
 #[cfg(not(sim))]
 mod requests;
@@ -43,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     config::TARGET,
     frames::TARGET,
     log_format::TARGET,
+    peer::TARGET,
     raft::TARGET,
     requests::TARGET,
     responses::TARGET,
@@ -54,7 +57,7 @@ pub const TARGETS: &[Target] = &[
 pub const TARGETS: &[Target] = &[log_recovery::TARGET];
 
 /// All targets that need no simulated disk.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 12] = [
     "batch",
     "catalog",
     "command_line",
@@ -62,6 +65,7 @@ pub const NAMES: [&str; 11] = [
     "config",
     "frames",
     "log_format",
+    "peer",
     "raft",
     "requests",
     "responses",
