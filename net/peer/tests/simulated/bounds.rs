@@ -80,6 +80,31 @@ fn a_peer_that_does_not_read_costs_bounded_memory() {
     }
 }
 
+/// More than may be under way at once: the rest follows as answers come, not by the clock.
+#[test]
+fn what_may_not_fly_yet_follows_the_answers() {
+    for seed in 0..10 {
+        sim::run(seed, async {
+            let _two = Node::start(2, 1, 9400).await;
+            on(&machine(1), async {
+                let links = Links::new(identity(1), book(), small());
+                let began = world::Instant::now();
+                let ask = Ask { wait: ms(10), deadline_in: 60 * SECOND, ..Ask::bulk(2, 1, MIB) };
+                let asks = (0..7).map(|_| world::spawn(ask.ask(&links)));
+                let asked: Vec<_> = asks.collect();
+                world::sleep(ms(1)).await;
+                let flying = links.load().in_flight_bytes;
+                assert!(flying <= small().in_flight_bytes_max, "{flying} bytes are under way");
+                for answer in asked {
+                    assert_eq!(answer.await.unwrap(), Ok(Some(0)));
+                }
+                assert!(began.elapsed() < 10 * SECOND, "{:?}", began.elapsed());
+            })
+            .await;
+        });
+    }
+}
+
 /// Sends requests and never reads an answer. Answers what the node held at most.
 async fn flood(two: &Node, wait: Duration, filling: usize) -> u64 {
     let flooding = machine(4).spawn(async move {
