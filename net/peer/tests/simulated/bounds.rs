@@ -89,7 +89,7 @@ fn what_may_not_fly_yet_follows_the_answers() {
             on(&machine(1), async {
                 let links = Links::new(identity(1), book(), small());
                 let began = world::Instant::now();
-                let ask = Ask { wait: ms(10), deadline_in: 60 * SECOND, ..Ask::bulk(2, 1, MIB) };
+                let ask = Ask { wait: ms(200), deadline_in: 60 * SECOND, ..Ask::bulk(2, 1, MIB) };
                 let asks = (0..7).map(|_| world::spawn(ask.ask(&links)));
                 let asked: Vec<_> = asks.collect();
                 world::sleep(ms(1)).await;
