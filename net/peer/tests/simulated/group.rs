@@ -11,6 +11,7 @@ use barrage_model::{NodeId, ShardId};
 use barrage_peer::{Acceptor, Contact, Handler, Links, Options, Refusal, Reply};
 use barrage_raft::{
     Applied, Group, GroupOptions, Machine as StateMachine, Proposal, RestoreError, Timing,
+    UnknownCommand,
 };
 use barrage_world as world;
 use barrage_world::sim::{self, LinkOptions, Machine, Network, Rng};
@@ -31,9 +32,9 @@ struct Journal {
 impl StateMachine for Journal {
     type Reply = usize;
 
-    fn apply(&mut self, entry: &Applied<'_>) -> usize {
+    fn apply(&mut self, entry: &Applied<'_>) -> Result<usize, UnknownCommand> {
         self.commands.push(entry.command.to_vec());
-        self.commands.len()
+        Ok(self.commands.len())
     }
 
     fn checkpoint(&self) -> Vec<u8> {
