@@ -25,7 +25,7 @@ use barrage_model::batch::BatchView;
 use barrage_model::{NodeId, Offset};
 use barrage_raft::Group;
 use barrage_world as world;
-use barrage_world::sim::{self, Disk, LinkOptions, Machine, Network, Rng};
+use barrage_world::sim::{self, Disk, Machine, Network, Rng};
 
 use super::Scenario;
 use crate::runner::{FaultGate, Gates, Outcome};
@@ -93,6 +93,7 @@ async fn course(plan: Rc<Plan>, mut random: Rng) -> Outcome {
         replicas: Rc::clone(&replicas),
         context: context.clone(),
         random: RefCell::new(random.fork()),
+        healed: Cell::new(false),
         fired: RefCell::default(),
     });
     nemesis.heal_network();
@@ -224,9 +225,8 @@ async fn settle(
 fn heal(nemesis: &Nemesis) {
     // A rare way taken half of the time is slow, and what is slow is not stuck.
     sim::calm_buggify();
-    let network = Network::current();
-    network.heal_all();
-    network.set_all(LinkOptions::default());
+    nemesis.healed.set(true);
+    nemesis.heal_network();
     for replica in nemesis.replicas.iter() {
         let disk = replica.disk.borrow();
         disk.clear_faults();

@@ -3,7 +3,7 @@
 //! Owns: carrying out one act after the other, and counting what really happened. Must never:
 //! break what the promises rest on (a majority's disks that keep what they flushed).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use barrage_model::NodeId;
 use barrage_raft::Role;
 use barrage_world as world;
-use barrage_world::sim::{Fault, Host, Injection, Machine, Network, Operation, Rng};
+use barrage_world::sim::{Fault, Host, Injection, LinkOptions, Machine, Network, Operation, Rng};
 
 use super::links::host;
 use super::plan::{Act, pick};
@@ -30,6 +30,8 @@ pub(super) struct Nemesis {
     pub(super) replicas: Rc<Vec<Replica>>,
     pub(super) context: Context,
     pub(super) random: RefCell<Rng>,
+    /// The faults are over.
+    pub(super) healed: Cell<bool>,
     pub(super) fired: RefCell<BTreeMap<&'static str, u64>>,
 }
 
@@ -213,6 +215,11 @@ impl Nemesis {
     pub(super) fn heal_network(&self) {
         let network = Network::current();
         network.heal_all();
+        if self.healed.get() {
+            // What was to end later, ends after the faults are over: all links are well.
+            network.set_all(LinkOptions::default());
+            return;
+        }
         let hosts = self.hosts();
         for from in &hosts {
             for to in &hosts {
