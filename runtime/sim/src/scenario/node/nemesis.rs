@@ -163,6 +163,13 @@ impl Nemesis {
             self.count("process-ended-by-disk");
             return false;
         }
+        // A log whose end is torn goes on in a fresh segment; without a spare one, and without
+        // space, it cannot be opened, and says so. One that runs waits for space instead.
+        let is_full = self.context.witness.disturbances.lasts(Disturbance::Full);
+        if is_full && reason.contains("cannot allocate") {
+            self.count("start-refused-by-full-disk");
+            return false;
+        }
         let text = format!("the node ended by itself and its disk was well: {reason}");
         self.context.witness.object(text);
         true
