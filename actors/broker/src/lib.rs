@@ -11,6 +11,7 @@ mod admin;
 mod api;
 mod broker;
 mod catalog_shard;
+mod cluster;
 mod command;
 mod core;
 mod door;
@@ -32,5 +33,8 @@ pub use api::{
     TopicInfo, TopicMetadata, TopicSpec,
 };
 pub use broker::{Broker, StartError};
+pub use cluster::{
+    ClusterChange, ClusterChanged, ClusterDescription, NodeDescription, ShardDescription,
+};
 pub use options::BrokerOptions;
 pub use router::CoreLinks;

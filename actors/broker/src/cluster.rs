@@ -1,0 +1,130 @@
+//! What operators ask about the cluster and change in it: plain data, as in `api`.
+//!
+//! Owns: those types, and what healthy means. Must never: name a protocol.
+
+use std::collections::BTreeSet;
+
+use barrage_cluster::node::{Birth, Presence};
+use barrage_model::{NodeId, ShardId, Term};
+
+/// A change of the cluster that an operator, or a joining node, asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClusterChange {
+    /// A node becomes a member; asked again with the same birth it is told the same id.
+    Join {
+        /// What tells it from others.
+        birth: Birth,
+        /// How to reach it.
+        presence: Presence,
+    },
+    /// All copies leave the node, then it is forgotten.
+    Decommission {
+        /// The node.
+        node: NodeId,
+    },
+    /// The node is not to be emptied after all.
+    Recommission {
+        /// The node.
+        node: NodeId,
+    },
+    /// The node leads the shard from now on; it must hold a copy.
+    Transfer {
+        /// The shard.
+        shard: ShardId,
+        /// The node.
+        to: NodeId,
+    },
+    /// Copies and leads are spread evenly over the nodes.
+    Balance,
+    /// So many copies are kept of every shard.
+    SetCopies {
+        /// 1, 3 or 5.
+        copies: u8,
+    },
+}
+
+/// What a change led to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterChanged {
+    /// Of a join: the id of the new member. Else the node that carried the change out.
+    pub node: NodeId,
+    /// The cluster's identity.
+    pub cluster: String,
+    /// How many shards are held by other nodes, or led by another one, from now on.
+    pub shards: u32,
+}
+
+/// A member as the node that answers sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeDescription {
+    /// Its id.
+    pub node: NodeId,
+    /// Where other nodes reach it.
+    pub peer: String,
+    /// Where clients reach it.
+    pub client: String,
+    /// It was heard of lately.
+    pub present: bool,
+    /// It is being emptied.
+    pub leaving: bool,
+    /// The newest format level that its build knows.
+    pub level: u32,
+    /// Cores that serve; 0 while nothing was heard of it.
+    pub cores: u16,
+    /// Shards it is to hold a copy of, the catalog's among them.
+    pub copies: u32,
+    /// Shards it leads.
+    pub leads: u32,
+}
+
+/// A shard as the node that answers sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ShardDescription {
+    /// The shard; 0 is the catalog's.
+    pub shard: ShardId,
+    /// Who leads it, if anybody was heard to.
+    pub leader: Option<NodeId>,
+    /// The term it leads in.
+    pub term: Term,
+    /// Who is to hold it; the first is to lead.
+    pub assigned: Vec<NodeId>,
+    /// Who votes.
+    pub voters: BTreeSet<NodeId>,
+    /// Who receives it without a vote.
+    pub learners: BTreeSet<NodeId>,
+    /// Voters that have all but the newest entries.
+    pub in_sync: BTreeSet<NodeId>,
+}
+
+/// The cluster as the node that answers sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterDescription {
+    /// Its identity.
+    pub cluster: String,
+    /// The node that answers.
+    pub node: NodeId,
+    /// Nothing newer than this format level is written.
+    pub level: u32,
+    /// Copies that are to be kept of every shard.
+    pub copies_wanted: u8,
+    /// Its members.
+    pub nodes: Vec<NodeDescription>,
+    /// Its shards.
+    pub shards: Vec<ShardDescription>,
+}
+
+impl ClusterDescription {
+    /// Every shard has a leader and as many copies in sync as are wanted.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.under_replicated().next().is_none()
+            && self.shards.iter().all(|shard| shard.leader.is_some())
+    }
+
+    /// Shards with fewer copies in sync than are wanted.
+    pub fn under_replicated(&self) -> impl Iterator<Item = ShardId> {
+        let wanted = usize::from(self.copies_wanted);
+        let short = move |shard: &&ShardDescription| shard.in_sync.len() < wanted;
+        self.shards.iter().filter(short).map(|shard| shard.shard)
+    }
+}
