@@ -6,10 +6,12 @@
 //! and a producer id are never given out twice; a topic disappears only by a committed command.
 
 pub mod assignment;
+pub mod beacon;
 pub mod catalog;
 pub mod change;
 pub mod command;
 pub mod format;
+pub mod message;
 pub mod node;
 pub mod placement;
 pub mod plan;

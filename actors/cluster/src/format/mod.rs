@@ -1,4 +1,4 @@
-//! The envelope around every command and checkpoint, and the catalog's own checkpoint.
+//! The envelope around every command, checkpoint and message between nodes.
 //!
 //! ```text
 //! 0       1        2          4            8            12
@@ -12,6 +12,7 @@
 //! Invariants: a type and version name one layout for ever; a changed layout takes a new version.
 
 pub mod checkpoint;
+pub mod message;
 
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -36,6 +37,10 @@ pub enum Kind {
     ShardCommand = 3,
     /// A checkpoint of a data shard.
     ShardCheckpoint = 4,
+    /// A question from one node to another. No message of a Raft group begins with this number.
+    Message = 32,
+    /// Its answer.
+    Answer = 33,
 }
 
 /// Why bytes are not the envelope that was expected.

@@ -1,0 +1,251 @@
+//! What a node tells the others about itself, again and again: that it is there, how each of its
+//! cores is reached, and what it knows of the shards it holds.
+//!
+//! Owns: the beacon and the board that keeps the newest one of each node. Pure: time comes in as
+//! milliseconds of a clock that only grows.
+//!
+//! Must never: be the truth about anything but presence. Members, leaders and topics are decided
+//! in the logs; a beacon that is late or lost costs time and nothing else.
+//! Invariants: of one life of a node the board never goes back to an older beacon.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use barrage_model::{NodeId, ShardId, Term};
+
+use crate::catalog::Catalog;
+use crate::plan::Sightings;
+
+/// How often a node tells, in milliseconds; at once when there is news.
+pub const INTERVAL_MS: u64 = 500;
+/// A node not heard of for this long is not counted on: six beacons are missing.
+pub const PRESENT_MS: u64 = 3_000;
+const _: () = assert!(INTERVAL_MS * 2 < PRESENT_MS, "one lost beacon is no absence");
+
+/// A shard as a replica of it sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Replica {
+    /// The shard; 0 is the catalog's.
+    pub shard: ShardId,
+    /// The newest term it has seen.
+    pub term: Term,
+    /// It leads, and has applied all that was committed before.
+    pub leads: bool,
+    /// Who leads in that term, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// Who votes; of both configurations while they change.
+    pub voters: BTreeSet<NodeId>,
+    /// Who receives entries without a vote.
+    pub learners: BTreeSet<NodeId>,
+    /// On the leader: voters and learners that have all but the newest entries.
+    pub in_sync: BTreeSet<NodeId>,
+    /// On the leader: the catalog revision that its partitions agree with.
+    pub agreed: u64,
+    /// Payload bytes copied so far while it is being made whole.
+    pub seeding: Option<u64>,
+}
+
+/// What a node tells.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Beacon {
+    /// The node.
+    pub node: NodeId,
+    /// Which life of the node this is: grows from start to start.
+    pub life: u64,
+    /// Grows with every beacon of a life.
+    pub number: u64,
+    /// `host:port` that reaches each core, by core.
+    pub core_addresses: Vec<String>,
+    /// The catalog revision that all its cores know.
+    pub revision: u64,
+    /// The replicas it holds, by shard.
+    pub replicas: Vec<Replica>,
+}
+
+/// The newest beacon of each node.
+#[derive(Clone, Debug, Default)]
+pub struct Board {
+    heard: BTreeMap<NodeId, Heard>,
+}
+
+#[derive(Clone, Debug)]
+struct Heard {
+    beacon: Beacon,
+    at_ms: u64,
+}
+
+impl Board {
+    /// Takes a beacon in; answers whether it says something new, beyond that the node is there.
+    pub fn hear(&mut self, beacon: Beacon, now_ms: u64) -> bool {
+        let Some(known) = self.heard.get_mut(&beacon.node) else {
+            self.heard.insert(beacon.node, Heard { beacon, at_ms: now_ms });
+            return true;
+        };
+        let newest = (known.beacon.life, known.beacon.number);
+        if (beacon.life, beacon.number) <= newest {
+            return false;
+        }
+        let was_absent = !is_present(known.at_ms, now_ms);
+        let old = std::mem::replace(known, Heard { beacon, at_ms: now_ms });
+        let same = Beacon { life: known.beacon.life, number: known.beacon.number, ..old.beacon };
+        was_absent || same != known.beacon
+    }
+
+    /// Drops nodes that are no members any more.
+    pub fn keep_only(&mut self, is_member: impl Fn(NodeId) -> bool) {
+        self.heard.retain(|node, _| is_member(*node));
+    }
+
+    /// The newest beacon of a node, however old.
+    #[must_use]
+    pub fn beacon(&self, node: NodeId) -> Option<&Beacon> {
+        self.heard.get(&node).map(|heard| &heard.beacon)
+    }
+
+    /// Whether a node was heard of lately.
+    #[must_use]
+    pub fn is_present(&self, node: NodeId, now_ms: u64) -> bool {
+        self.heard.get(&node).is_some_and(|heard| is_present(heard.at_ms, now_ms))
+    }
+
+    /// Nodes that were heard of lately.
+    #[must_use]
+    pub fn present(&self, now_ms: u64) -> BTreeSet<NodeId> {
+        self.beacons(now_ms).map(|beacon| beacon.node).collect()
+    }
+
+    fn beacons(&self, now_ms: u64) -> impl Iterator<Item = &Beacon> {
+        let here = self.heard.values().filter(move |heard| is_present(heard.at_ms, now_ms));
+        here.map(|heard| &heard.beacon)
+    }
+
+    fn rows(&self, shard: ShardId, now_ms: u64) -> impl Iterator<Item = (NodeId, &Replica)> {
+        self.beacons(now_ms).flat_map(move |beacon| {
+            let own = beacon.replicas.iter().filter(move |replica| replica.shard == shard);
+            own.map(|replica| (beacon.node, replica))
+        })
+    }
+
+    /// Who leads a shard in the newest term that anybody knows of.
+    #[must_use]
+    pub fn leader(&self, shard: ShardId, now_ms: u64) -> Option<(Term, NodeId)> {
+        let known = self.rows(shard, now_ms).filter_map(|(_, row)| Some((row.term, row.leader?)));
+        known.max().filter(|(_, leader)| self.is_present(*leader, now_ms))
+    }
+
+    /// The shard as its leader sees it.
+    #[must_use]
+    pub fn leading(&self, shard: ShardId, now_ms: u64) -> Option<(NodeId, &Replica)> {
+        let leading = self.rows(shard, now_ms).filter(|(_, row)| row.leads);
+        leading.max_by_key(|(_, row)| row.term)
+    }
+
+    /// Whether the partitions of a shard agree with this revision of the catalog.
+    #[must_use]
+    pub fn agrees(&self, shard: ShardId, revision: u64, now_ms: u64) -> bool {
+        self.leading(shard, now_ms).is_some_and(|(_, row)| row.agreed >= revision)
+    }
+
+    /// Whether every node that is there knows this revision of the catalog.
+    #[must_use]
+    pub fn is_known(&self, revision: u64, now_ms: u64) -> bool {
+        self.beacons(now_ms).all(|beacon| beacon.revision >= revision)
+    }
+
+    /// What a plan goes by. Where nobody is known to lead, every node may be a member.
+    #[must_use]
+    pub fn sightings(&self, catalog: &Catalog, now_ms: u64) -> Sightings {
+        let mut sightings = Sightings { present: self.present(now_ms), ..Sightings::default() };
+        for (shard, assigned) in catalog.nodes().assignment() {
+            let Some((_, row)) = self.leading(*shard, now_ms) else {
+                sightings.members.extend(catalog.nodes().members().map(|node| node.id));
+                sightings.moving.insert(*shard);
+                continue;
+            };
+            // All nodes watch the catalog; that alone does not make one of them its member.
+            let is_catalog = *shard == ShardId(0);
+            let watchers = row.learners.iter().filter(|_| !is_catalog);
+            sightings.members.extend(row.voters.iter().chain(watchers));
+            let wanted: BTreeSet<NodeId> = assigned.iter().copied().collect();
+            if row.voters != wanted || (!is_catalog && !row.learners.is_empty()) {
+                sightings.moving.insert(*shard);
+            }
+        }
+        sightings
+    }
+}
+
+const fn is_present(at_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(at_ms) < PRESENT_MS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(shard: u32, term: u64, leads: bool, leader: u64) -> Replica {
+        Replica {
+            shard: ShardId(shard),
+            term: Term(term),
+            leads,
+            leader: Some(NodeId(leader)),
+            voters: BTreeSet::from([NodeId(1), NodeId(2)]),
+            agreed: term,
+            ..Replica::default()
+        }
+    }
+
+    fn beacon(node: u64, number: u64, replicas: Vec<Replica>) -> Beacon {
+        Beacon { node: NodeId(node), life: 1, number, replicas, ..Beacon::default() }
+    }
+
+    #[test]
+    fn only_newer_beacons_count_and_only_changes_are_news() {
+        let mut board = Board::default();
+        assert!(board.hear(beacon(1, 5, vec![row(1, 2, true, 1)]), 0));
+        assert!(!board.hear(beacon(1, 6, vec![row(1, 2, true, 1)]), 10));
+        assert!(!board.hear(beacon(1, 5, vec![row(1, 9, true, 1)]), 20));
+        assert_eq!(board.leader(ShardId(1), 20), Some((Term(2), NodeId(1))));
+        assert!(board.hear(beacon(1, 7, vec![row(1, 3, false, 2)]), 30));
+        let reborn = Beacon { life: 2, number: 0, ..beacon(1, 0, Vec::new()) };
+        assert!(board.hear(reborn, 40));
+        assert!(!board.hear(beacon(1, 99, vec![row(1, 2, true, 1)]), 50), "a former life");
+        // It comes back after an absence with nothing else to tell.
+        let again = Beacon { life: 2, number: 1, ..beacon(1, 0, Vec::new()) };
+        assert!(board.hear(again, 40 + PRESENT_MS));
+    }
+
+    #[test]
+    fn the_newest_term_leads_while_its_leader_is_there() {
+        let mut board = Board::default();
+        board.hear(beacon(1, 1, vec![row(1, 2, true, 1)]), 0);
+        board.hear(beacon(2, 1, vec![row(1, 3, true, 2)]), 1_000);
+        board.hear(beacon(3, 1, vec![row(1, 3, false, 2)]), 1_000);
+        assert_eq!(board.leader(ShardId(1), 1_000), Some((Term(3), NodeId(2))));
+        assert_eq!(board.leading(ShardId(1), 1_000).map(|(node, _)| node), Some(NodeId(2)));
+        assert!(board.agrees(ShardId(1), 3, 1_000));
+        assert!(!board.agrees(ShardId(1), 4, 1_000));
+        assert_eq!(board.present(PRESENT_MS).len(), 2);
+        board.hear(beacon(3, 2, vec![row(1, 3, false, 2)]), 3_900);
+        // Node 2 is not heard of any more: nobody can be sent there.
+        assert_eq!(board.leader(ShardId(1), 1_000 + PRESENT_MS), None);
+        assert!(board.beacon(NodeId(2)).is_some(), "its addresses stay known");
+    }
+
+    #[test]
+    fn a_shard_without_a_leader_keeps_every_node_a_member() {
+        let mut catalog = Catalog::new();
+        let found = crate::Command::Found { cluster: "c".to_owned(), shards: 1 };
+        catalog.apply(found, 0);
+        catalog.apply(crate::Command::RegisterNode { node: NodeId(1) }, 0);
+        let mut board = Board::default();
+        board.hear(beacon(1, 1, vec![row(0, 2, true, 1)]), 0);
+        let sightings = board.sightings(&catalog, 0);
+        assert_eq!(sightings.members, BTreeSet::from([NodeId(1), NodeId(2)]));
+        assert_eq!(sightings.moving, BTreeSet::from([ShardId(0), ShardId(1)]));
+        let one = BTreeSet::from([NodeId(1)]);
+        let rows = [row(0, 2, true, 1), row(1, 2, true, 1)];
+        let rows = rows.map(|row| Replica { voters: one.clone(), ..row });
+        board.hear(beacon(1, 2, rows.to_vec()), 0);
+        assert_eq!(board.sightings(&catalog, 0).moving, BTreeSet::new());
+    }
+}
