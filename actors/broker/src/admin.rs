@@ -1,133 +1,311 @@
-//! What the catalog's core does: change the catalog, tell every core, wait until all shards agree.
+//! Administration: a command to the catalog's leader, then waiting until the cluster goes by it.
 //!
 //! ```text
-//!   create: propose CreateTopic -> tell all cores -> each opens its partitions
-//!           -> all Agreed -> answer
-//!   delete: propose DeleteTopic -> tell all cores -> each closes its partitions -> all Agreed
-//!           -> propose ForgetTopic -> answer
+//!   create: CreateTopic committed -> every node knows it -> each shard's leader opens partitions
+//!           -> all agree -> answer
+//!   delete: DeleteTopic committed -> each shard's leader closes partitions -> all agree -> answer
+//!           and the catalog's leader: ForgetTopic
 //! ```
 //!
 //! Nothing half-done is remembered: the catalog says what should be, each shard's own state says
-//! what is, and the difference is made up whenever a core takes a copy of the catalog, also after a
-//! restart.
+//! what is, and its leader makes up the difference whenever one of the two changes.
 //!
-//! Owns: that order. Must never: answer before every core agrees.
+//! Owns: that order; on the catalog's leader the tasks that keep the cluster in shape.
+//! Must never: answer before the shards concerned agree.
 //! Invariants: a topic's tombstone goes only after every shard has closed its partitions.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use barrage_cluster::{Command, Reply as CatalogReply};
-use barrage_model::{CoreId, NodeId};
-use barrage_world::channel::oneshot;
-use barrage_world::{planted, sleep, spawn};
+use barrage_cluster::message::Outcome;
+use barrage_cluster::node::{LEVEL, Presence};
+use barrage_cluster::{Catalog, Command, plan};
+use barrage_model::{NodeId, ShardId, TopicName};
+use barrage_world::{Instant, planted, sleep, timeout};
 
 use crate::api::AdminError;
+use crate::beacons::now_ms;
+use crate::catalog_shard::CatalogShard;
+use crate::cluster::{ClusterChange, ClusterChanged};
 use crate::core::Core;
-use crate::message::{Admin, AdminReply, Reply, Request};
+use crate::message::{Admin, AdminReply, Request};
 
-/// The first core: the catalog's.
-pub(crate) const CATALOG_CORE: CoreId = CoreId(0);
 /// While a core's mailbox is full it is told again after this.
 const TELL_RETRY: Duration = Duration::from_millis(50);
+/// Between two looks whether everybody agrees; news comes at once.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often the catalog's leader plans.
+const PLAN_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a node looks whether the catalog knows where it is.
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the node's own commands may take; then they are tried again.
+const OWN_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Core {
-    /// Carries out a request to the catalog; on the catalog's core only.
+    /// Carries out a request to the catalog; on the first core only.
     pub(crate) async fn administer(
         self: &Rc<Self>,
         admin: Admin,
+        deadline: Instant,
     ) -> Result<AdminReply, AdminError> {
-        let catalog = self.catalog_shard.get().ok_or(AdminError::NotLeader)?;
-        let command = match admin {
-            Admin::Create(spec) => Command::CreateTopic {
-                name: spec.name,
-                partitions: spec.partitions,
-                retention: spec.retention.unwrap_or(self.options.retention),
-            },
-            Admin::Alter { name, change } => Command::AlterTopic {
-                name,
-                partitions: change.partitions,
-                retention: change.retention,
-            },
-            Admin::Delete { name } => Command::DeleteTopic { name },
-            Admin::AllocateProducers { count } => Command::AllocateProducers { count },
-        };
-        match catalog.propose(&command).await? {
-            CatalogReply::Topic(topic) => {
-                let creates = matches!(command, Command::CreateTopic { .. });
-                if creates && planted("broker-create-answers-early") {
-                    // Wrong: the topic is there, its partitions are not yet open.
-                    let core = Rc::clone(self);
-                    drop(spawn(async move { core.publish().await }));
-                    return Ok(AdminReply::Topic(topic));
-                }
-                self.publish().await;
-                if matches!(command, Command::DeleteTopic { .. }) {
-                    catalog.propose(&Command::ForgetTopic { topic: topic.id }).await?;
-                }
-                Ok(AdminReply::Topic(topic))
+        match admin {
+            Admin::Create(spec) => {
+                let command = Command::CreateTopic {
+                    name: spec.name,
+                    partitions: spec.partitions,
+                    retention: spec.retention.unwrap_or(self.options.retention),
+                };
+                self.change_topic(command, deadline).await
             }
-            CatalogReply::Producers { first, count } => Ok(AdminReply::Producers { first, count }),
-            other => Err(AdminError::Invalid { reason: format!("unexpected answer {other:?}") }),
+            Admin::Alter { name, change } => {
+                let (partitions, retention) = (change.partitions, change.retention);
+                let command = Command::AlterTopic { name, partitions, retention };
+                self.change_topic(command, deadline).await
+            }
+            Admin::Delete { name } => self.delete_topic(name, deadline).await,
+            Admin::AllocateProducers { count } => {
+                let command = Command::AllocateProducers { count };
+                match self.command(&command, deadline).await? {
+                    (_, Outcome::Producers { first, count }) => {
+                        Ok(AdminReply::Producers { first, count })
+                    }
+                    (_, other) => Err(strange(other)),
+                }
+            }
+            Admin::Cluster(change) => {
+                self.change_cluster(change, deadline).await.map(AdminReply::Cluster)
+            }
         }
     }
 
-    /// Founds the cluster, or finds it founded; then this node belongs to it.
-    pub(crate) async fn found(&self, cluster: &str, node: NodeId) -> Result<(), AdminError> {
-        let catalog = self.catalog_shard.get().ok_or(AdminError::NotLeader)?;
-        if catalog.catalog().shards() == 0 {
-            let shards = u32::from(self.options.cores);
-            catalog.propose(&Command::Found { cluster: cluster.to_owned(), shards }).await?;
+    async fn change_topic(
+        self: &Rc<Self>,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<AdminReply, AdminError> {
+        let (revision, outcome) = self.command(&command, deadline).await?;
+        let Outcome::Topic(id) = outcome else { return Err(strange(outcome)) };
+        let catalog = self.known(revision, deadline).await?;
+        // Deleted already by somebody else.
+        let topic = catalog.topic(id).cloned().ok_or(AdminError::UnknownTopic)?;
+        let creates = matches!(command, Command::CreateTopic { .. });
+        // Wrong when planted: the topic is there, its partitions are not yet open.
+        if !(creates && planted("broker-create-answers-early")) {
+            let shards: Vec<ShardId> = topic.places().map(|(_, shard)| shard).collect();
+            self.agreed(&shards, revision, deadline).await?;
         }
-        if catalog.catalog().nodes().get(node).is_none() {
-            catalog.propose(&Command::RegisterNode { node }).await?;
+        Ok(AdminReply::Topic(topic))
+    }
+
+    async fn delete_topic(
+        self: &Rc<Self>,
+        name: TopicName,
+        deadline: Instant,
+    ) -> Result<AdminReply, AdminError> {
+        let (revision, _) = self.command(&Command::DeleteTopic { name }, deadline).await?;
+        let catalog = self.known(revision, deadline).await?;
+        let shards: Vec<ShardId> = (1..=catalog.shards()).map(ShardId).collect();
+        self.agreed(&shards, revision, deadline).await?;
+        Ok(AdminReply::Done)
+    }
+
+    /// Waits until every core of this node, and every node that is there, knows a revision.
+    async fn known(&self, revision: u64, deadline: Instant) -> Result<Arc<Catalog>, AdminError> {
+        self.wait_until(deadline, |core| {
+            let own = core.board.borrow();
+            let own = own.beacon(core.node()).is_some_and(|beacon| beacon.revision >= revision);
+            own && core.board.borrow().is_known(revision, now_ms())
+        })
+        .await?;
+        Ok(self.catalog())
+    }
+
+    /// Waits until the partitions of these shards agree with a revision.
+    async fn agreed(
+        &self,
+        shards: &[ShardId],
+        revision: u64,
+        deadline: Instant,
+    ) -> Result<(), AdminError> {
+        self.wait_until(deadline, |core| {
+            let (board, now_ms) = (core.board.borrow(), now_ms());
+            shards.iter().all(|shard| board.agrees(*shard, revision, now_ms))
+        })
+        .await
+    }
+
+    async fn wait_until(
+        &self,
+        deadline: Instant,
+        is_so: impl Fn(&Self) -> bool,
+    ) -> Result<(), AdminError> {
+        let mut board = self.board.subscribe();
+        while !is_so(self) {
+            if self.is_closing.get() {
+                return Err(AdminError::ShuttingDown);
+            }
+            if Instant::now() >= deadline {
+                return Err(AdminError::Timeout);
+            }
+            timeout(LOOK_INTERVAL, board.changed()).await.ok();
         }
         Ok(())
     }
 
-    /// Finishes deletions that a crash has interrupted.
-    pub(crate) async fn finish_deletions(self: Rc<Self>) {
-        let Some(catalog) = self.catalog_shard.get() else { return };
-        let closing: Vec<_> = catalog.catalog().closing().collect();
-        if closing.is_empty() {
-            return;
-        }
-        self.publish().await;
-        for (topic, _) in closing {
-            if let Err(error) = catalog.propose(&Command::ForgetTopic { topic }).await {
-                tracing::warn!(%topic, %error, "a deleted topic is not forgotten yet");
+    async fn change_cluster(
+        &self,
+        change: ClusterChange,
+        deadline: Instant,
+    ) -> Result<ClusterChanged, AdminError> {
+        let command = match change {
+            ClusterChange::Join { birth, presence } => Command::Join { birth, presence },
+            ClusterChange::Decommission { node } => Command::Leave { node },
+            ClusterChange::Recommission { node } => Command::Stay { node },
+            ClusterChange::SetCopies { copies } => Command::SetCopies { wanted: copies },
+            ClusterChange::Transfer { shard, to } => {
+                Command::Assign { shards: vec![(shard, self.holders_led_by(shard, to)?)] }
             }
-        }
+            ClusterChange::Balance => {
+                let catalog = self.catalog();
+                let sightings = self.board.borrow().sightings(&catalog, now_ms());
+                Command::Assign { shards: plan::balance(&catalog, &sightings) }
+            }
+        };
+        let shards = match &command {
+            Command::Assign { shards } => u32::try_from(shards.len()).unwrap_or(u32::MAX),
+            _ => 0,
+        };
+        let node = match self.command(&command, deadline).await? {
+            (_, Outcome::Node(joined)) => joined,
+            _ => self.node(),
+        };
+        Ok(ClusterChanged { node, cluster: self.identity.cluster.clone(), shards })
     }
 
-    /// Tells every core the catalog as it is now; answers when all shards agree with it.
-    pub(crate) async fn publish(&self) {
-        let Some(shard) = self.catalog_shard.get() else { return };
-        let view = Arc::new(shard.catalog());
-        let revision = view.revision();
-        self.set_catalog(Arc::clone(&view));
-        // All are told in this turn, so that copies arrive everywhere in the order of revisions.
-        let tell =
-            |core| (core, self.router.request(core, Request::Catalog(Arc::clone(&view))).ok());
-        let told: Vec<(CoreId, Option<oneshot::Receiver<Reply>>)> =
-            self.router.others().map(tell).collect();
-        for (core, answer) in told {
-            self.hear(core, answer).await;
+    /// The holders of a shard with `to` in front: the first one leads.
+    fn holders_led_by(&self, shard: ShardId, to: NodeId) -> Result<Vec<NodeId>, AdminError> {
+        let catalog = self.catalog();
+        let invalid = |reason| AdminError::Invalid { reason };
+        let holders = catalog.nodes().assignment().get(&shard);
+        let holders = holders.ok_or_else(|| invalid(format!("there is no shard {shard}")))?;
+        if !holders.contains(&to) {
+            let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
+            let names = names.join(", ");
+            let reason = format!("node {to} holds no copy of shard {shard}; these do: {names}");
+            return Err(invalid(reason));
         }
-        self.agreed(revision).await;
+        let others = holders.iter().filter(|node| **node != to);
+        Ok(std::iter::once(to).chain(others.copied()).collect())
     }
 
-    /// Waits until a core agrees, telling it again with the newest copy if its mailbox was full.
-    async fn hear(&self, core: CoreId, mut answer: Option<oneshot::Receiver<Reply>>) {
-        loop {
-            if let Some(answer) = answer.take()
-                && answer.await.is_ok()
-            {
+    /// Founds the cluster, or goes on with that; then this node belongs to it.
+    pub(crate) async fn found(&self) -> Result<(), AdminError> {
+        let catalog = self.catalog_shard.get().ok_or(AdminError::NotLeader)?;
+        if catalog.catalog().shards() == 0 {
+            let shards = match self.options.shards {
+                0 => u32::from(self.options.cores),
+                asked => asked,
+            };
+            let cluster = self.identity.cluster.clone();
+            catalog.propose(&Command::Found { cluster, shards }).await?;
+        }
+        catalog.propose(&Command::RegisterNode { node: self.node() }).await.map(drop)
+    }
+
+    /// Hands every newer catalog to all cores, for ever.
+    pub(crate) async fn keep_publishing(self: Rc<Self>, shard: CatalogShard) {
+        let mut applied = shard.group().applied_watch();
+        let mut published = None;
+        while !shard.group().is_over() {
+            drop(applied.borrow_and_update());
+            if published != Some(shard.revision()) {
+                let view = Arc::new(shard.catalog());
+                published = Some(view.revision());
+                self.set_catalog(Arc::clone(&view));
+                self.news.notify_all();
+                // All are told in this turn, so that copies arrive in the order of revisions.
+                for core in self.router.others() {
+                    let mut told = self.router.request(core, Request::Catalog(Arc::clone(&view)));
+                    while told.is_err() && !self.is_closing.get() {
+                        sleep(TELL_RETRY).await;
+                        told = self.router.request(core, Request::Catalog(Arc::clone(&view)));
+                    }
+                }
+            }
+            if applied.changed().await.is_err() {
                 return;
             }
-            sleep(TELL_RETRY).await;
-            answer = self.router.request(core, Request::Catalog(self.catalog())).ok();
         }
     }
+
+    /// Tells the catalog where this node is reached, whenever it says otherwise, for ever.
+    pub(crate) async fn keep_presence(self: Rc<Self>) {
+        let presence = Presence {
+            peer: self.options.peer_address.clone(),
+            client: self.options.client_address.clone(),
+            level: LEVEL,
+        };
+        let mut was_member = false;
+        while !self.is_closing.get() {
+            let catalog = self.catalog();
+            let node = self.node();
+            match catalog.nodes().get(node) {
+                Some(known) if known.presence != presence => {
+                    was_member = true;
+                    let announce = Command::Announce { node, presence: presence.clone() };
+                    let told = self.command(&announce, Instant::now() + OWN_DEADLINE).await;
+                    if let Err(error) = told {
+                        tracing::warn!(%error, "the cluster does not know this node's address yet");
+                    }
+                }
+                Some(_) => was_member = true,
+                None if was_member => {
+                    self.fail(format!(
+                        "node {node} was removed from the cluster; an empty directory and --join \
+                         make it a new one"
+                    ));
+                    return;
+                }
+                None => {}
+            }
+            sleep(PRESENCE_INTERVAL).await;
+        }
+    }
+
+    /// While this node leads the catalog: assigns copies, removes empty nodes, forgets deleted
+    /// topics, for ever.
+    pub(crate) async fn keep_planning(self: Rc<Self>) {
+        while !self.is_closing.get() {
+            sleep(PLAN_INTERVAL).await;
+            let Some(shard) = self.catalog_shard.get() else { return };
+            let Some(term) = shard.group().leader_term() else { continue };
+            let catalog = shard.catalog();
+            let commands = {
+                let (board, now_ms) = (self.board.borrow(), now_ms());
+                let sightings = board.sightings(&catalog, now_ms);
+                let mut commands = plan::plan(&catalog, &sightings);
+                let is_closed = |revision: u64| {
+                    (1..=catalog.shards()).all(|id| board.agrees(ShardId(id), revision, now_ms))
+                };
+                let closed = catalog.closing().filter(|(_, revision)| is_closed(*revision));
+                commands.extend(closed.map(|(topic, _)| Command::ForgetTopic { topic }));
+                commands
+            };
+            for command in commands {
+                if shard.group().leader_term() != Some(term) {
+                    break;
+                }
+                tracing::info!(?command, "planned");
+                if let Err(error) = shard.propose(&command).await {
+                    tracing::warn!(?command, %error, "planned and not carried out yet");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn strange(outcome: Outcome) -> AdminError {
+    AdminError::Invalid { reason: format!("unexpected answer {outcome:?}") }
 }

@@ -12,32 +12,41 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use barrage_cluster::message::{Answer as NodeAnswer, Bounds, Message};
 use barrage_cluster::{Catalog, Topic};
 use barrage_model::{
     CoreId, NodeId, PartitionId, PartitionKey, ProducerEpoch, ProducerId, ShardId, TopicName,
 };
+use barrage_raft::{NoPeers, Peers};
 use barrage_world::channel::oneshot;
-use barrage_world::{Instant, planted, timeout};
+use barrage_world::{Instant, planted, spawn, timeout};
+use bytes::Bytes;
 
-use crate::admin::CATALOG_CORE;
 use crate::api::{
     AdminError, At, CoreStats, FetchError, FetchRequest, Fetched, FetchedBytes, Leader,
     ListedOffset, Metadata, PartitionDescription, PartitionInfo, ProduceError, ProduceRequest,
     Produced, ProducerIdentity, TopicChange, TopicDescription, TopicInfo, TopicMetadata, TopicSpec,
 };
 use crate::cluster::{ClusterChange, ClusterChanged, ClusterDescription};
-use crate::core::Core;
+use crate::core::{CATALOG_CORE, Core};
 use crate::door::CheckedBatch;
-use crate::message::{Admin, AdminReply, Bounds, Reply, Request};
+use crate::home::Home;
+use crate::message::{Admin, AdminReply, Reply, Request};
+use crate::nodes::PeerRefusal;
 use crate::options::BrokerOptions;
-use crate::reply::{ProduceReply, ProduceResult};
-use crate::router::CoreLinks;
+use crate::reply::{ProduceReply, ProduceResult, Way};
+use crate::router::{CoreLinks, Router};
 
 pub use crate::start::StartError;
 
 /// Producer ids fetched from the catalog at a time.
 const PRODUCERS_PER_BLOCK: u32 = 1000;
+/// How long another node may take to tell the bounds of partitions.
+const DESCRIBE_DEADLINE: Duration = Duration::from_secs(5);
+/// How much later than a deadline the first core's own word of it may come.
+const DEADLINE_GRACE: Duration = Duration::from_millis(200);
 
 /// Handle of one core's broker; clones are the same broker.
 #[derive(Clone)]
@@ -53,26 +62,76 @@ enum Answer {
 }
 
 impl Broker {
-    /// The mailboxes between `cores` cores, one [`CoreLinks`] per core in order.
-    pub fn mesh(cores: u16) -> Vec<CoreLinks> {
-        CoreLinks::mesh(cores)
+    /// The mailboxes between `cores` cores, one [`CoreLinks`] per core in order, and the node's
+    /// data directory.
+    pub fn mesh(cores: u16, home: Home) -> Vec<CoreLinks> {
+        CoreLinks::mesh(cores, home)
     }
 
-    /// Opens what this core carries and starts serving it. Every core of the node calls it once
-    /// with the same options and its own links; it returns when this core is ready. The first core
-    /// also opens the catalog.
+    /// A core that carries nothing yet. `peers` leads to the other nodes. Every core of the node
+    /// makes its own with the same options and its own links.
+    pub fn new(
+        options: BrokerOptions,
+        mut links: CoreLinks,
+        peers: Rc<dyn Peers>,
+    ) -> Result<Self, StartError> {
+        if links.cores() != usize::from(options.cores) {
+            return Err(StartError::Links { links: links.cores(), options: options.cores });
+        }
+        let receivers = links.take_receivers();
+        let router = Router::new(&links);
+        let core = Rc::new(Core::new(links.core(), options, router, links.home(), peers));
+        for (from, mailbox) in receivers {
+            drop(spawn(Rc::clone(&core).receive(from, mailbox)));
+        }
+        Ok(Self { core })
+    }
+
+    /// Opens what this core carries and starts serving it; answers when this core is ready.
+    /// Meanwhile [`Broker::answer_peer`] must be at work: a node that joins waits to be found. The
+    /// first core also opens the catalog.
+    pub async fn open(&self) -> Result<(), StartError> {
+        crate::start::open(&self.core).await
+    }
+
+    /// [`Broker::new`] and [`Broker::open`] of a node that has no peers.
     pub async fn start(options: BrokerOptions, links: CoreLinks) -> Result<Self, StartError> {
-        crate::start::start(options, links).await.map(|core| Self { core })
+        let broker = Self::new(options, links, Rc::new(NoPeers))?;
+        broker.open().await?;
+        Ok(broker)
     }
 
     /// The node's id, from its data directory.
     pub fn node(&self) -> NodeId {
-        self.core.identity.get().map_or(NodeId(0), |identity| identity.node)
+        self.core.node()
     }
 
     /// The cluster's identity.
     pub fn cluster(&self) -> String {
-        self.core.identity.get().map_or_else(String::new, |identity| identity.cluster.clone())
+        self.core.identity.cluster.clone()
+    }
+
+    /// Answers another node's request for a shard of this core. Requests of one node are handed
+    /// over in the order they came.
+    pub fn answer_peer(
+        &self,
+        shard: ShardId,
+        from: NodeId,
+        request: Bytes,
+    ) -> impl Future<Output = Result<Bytes, PeerRefusal>> + 'static {
+        Rc::clone(&self.core).answer_peer(shard, from, request)
+    }
+
+    /// Follows the members of the cluster: waits until this core's catalog is newer than `seen`
+    /// and answers with its revision and where each other node is reached.
+    pub async fn members(&self, seen: Option<u64>) -> (u64, Vec<(NodeId, String)>) {
+        let mut watch = self.core.catalog_watch();
+        // The sender is this core's own and lives as long as this handle.
+        watch.wait_for(|catalog| seen.is_none_or(|seen| catalog.revision() > seen)).await.ok();
+        let catalog = self.core.catalog();
+        let others = catalog.nodes().members().filter(|node| node.id != self.node());
+        let found = others.map(|node| (node.id, node.presence.peer.clone())).collect();
+        (catalog.revision(), found)
     }
 
     /// This core.
@@ -86,22 +145,28 @@ impl Broker {
         &self,
         request: ProduceRequest,
     ) -> impl Future<Output = Result<Produced, ProduceError>> + 'static {
+        let (core, key) = (Rc::clone(&self.core), request.key);
         let answer = self.take_up(request);
         async move {
-            match answer {
+            let result = match answer {
                 Answer::Now(error) => Err(error),
                 Answer::Here(receiver) => receiver.await.unwrap_or(Err(ProduceError::ShuttingDown)),
                 Answer::There(receiver) => match receiver.await {
                     Ok(Reply::Produce(result)) => result,
                     _ => Err(ProduceError::ShuttingDown),
                 },
+            };
+            match result {
+                Err(ProduceError::NotLeader { hint: None }) => {
+                    Err(ProduceError::NotLeader { hint: core.hint(key) })
+                }
+                other => other,
             }
         }
     }
 
     fn take_up(&self, request: ProduceRequest) -> Answer {
-        // With one voter a majority is every voter, so both kinds of acks mean the same flush.
-        let ProduceRequest { mut key, batch, acks: _, deadline } = request;
+        let ProduceRequest { mut key, batch, acks, deadline } = request;
         if planted("broker-wrong-partition") {
             // Wrong: records lie where nobody looks for them.
             key.partition = PartitionId(key.partition.0 & !1);
@@ -115,10 +180,11 @@ impl Broker {
         };
         if core == self.core.id {
             let (sender, receiver) = oneshot::channel();
-            self.core.produce_here(key, batch, deadline, ProduceReply::Here(sender));
+            let reply = ProduceReply { way: Way::Here(sender), acks };
+            self.core.produce_here(key, batch, deadline, reply);
             return Answer::Here(receiver);
         }
-        match self.core.router.request(core, Request::Produce { key, batch, deadline }) {
+        match self.core.router.request(core, Request::Produce { key, batch, acks, deadline }) {
             Ok(receiver) => Answer::There(receiver),
             Err(_) => Answer::Now(ProduceError::QueueFull),
         }
@@ -127,6 +193,20 @@ impl Broker {
     /// Reads batches from an offset on; waits until `wait_until` for `bytes_min` bytes.
     /// Cancel-safe.
     pub async fn fetch(&self, request: FetchRequest) -> Result<Fetched, FetchError> {
+        let key = request.key;
+        self.fetch_anywhere(request).await.map_err(|error| self.with_hint(key, error))
+    }
+
+    fn with_hint(&self, key: PartitionKey, error: FetchError) -> FetchError {
+        match error {
+            FetchError::NotLeader { hint: None } => {
+                FetchError::NotLeader { hint: self.core.hint(key) }
+            }
+            other => other,
+        }
+    }
+
+    async fn fetch_anywhere(&self, request: FetchRequest) -> Result<Fetched, FetchError> {
         let (core, _) = self.core.place(request.key).ok_or(FetchError::UnknownPartition)?;
         if core == self.core.id {
             let found = self.core.shard(request.key)?.fetch(&request).await?;
@@ -148,6 +228,16 @@ impl Broker {
 
     /// Finds an offset by meaning.
     pub async fn list_offset(
+        &self,
+        key: PartitionKey,
+        at: At,
+        deadline: Instant,
+    ) -> Result<ListedOffset, FetchError> {
+        let listed = self.list_offset_anywhere(key, at, deadline).await;
+        listed.map_err(|error| self.with_hint(key, error))
+    }
+
+    async fn list_offset_anywhere(
         &self,
         key: PartitionKey,
         at: At,
@@ -187,30 +277,32 @@ impl Broker {
 
     /// Deletes a topic; answers when every partition is closed.
     pub async fn delete_topic(&self, name: TopicName, deadline: Instant) -> Result<(), AdminError> {
-        self.change_topic(Admin::Delete { name }, deadline).await.map(drop)
+        self.administer(Admin::Delete { name }, deadline).await.map(drop)
     }
 
     async fn change_topic(&self, admin: Admin, deadline: Instant) -> Result<TopicInfo, AdminError> {
         match self.administer(admin, deadline).await? {
             AdminReply::Topic(topic) => Ok(info(&topic)),
-            AdminReply::Producers { .. } => Err(AdminError::NotLeader),
+            _ => Err(AdminError::NotLeader),
         }
     }
 
-    /// Asks the catalog's core, here or there. The change goes on when the deadline passes.
+    /// Asks the first core, here or there. The change goes on when the deadline passes.
     async fn administer(&self, admin: Admin, deadline: Instant) -> Result<AdminReply, AdminError> {
         let asked = async {
             if self.core.id == CATALOG_CORE {
                 let core = Rc::clone(&self.core);
-                let running = barrage_world::spawn(async move { core.administer(admin).await });
+                let running = spawn(async move { core.administer(admin, deadline).await });
                 return running.await.unwrap_or(Err(AdminError::ShuttingDown));
             }
-            match self.ask(CATALOG_CORE, Request::Admin(admin)).await {
+            match self.ask(CATALOG_CORE, Request::Admin { admin, deadline }).await {
                 Some(Reply::Admin(result)) => result,
                 _ => Err(AdminError::QueueFull),
             }
         };
-        timeout(deadline - Instant::now(), asked).await.unwrap_or(Err(AdminError::Timeout))
+        // The first core knows better why it takes so long, and says so just before.
+        let patience = deadline - Instant::now() + DEADLINE_GRACE;
+        timeout(patience, asked).await.unwrap_or(Err(AdminError::Timeout))
     }
 
     /// All topics, by name.
@@ -226,22 +318,27 @@ impl Broker {
     ) -> Result<TopicDescription, AdminError> {
         let catalog = self.core.catalog();
         let topic = catalog.topic_named(&name).ok_or(AdminError::UnknownTopic)?;
-        let mut by_core: BTreeMap<CoreId, Vec<PartitionKey>> = BTreeMap::new();
+        let mut by_shard: BTreeMap<ShardId, Vec<PartitionKey>> = BTreeMap::new();
         for (key, shard) in topic.places() {
-            by_core.entry(self.core.core_of(shard)).or_default().push(key);
+            by_shard.entry(shard).or_default().push(key);
         }
         let mut bounds: BTreeMap<PartitionKey, Bounds> = BTreeMap::new();
-        for (core, keys) in by_core {
-            let asked = timeout(deadline - Instant::now(), self.describe_on(core, keys.clone()));
+        for (shard, keys) in by_shard {
+            let asked =
+                timeout(deadline - Instant::now(), self.describe_shard(shard, keys.clone()));
             let found = asked.await.unwrap_or(Err(AdminError::Timeout))?;
             let known = keys.into_iter().zip(found);
             bounds.extend(known.filter_map(|(key, bounds)| Some((key, bounds?))));
         }
+        let leaders = self.leaders();
         let describe = |(key, shard): (PartitionKey, ShardId)| {
-            // Not open any more: the topic is just being deleted.
-            let bounds = bounds.get(&key).ok_or(AdminError::UnknownTopic)?;
+            // Not open any more, the topic is just being deleted; or the shard's leader is changing.
+            let bounds = bounds.get(&key).ok_or(match self.core.catalog().topic(key.topic) {
+                Some(_) => AdminError::NotLeader,
+                None => AdminError::UnknownTopic,
+            })?;
             Ok(PartitionDescription {
-                info: self.partition_info(key.partition, shard),
+                info: partition_info(key.partition, shard, &leaders),
                 start_offset: bounds.start_offset,
                 high_watermark: bounds.high_watermark,
                 bytes: bounds.bytes,
@@ -251,11 +348,21 @@ impl Broker {
         Ok(TopicDescription { topic: info(topic), partitions: partitions? })
     }
 
-    async fn describe_on(
+    /// Bounds of partitions of one shard, from whoever leads it.
+    async fn describe_shard(
         &self,
-        core: CoreId,
+        shard: ShardId,
         keys: Vec<PartitionKey>,
     ) -> Result<Vec<Option<Bounds>>, AdminError> {
+        let leader = self.core.leading_node(shard).ok_or(AdminError::NotLeader)?;
+        if leader != self.node() {
+            let message = Bytes::from(Message::Describe(keys).encode());
+            return match self.core.ask_node(leader, shard, DESCRIBE_DEADLINE, message).await? {
+                NodeAnswer::Described(found) => Ok(found),
+                _ => Err(AdminError::NotLeader),
+            };
+        }
+        let core = self.core.core_of(shard);
         if core == self.core.id {
             return Ok(self.core.describe_here(&keys));
         }
@@ -283,10 +390,11 @@ impl Broker {
                 names.iter().filter_map(find).collect()
             }
         };
+        let leaders = self.leaders();
         Metadata {
             cluster: self.cluster(),
-            leaders: (0..self.core.options.cores).map(|core| self.leader(CoreId(core))).collect(),
-            topics: found.into_iter().map(|topic| self.topic_metadata(topic)).collect(),
+            leaders: self.cores(),
+            topics: found.into_iter().map(|topic| topic_metadata(topic, &leaders)).collect(),
             unknown,
         }
     }
@@ -297,19 +405,29 @@ impl Broker {
         self.core.catalog().topic_named(name).map(|topic| info(topic))
     }
 
-    fn topic_metadata(&self, topic: &Topic) -> TopicMetadata {
-        let place =
-            |(key, shard): (PartitionKey, ShardId)| self.partition_info(key.partition, shard);
-        TopicMetadata { topic: info(topic), partitions: topic.places().map(place).collect() }
+    /// Who leads each shard, as far as it is known here.
+    fn leaders(&self) -> BTreeMap<ShardId, Leader> {
+        let shards = (1..=self.core.catalog().shards()).map(ShardId);
+        shards.filter_map(|shard| Some((shard, self.core.leader_of(shard)?))).collect()
     }
 
-    fn partition_info(&self, partition: PartitionId, shard: ShardId) -> PartitionInfo {
-        PartitionInfo { partition, shard, leader: self.leader(self.core.core_of(shard)) }
-    }
-
-    fn leader(&self, core: CoreId) -> Leader {
-        let address = self.core.options.core_addresses.get(usize::from(core.0));
-        Leader { node: self.node(), core, address: address.cloned().unwrap_or_default() }
+    /// Every core of every node that was heard of, and how it is reached.
+    fn cores(&self) -> Vec<Leader> {
+        let leader = |node| {
+            move |(core, address): (u16, &String)| Leader {
+                node,
+                core: CoreId(core),
+                address: address.clone(),
+            }
+        };
+        let own = (0_u16..).zip(&self.core.options.core_addresses).map(leader(self.node()));
+        let mut cores: Vec<Leader> = own.collect();
+        let board = Arc::clone(&self.core.board.borrow());
+        for node in self.core.other_nodes() {
+            let Some(beacon) = board.beacon(node) else { continue };
+            cores.extend((0_u16..).zip(&beacon.core_addresses).map(leader(node)));
+        }
+        cores
     }
 
     /// A fresh producer id with epoch 0.
@@ -338,20 +456,15 @@ impl Broker {
         change: ClusterChange,
         deadline: Instant,
     ) -> Result<ClusterChanged, AdminError> {
-        let _ = (change, deadline);
-        Err(AdminError::NotLeader)
+        match self.administer(Admin::Cluster(change), deadline).await? {
+            AdminReply::Cluster(changed) => Ok(changed),
+            _ => Err(AdminError::NotLeader),
+        }
     }
 
     /// The cluster as this core knows it.
     pub fn describe_cluster(&self) -> ClusterDescription {
-        ClusterDescription {
-            cluster: self.cluster(),
-            node: self.node(),
-            level: self.core.catalog().nodes().level(),
-            copies_wanted: self.core.catalog().nodes().copies_wanted(),
-            nodes: Vec::new(),
-            shards: Vec::new(),
-        }
+        ClusterDescription::of(self.node(), &self.core.catalog(), &self.core.board.borrow())
     }
 
     /// Figures of every core, by core.
@@ -389,19 +502,36 @@ impl Broker {
     /// Stops taking requests, lets what is under way finish (until the deadline), writes
     /// checkpoints and closes the logs of this core. Every core calls it.
     pub async fn shutdown(&self, deadline: Instant) {
+        self.core.is_closing.set(true);
         for shard in self.core.shards() {
             shard.shutdown(deadline).await;
         }
         if let Some(catalog) = self.core.catalog_shard.get() {
             catalog.shutdown().await;
         }
-        self.core.release_lock();
+        self.core.leave_home();
     }
 
     async fn ask(&self, core: CoreId, request: Request) -> Option<Reply> {
         let answer = self.core.router.request(core, request).ok()?;
         answer.await.ok()
     }
+}
+
+fn topic_metadata(topic: &Topic, leaders: &BTreeMap<ShardId, Leader>) -> TopicMetadata {
+    let place =
+        |(key, shard): (PartitionKey, ShardId)| partition_info(key.partition, shard, leaders);
+    TopicMetadata { topic: info(topic), partitions: topic.places().map(place).collect() }
+}
+
+/// A partition whose leader is not known has node 0 and no address: it is asked for again.
+fn partition_info(
+    partition: PartitionId,
+    shard: ShardId,
+    leaders: &BTreeMap<ShardId, Leader>,
+) -> PartitionInfo {
+    let unknown = || Leader { node: NodeId(0), core: CoreId(0), address: String::new() };
+    PartitionInfo { partition, shard, leader: leaders.get(&shard).cloned().unwrap_or_else(unknown) }
 }
 
 fn info(topic: &Topic) -> TopicInfo {

@@ -1,4 +1,4 @@
-//! Shard 0: the catalog as a Raft group, on the first core.
+//! Shard 0: this node's replica of the catalog, on the first core.
 //!
 //! Owns: proposing catalog commands. Must never: answer from anything but the applied catalog.
 //! Invariants: a reply is sent after its command is durable and applied.
@@ -10,8 +10,8 @@ use barrage_cluster::{Catalog, CatalogError, Command, Reply};
 use barrage_commitlog::Options;
 use barrage_model::NodeId;
 use barrage_raft::{
-    Applied, Group, GroupOptions, Machine, NoPeers, OpenError, Proposal, ProposeError,
-    RestoreError, Timing, UnknownCommand,
+    Applied, Group, GroupOptions, Machine, OpenError, Peers, Proposal, ProposeError, RestoreError,
+    Timing, UnknownCommand,
 };
 use barrage_world::unix_time_ms;
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use crate::api::AdminError;
 const CHECKPOINT_BYTES_MAX: u64 = 4 << 20;
 
 /// The catalog under Raft.
-struct CatalogMachine {
+pub(crate) struct CatalogMachine {
     catalog: Catalog,
     log_time_ms: i64,
 }
@@ -49,6 +49,16 @@ impl Machine for CatalogMachine {
     }
 }
 
+/// How to open the catalog's shard.
+pub(crate) struct CatalogOptions {
+    pub(crate) node: NodeId,
+    pub(crate) dir: PathBuf,
+    pub(crate) log: Options,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) timing: Timing,
+    pub(crate) peers: Rc<dyn Peers>,
+}
+
 /// The catalog's shard; clones are the same one.
 #[derive(Clone)]
 pub(crate) struct CatalogShard {
@@ -56,13 +66,10 @@ pub(crate) struct CatalogShard {
 }
 
 impl CatalogShard {
-    /// Opens the shard and waits until it leads.
-    pub(crate) async fn open(
-        node: NodeId,
-        dir: PathBuf,
-        log: Options,
-        checkpoint_bytes: u64,
-    ) -> Result<Self, OpenError> {
+    /// Opens the replica. With `founding`, forms the group. A node that is the only voter leads
+    /// when this returns.
+    pub(crate) async fn open(options: CatalogOptions, founding: bool) -> Result<Self, OpenError> {
+        let CatalogOptions { node, dir, log, checkpoint_bytes, timing, peers } = options;
         let machine = CatalogMachine { catalog: Catalog::new(), log_time_ms: 0 };
         let options = GroupOptions {
             node,
@@ -70,11 +77,23 @@ impl CatalogShard {
             dir,
             log,
             checkpoint_bytes: checkpoint_bytes.min(CHECKPOINT_BYTES_MAX),
-            timing: Timing::default(),
-            peers: Rc::new(NoPeers),
+            timing,
+            peers,
             machine,
         };
-        Ok(Self { group: Group::open_alone(options).await? })
+        let group = Group::open(options).await?;
+        group.lead_if_alone(founding).await?;
+        Ok(Self { group })
+    }
+
+    /// The group under the shard.
+    pub(crate) fn group(&self) -> &Group<CatalogMachine> {
+        &self.group
+    }
+
+    /// The revision of the applied catalog.
+    pub(crate) fn revision(&self) -> u64 {
+        self.group.with_machine(|machine| machine.catalog.revision())
     }
 
     /// The applied catalog; topics are shared with it, not copied.

@@ -4,8 +4,12 @@
 
 use std::collections::BTreeSet;
 
+use barrage_cluster::Catalog;
+use barrage_cluster::beacon::{Board, Replica};
 use barrage_cluster::node::{Birth, Presence};
 use barrage_model::{NodeId, ShardId, Term};
+
+use crate::beacons::now_ms;
 
 /// A change of the cluster that an operator, or a joining node, asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -114,6 +118,50 @@ pub struct ClusterDescription {
 }
 
 impl ClusterDescription {
+    /// What `node` knows.
+    pub(crate) fn of(node: NodeId, catalog: &Catalog, board: &Board) -> Self {
+        let (now_ms, members) = (now_ms(), catalog.nodes());
+        let describe = |(shard, assigned): (&ShardId, &Vec<NodeId>)| {
+            let nobody = Replica::default();
+            let row = board.leading(*shard, now_ms).map_or(&nobody, |(_, row)| row);
+            let votes = |node: &&NodeId| row.voters.contains(node);
+            ShardDescription {
+                shard: *shard,
+                leader: board.leading(*shard, now_ms).map(|(node, _)| node),
+                term: row.term,
+                assigned: assigned.clone(),
+                voters: row.voters.clone(),
+                learners: row.learners.clone(),
+                in_sync: row.in_sync.iter().filter(votes).copied().collect(),
+            }
+        };
+        let shards: Vec<ShardDescription> = members.assignment().iter().map(describe).collect();
+        let count = |is: &dyn Fn(&ShardDescription) -> bool| {
+            u32::try_from(shards.iter().filter(|shard| is(shard)).count()).unwrap_or(u32::MAX)
+        };
+        let nodes = members.members().map(|member| NodeDescription {
+            node: member.id,
+            peer: member.presence.peer.clone(),
+            client: member.presence.client.clone(),
+            present: board.is_present(member.id, now_ms),
+            leaving: member.leaving,
+            level: member.presence.level,
+            cores: board
+                .beacon(member.id)
+                .map_or(0, |beacon| u16::try_from(beacon.core_addresses.len()).unwrap_or(u16::MAX)),
+            copies: count(&|shard| shard.assigned.contains(&member.id)),
+            leads: count(&|shard| shard.leader == Some(member.id)),
+        });
+        Self {
+            cluster: catalog.cluster().to_owned(),
+            node,
+            level: members.level(),
+            copies_wanted: members.copies_wanted(),
+            nodes: nodes.collect(),
+            shards,
+        }
+    }
+
     /// Every shard has a leader and as many copies in sync as are wanted.
     #[must_use]
     pub fn is_healthy(&self) -> bool {

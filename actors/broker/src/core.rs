@@ -1,12 +1,13 @@
-//! One core of the broker: its shards, its copy of the catalog, and what it does for itself and for
-//! others.
+//! One core of the broker: the replicas it carries, its copies of the catalog and of what was
+//! heard of the nodes, and what it does for itself and for others.
 //!
 //! ```text
-//!   catalog's core --Catalog(view)--> every core: take it, make its shards agree, answer Agreed
+//!   first core --Catalog, Board--> every core: takes the copies
+//!   every core --Report----------> first core: what its replicas are
 //!   any core --Produce, Fetch, ...--> the shard's core = shard % cores: does it, answers
 //! ```
 //!
-//! Owns: which shards live here, the catalog copy and the revision its shards agree with.
+//! Owns: which replicas live here, the copies.
 //! Must never: reach into another core; everything crosses by message.
 //! Invariants: the catalog copy's revision only grows; a shard is asked only on the core that
 //! carries it.
@@ -15,29 +16,32 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use barrage_cluster::Catalog;
-use barrage_model::{CoreId, PartitionKey, ProducerId, ShardId};
+use barrage_cluster::beacon::{Board, Replica};
+use barrage_cluster::message::Bounds;
+use barrage_model::{CoreId, NodeId, PartitionKey, ProducerId, ShardId};
+use barrage_raft::Peers;
 use barrage_world::channel::{Event, Mutex, watch};
-use barrage_world::fs::DirLock;
 use barrage_world::mailbox::MailboxReceiver;
-use barrage_world::{Instant, sleep, spawn, yield_if_needed};
+use barrage_world::{Instant, spawn, yield_if_needed};
 
-use crate::api::{AdminError, CoreStats, FetchError, ProduceError};
+use crate::api::{CoreStats, FetchError, Leader, ProduceError};
 use crate::catalog_shard::CatalogShard;
 use crate::door::CheckedBatch;
-use crate::identity::Identity;
-use crate::message::{Bounds, Crossed, Message, Reply, Request, RequestId};
+use crate::home::{Home, Identity};
+use crate::message::{Crossed, Message, Reply, Request, RequestId};
 use crate::options::BrokerOptions;
-use crate::reply::ProduceReply;
-use crate::router::{Hold, Link, Router};
+use crate::replicas::Place;
+use crate::reply::{ProduceReply, Way};
+use crate::router::{Link, Router};
 use crate::shard::Shard;
 use crate::shard::entry::WaitingBatch;
-use crate::shard::reconcile::difference;
 
-/// After a shard could not be made to agree with the catalog (a full disk), the next attempt.
-const AGREE_RETRY: Duration = Duration::from_millis(500);
+/// The catalog's shard.
+pub(crate) const CATALOG_SHARD: ShardId = ShardId(0);
+/// The first core: the catalog's.
+pub(crate) const CATALOG_CORE: CoreId = CoreId(0);
 
 /// A block of producer ids that this core gives out.
 #[derive(Debug, Default)]
@@ -46,57 +50,82 @@ pub(crate) struct ProducerBlock {
     pub(crate) left: u32,
 }
 
+/// What another core has told the first one.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) revision: u64,
+    pub(crate) replicas: Vec<Replica>,
+}
+
 /// One core.
 pub(crate) struct Core {
     pub(crate) id: CoreId,
     pub(crate) options: BrokerOptions,
     pub(crate) router: Router,
-    pub(crate) identity: OnceCell<Identity>,
+    pub(crate) identity: Identity,
+    pub(crate) peers: Rc<dyn Peers>,
     /// On the first core only.
     pub(crate) catalog_shard: OnceCell<CatalogShard>,
     pub(crate) producers: Mutex<ProducerBlock>,
     pub(crate) connections: Cell<u64>,
     pub(crate) failure: RefCell<Option<String>>,
     pub(crate) failed: Event,
+    pub(crate) is_closing: Cell<bool>,
     /// Given back when this core's shards are closed.
-    hold: RefCell<Option<Hold>>,
-    shards: RefCell<BTreeMap<ShardId, Shard>>,
+    pub(crate) home: RefCell<Option<Arc<Home>>>,
+    pub(crate) places: RefCell<BTreeMap<ShardId, Place>>,
+    /// On the first core: what each core has told, by core.
+    pub(crate) reports: RefCell<Vec<Report>>,
+    /// A replica of this core is not what it was.
+    pub(crate) news: Event,
+    /// On the first core: a report has come.
+    pub(crate) news_for_others: Event,
     catalog: watch::Sender<Arc<Catalog>>,
-    agreed: watch::Sender<u64>,
+    pub(crate) board: watch::Sender<Arc<Board>>,
 }
 
 impl Core {
-    pub(crate) fn new(id: CoreId, options: BrokerOptions, router: Router, hold: Hold) -> Self {
+    pub(crate) fn new(
+        id: CoreId,
+        options: BrokerOptions,
+        router: Router,
+        home: Arc<Home>,
+        peers: Rc<dyn Peers>,
+    ) -> Self {
+        let reports = (0..options.cores).map(|_| Report::default()).collect();
         Self {
             id,
             options,
             router,
-            identity: OnceCell::new(),
+            identity: home.identity().clone(),
+            peers,
             catalog_shard: OnceCell::new(),
             producers: Mutex::new(ProducerBlock::default()),
             connections: Cell::new(0),
             failure: RefCell::new(None),
             failed: Event::new(),
-            hold: RefCell::new(Some(hold)),
-            shards: RefCell::new(BTreeMap::new()),
+            is_closing: Cell::new(false),
+            home: RefCell::new(Some(home)),
+            places: RefCell::new(BTreeMap::new()),
+            reports: RefCell::new(reports),
+            news: Event::new(),
+            news_for_others: Event::new(),
             catalog: watch::channel(Arc::new(Catalog::new())).0,
-            agreed: watch::channel(0).0,
-        }
-    }
-
-    /// Keeps the data directory's lock, for all cores.
-    pub(crate) fn keep_lock(&self, lock: DirLock) {
-        if let Some(hold) = &*self.hold.borrow() {
-            drop(hold.set(lock));
+            board: watch::channel(Arc::new(Board::default())).0,
         }
     }
 
     /// This core does not touch the data directory any more.
-    pub(crate) fn release_lock(&self) {
-        self.hold.take();
+    pub(crate) fn leave_home(&self) {
+        self.home.take();
     }
 
-    /// The core that carries a shard.
+    /// This node.
+    pub(crate) fn node(&self) -> NodeId {
+        self.identity.node
+    }
+
+    /// The core of this node that carries a shard.
     pub(crate) fn core_of(&self, shard: ShardId) -> CoreId {
         let core = shard.0 % u32::from(self.options.cores);
         CoreId(u16::try_from(core).unwrap_or(0))
@@ -123,35 +152,32 @@ impl Core {
         });
     }
 
-    /// The core and shard of a partition.
+    /// The core of this node and the shard of a partition.
     pub(crate) fn place(&self, key: PartitionKey) -> Option<(CoreId, ShardId)> {
         let catalog = self.catalog.borrow();
         let shard = catalog.topic(key.topic)?.shard_of(key.partition)?;
         Some((self.core_of(shard), shard))
     }
 
-    /// Puts an opened shard into service.
-    pub(crate) fn add_shard(self: &Rc<Self>, shard: Shard) {
-        let watched = shard.clone();
-        let core = Rc::clone(self);
-        drop(spawn(async move {
-            let reason = watched.group().failed().await;
-            core.fail(format!("shard {}: {reason}", watched.id()));
-        }));
-        drop(spawn(shard.clone().keep_retention(self.options.retention_tick)));
-        self.shards.borrow_mut().insert(shard.id(), shard);
-    }
-
-    /// The shards of this core.
+    /// The data shards that are open on this core.
     pub(crate) fn shards(&self) -> Vec<Shard> {
-        self.shards.borrow().values().cloned().collect()
+        self.places.borrow().values().filter_map(Place::shard).cloned().collect()
     }
 
-    /// The shard of a partition, if it lives here.
+    /// A data shard, if it is open on this core.
+    pub(crate) fn shard_by_id(&self, shard: ShardId) -> Option<Shard> {
+        self.places.borrow().get(&shard).and_then(Place::shard).cloned()
+    }
+
+    /// The shard of a partition, if it is open on this core.
     pub(crate) fn shard(&self, key: PartitionKey) -> Result<Shard, FetchError> {
         let (_, shard) = self.place(key).ok_or(FetchError::UnknownPartition)?;
-        let found = self.shards.borrow().get(&shard).cloned();
-        found.ok_or(FetchError::NotLeader { hint: None })
+        self.shard_by_id(shard).ok_or(FetchError::NotLeader { hint: None })
+    }
+
+    /// Where a partition is led, as far as it is known here.
+    pub(crate) fn hint(&self, key: PartitionKey) -> Option<Leader> {
+        self.place(key).and_then(|(_, shard)| self.leader_of(shard))
     }
 
     /// Something on this core has failed for good; the first reason counts.
@@ -177,7 +203,7 @@ impl Core {
         }
     }
 
-    /// Bounds of partitions on this core; `None` for those it does not have.
+    /// Bounds of partitions that this core leads; `None` for those that it does not.
     pub(crate) fn describe_here(&self, keys: &[PartitionKey]) -> Vec<Option<Bounds>> {
         keys.iter().map(|key| self.shard(*key).and_then(|shard| shard.bounds(*key)).ok()).collect()
     }
@@ -194,54 +220,6 @@ impl Core {
         }
     }
 
-    /// Makes this core's shards agree with each copy of the catalog, for ever.
-    pub(crate) async fn keep_agreeing(self: Rc<Self>) {
-        let mut watch = self.catalog_watch();
-        loop {
-            let catalog = Arc::clone(&watch.borrow_and_update());
-            let done = self.agree(&catalog).await;
-            if done {
-                self.agreed.send_if_modified(|agreed| {
-                    let grows = *agreed < catalog.revision();
-                    *agreed = (*agreed).max(catalog.revision());
-                    grows
-                });
-                if watch.changed().await.is_err() {
-                    return;
-                }
-            } else {
-                sleep(AGREE_RETRY).await;
-            }
-        }
-    }
-
-    async fn agree(&self, catalog: &Catalog) -> bool {
-        let mut done = true;
-        for shard in self.shards() {
-            let state = |machine: &crate::shard::machine::ShardMachine| {
-                difference(machine.state(), catalog, shard.id())
-            };
-            let wanted = shard.group().with_machine(state);
-            for key in &wanted.orphans {
-                let shard = shard.id();
-                tracing::warn!(%shard, partition = %key, "unknown to the catalog, kept");
-            }
-            for command in wanted.commands {
-                if let Err(error) = shard.command(command).await {
-                    tracing::warn!(shard = %shard.id(), %error, "could not follow the catalog yet");
-                    done = false;
-                }
-            }
-        }
-        done
-    }
-
-    /// Waits until this core's shards agree with this revision of the catalog.
-    pub(crate) async fn agreed(&self, revision: u64) {
-        // An error means the core is going down: nobody will agree any more, and nobody waits long.
-        self.agreed.subscribe().wait_for(|agreed| *agreed >= revision).await.ok();
-    }
-
     /// Receives from one other core until the mailbox ends.
     pub(crate) async fn receive(
         self: Rc<Self>,
@@ -253,36 +231,44 @@ impl Core {
             for message in messages {
                 match message {
                     Message::Reply { id, reply } => self.router.answered(id, reply),
-                    Message::Request { id, request } => self.serve(&link, id, request),
+                    Message::Request { id, request } => self.serve(&link, from, id, request),
                 }
             }
             yield_if_needed().await;
         }
     }
 
-    /// Does what another core asks. Batches are taken up at once, in order; the rest may wait.
-    fn serve(self: &Rc<Self>, link: &Link, id: RequestId, request: Request) {
-        match request {
-            Request::Produce { key, batch, deadline } => {
-                let reply = ProduceReply::There { link: link.clone(), id };
-                self.produce_here(key, batch, deadline, reply);
+    /// Does what another core asks. What needs no waiting is done at once, in order.
+    fn serve(self: &Rc<Self>, link: &Link, from: CoreId, id: RequestId, request: Request) {
+        let reply = match request {
+            Request::Produce { key, batch, acks, deadline } => {
+                let way = Way::There { link: link.clone(), id };
+                return self.produce_here(key, batch, deadline, ProduceReply { way, acks });
             }
-            Request::Describe { keys } => {
-                let reply = Reply::Describe(self.describe_here(&keys));
-                link.answer(Message::Reply { id, reply });
+            Request::Describe { keys } => Reply::Describe(self.describe_here(&keys)),
+            Request::Stats => Reply::Stats(self.stats_here()),
+            Request::Catalog(catalog) => {
+                self.set_catalog(catalog);
+                Reply::Taken
             }
-            Request::Stats => {
-                let reply = Reply::Stats(self.stats_here());
-                link.answer(Message::Reply { id, reply });
+            Request::Board(board) => {
+                self.board.send_replace(board);
+                Reply::Taken
             }
-            other => {
+            Request::Report { revision, replicas } => {
+                self.take_report(from, Report { revision, replicas });
+                Reply::Taken
+            }
+            slow @ (Request::Fetch(_) | Request::ListOffset { .. } | Request::Admin { .. }) => {
                 let (core, link) = (Rc::clone(self), link.clone());
                 drop(spawn(async move {
-                    let reply = core.serve_slowly(other).await;
+                    let reply = core.serve_slowly(slow).await;
                     link.answer(Message::Reply { id, reply });
                 }));
+                return;
             }
-        }
+        };
+        link.answer(Message::Reply { id, reply });
     }
 
     async fn serve_slowly(self: Rc<Self>, request: Request) -> Reply {
@@ -303,16 +289,16 @@ impl Core {
                 Ok(shard) => shard.list_offset(key, at).await,
                 Err(error) => Err(error),
             }),
-            Request::Admin(admin) => Reply::Admin(self.administer(admin).await),
-            Request::Catalog(catalog) => {
-                let revision = catalog.revision();
-                self.set_catalog(catalog);
-                self.agreed(revision).await;
-                Reply::Agreed
+            Request::Admin { admin, deadline } => {
+                Reply::Admin(self.administer(admin, deadline).await)
             }
-            Request::Produce { .. } | Request::Describe { .. } | Request::Stats => {
-                Reply::Admin(Err(AdminError::NotLeader))
-            }
+            // Answered at once, above.
+            Request::Produce { .. }
+            | Request::Describe { .. }
+            | Request::Stats
+            | Request::Catalog(_)
+            | Request::Board(_)
+            | Request::Report { .. } => Reply::Taken,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::shard::decide::{self, BatchRow};
 use crate::shard::machine::{self, Reply};
 use crate::shard::partition::PartitionConfig;
 use crate::shard::producers::ProducerStamp;
-use crate::{command, format, identity};
+use crate::{command, format, home};
 
 /// A command of a data shard.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl State {
 
 /// Whether the bytes are a node's identity.
 pub fn is_identity(bytes: &[u8]) -> bool {
-    identity::parse(bytes).is_ok()
+    home::parse(bytes).is_ok()
 }
 
 /// One command of every kind, in an order in which all of them change something.

@@ -8,7 +8,9 @@
 //! Must never: name a protocol, a file or a socket.
 
 mod admin;
+mod agreement;
 mod api;
+mod beacons;
 mod broker;
 mod catalog_shard;
 mod cluster;
@@ -18,13 +20,19 @@ mod door;
 mod format;
 #[doc(hidden)]
 pub mod fuzzing;
-mod identity;
+mod home;
+mod members;
 mod message;
+mod nodes;
 mod options;
+mod refusal;
+mod replicas;
 mod reply;
 mod router;
 mod shard;
 mod start;
+
+pub use barrage_cluster::node::{Birth, Presence};
 
 pub use api::{
     Acks, AdminError, At, CoreStats, ErrorClass, FetchError, FetchRequest, Fetched, FetchedBytes,
@@ -36,5 +44,7 @@ pub use broker::{Broker, StartError};
 pub use cluster::{
     ClusterChange, ClusterChanged, ClusterDescription, NodeDescription, ShardDescription,
 };
+pub use home::{Arrival, Home, Newcomer};
+pub use nodes::PeerRefusal;
 pub use options::BrokerOptions;
 pub use router::CoreLinks;

@@ -8,15 +8,18 @@
 
 use std::sync::Arc;
 
+use barrage_cluster::beacon::{Board, Replica};
+use barrage_cluster::message::Bounds;
 use barrage_cluster::{Catalog, Topic};
 use barrage_model::{Offset, PartitionKey, ProducerId, TopicName};
 use barrage_world::Instant;
 use bytes::Bytes;
 
 use crate::api::{
-    AdminError, At, CoreStats, FetchError, FetchRequest, ListedOffset, ProduceError, Produced,
-    TopicChange, TopicSpec,
+    Acks, AdminError, At, CoreStats, FetchError, FetchRequest, ListedOffset, ProduceError,
+    Produced, TopicChange, TopicSpec,
 };
+use crate::cluster::{ClusterChange, ClusterChanged};
 use crate::door::CheckedBatch;
 
 /// Names a request among those its core has sent.
@@ -36,6 +39,7 @@ pub(crate) enum Request {
     Produce {
         key: PartitionKey,
         batch: CheckedBatch,
+        acks: Acks,
         deadline: Instant,
     },
     Fetch(FetchRequest),
@@ -48,10 +52,19 @@ pub(crate) enum Request {
     },
     Stats,
     /// To the catalog's core.
-    Admin(Admin),
-    /// From the catalog's core: the catalog has changed; answer when this core's shards agree with
-    /// it.
+    Admin {
+        admin: Admin,
+        deadline: Instant,
+    },
+    /// From the catalog's core: the catalog has changed.
     Catalog(Arc<Catalog>),
+    /// From the catalog's core: what was heard of all nodes.
+    Board(Arc<Board>),
+    /// To the catalog's core: the catalog this core knows, and the replicas it carries.
+    Report {
+        revision: u64,
+        replicas: Vec<Replica>,
+    },
 }
 
 /// A request to the catalog.
@@ -61,6 +74,7 @@ pub(crate) enum Admin {
     Alter { name: TopicName, change: TopicChange },
     Delete { name: TopicName },
     AllocateProducers { count: u32 },
+    Cluster(ClusterChange),
 }
 
 /// The answers.
@@ -72,14 +86,21 @@ pub(crate) enum Reply {
     Describe(Vec<Option<Bounds>>),
     Stats(CoreStats),
     Admin(Result<AdminReply, AdminError>),
-    Agreed,
+    /// The catalog, the board or the report was taken.
+    Taken,
 }
 
 /// What the catalog answered.
 #[derive(Debug)]
 pub(crate) enum AdminReply {
     Topic(Arc<Topic>),
-    Producers { first: ProducerId, count: u32 },
+    /// Done.
+    Done,
+    Cluster(ClusterChanged),
+    Producers {
+        first: ProducerId,
+        count: u32,
+    },
 }
 
 /// A fetch's result on its way to another core.
@@ -88,12 +109,4 @@ pub(crate) struct Crossed {
     pub(crate) high_watermark: Offset,
     pub(crate) start_offset: Offset,
     pub(crate) batches: Vec<Bytes>,
-}
-
-/// Where a partition begins and ends, and how much it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bounds {
-    pub(crate) start_offset: Offset,
-    pub(crate) high_watermark: Offset,
-    pub(crate) bytes: u64,
 }

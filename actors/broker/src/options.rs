@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use barrage_model::Retention;
+use barrage_raft::Timing;
 
 /// Settings of a node's broker; the same value is given to every core.
 #[derive(Clone, Debug)]
@@ -15,6 +16,14 @@ pub struct BrokerOptions {
     pub cores: u16,
     /// `host:port` that reaches each core, by core; the shared address where core ports are off.
     pub core_addresses: Vec<String>,
+    /// `host:port` where other nodes reach this one first; empty where there are none.
+    pub peer_address: String,
+    /// `host:port` where clients reach this node.
+    pub client_address: String,
+    /// Data shards of a cluster that this node founds; 0 takes one per core.
+    pub shards: u32,
+    /// How fast groups notice, elect and replicate; the same on all nodes.
+    pub timing: Timing,
     /// The memory budget of the process in bytes, for the figures.
     pub memory_bytes: u64,
     /// The part of it for log bytes in memory, over all cores.
@@ -45,6 +54,10 @@ impl BrokerOptions {
             data_dir,
             cores,
             core_addresses: vec![String::new(); usize::from(cores)],
+            peer_address: String::new(),
+            client_address: String::new(),
+            shards: 0,
+            timing: Timing::default(),
             memory_bytes: 1 << 30,
             cache_bytes: 256 << 20,
             shard_cache_bytes_min: 4 << 20,

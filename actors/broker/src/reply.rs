@@ -7,15 +7,21 @@
 
 use barrage_world::channel::oneshot;
 
-use crate::api::{ProduceError, Produced};
+use crate::api::{Acks, ProduceError, Produced};
 use crate::message::{Message, Reply, RequestId};
 use crate::router::Link;
 
 /// The result of a produce.
 pub(crate) type ProduceResult = Result<Produced, ProduceError>;
 
-/// Where the result of a produce goes.
-pub(crate) enum ProduceReply {
+/// Where the result of a produce goes, and what it waits for.
+pub(crate) struct ProduceReply {
+    pub(crate) way: Way,
+    pub(crate) acks: Acks,
+}
+
+/// Where a result goes.
+pub(crate) enum Way {
     /// To a task on this core.
     Here(oneshot::Sender<ProduceResult>),
     /// To another core.
@@ -25,10 +31,10 @@ pub(crate) enum ProduceReply {
 impl ProduceReply {
     /// Answers.
     pub(crate) fn send(self, result: ProduceResult) {
-        match self {
+        match self.way {
             // Nobody waits any more: the answer is not needed.
-            Self::Here(sender) => drop(sender.send(result)),
-            Self::There { link, id } => {
+            Way::Here(sender) => drop(sender.send(result)),
+            Way::There { link, id } => {
                 link.answer(Message::Reply { id, reply: Reply::Produce(result) });
             }
         }

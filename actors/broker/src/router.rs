@@ -11,14 +11,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use barrage_model::CoreId;
 use barrage_world::buggify;
 use barrage_world::channel::oneshot;
-use barrage_world::fs::DirLock;
 use barrage_world::mailbox::{MailboxReceiver, MailboxSender, Outbox, mailbox};
 
+use crate::home::Home;
 use crate::message::{Message, Reply, Request, RequestId};
 
 /// Requests of clients to one other core without an answer yet, at most.
@@ -37,21 +37,19 @@ pub struct CoreLinks {
     /// By core; `None` for itself.
     senders: Vec<Option<MailboxSender<Message>>>,
     receivers: Vec<(CoreId, MailboxReceiver<Message>)>,
-    hold: Hold,
+    /// Held by every core: the lock goes when the last one has closed its shards.
+    home: Arc<Home>,
 }
-
-/// The data directory's lock, held by every core: it goes when the last one has closed its shards.
-pub(crate) type Hold = Arc<OnceLock<DirLock>>;
 
 impl CoreLinks {
     /// The mailboxes between `cores` cores, one set of ends per core, in order.
-    pub(crate) fn mesh(cores: u16) -> Vec<Self> {
-        let hold = Hold::default();
+    pub(crate) fn mesh(cores: u16, home: Home) -> Vec<Self> {
+        let home = Arc::new(home);
         let empty = |core| Self {
             core: CoreId(core),
             senders: Vec::new(),
             receivers: Vec::new(),
-            hold: Arc::clone(&hold),
+            home: Arc::clone(&home),
         };
         let mut links: Vec<_> = (0..cores).map(empty).collect();
         for from in 0..cores {
@@ -79,9 +77,9 @@ impl CoreLinks {
         self.senders.len()
     }
 
-    /// This core's part of the data directory's lock.
-    pub(crate) fn hold(&self) -> Hold {
-        Arc::clone(&self.hold)
+    /// The node's data directory.
+    pub(crate) fn home(&self) -> Arc<Home> {
+        Arc::clone(&self.home)
     }
 
     pub(crate) fn take_receivers(&mut self) -> Vec<(CoreId, MailboxReceiver<Message>)> {
@@ -164,7 +162,14 @@ impl Router {
         request: Request,
     ) -> Result<oneshot::Receiver<Reply>, Full> {
         let peer = self.peer(core).ok_or(Full)?;
-        let own = matches!(request, Request::Catalog(_) | Request::Stats | Request::Admin(_));
+        let own = matches!(
+            request,
+            Request::Catalog(_)
+                | Request::Board(_)
+                | Request::Report { .. }
+                | Request::Stats
+                | Request::Admin { .. }
+        );
         let most = if own { REQUESTS_MAX + REQUESTS_OWN_MAX } else { REQUESTS_MAX };
         let bytes = match &request {
             Request::Produce { batch, .. } => batch.bytes.len(),

@@ -1,8 +1,8 @@
-//! Starting a core: identity and catalog on the first one, then every core's own shards.
+//! Starting a core: the catalog on the first one, then every core's own shards.
 //!
 //! ```text
-//!   first core: lock, identity -> shard 0 -> found cluster -> tell all cores -> own shards
-//!   others:     wait for the catalog                                       -> own shards
+//!   first core: shard 0 -> found the cluster, or wait to be found -> tell all cores -> own shards
+//!   others:     wait for the catalog                                             -> own shards
 //! ```
 //!
 //! Owns: that order and the shares of the memory budget.
@@ -19,17 +19,13 @@ use barrage_model::ShardId;
 use barrage_world::{fs, spawn};
 use thiserror::Error;
 
-use crate::admin::CATALOG_CORE;
 use crate::api::AdminError;
-use crate::catalog_shard::CatalogShard;
-use crate::core::Core;
-use crate::identity::{self, Identity, SHARDS_DIR};
+use crate::catalog_shard::{CatalogOptions, CatalogShard};
+use crate::core::{CATALOG_CORE, CATALOG_SHARD, Core};
+use crate::home::{FOUNDER, SHARDS_DIR};
 use crate::options::BrokerOptions;
-use crate::router::{CoreLinks, Router};
 use crate::shard::Shard;
-use crate::shard::handle::ShardOptions;
 
-const CATALOG_SHARD: ShardId = ShardId(0);
 /// The catalog's log is small: commands of a few hundred bytes.
 const CATALOG_SEGMENT_BYTES: u64 = 16 << 20;
 const CATALOG_CACHE_BYTES: usize = 1 << 20;
@@ -73,6 +69,25 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The node has asked to join a cluster and was not let in yet.
+    #[error(
+        "{} is the directory of a node that joins a cluster; start it with --join HOST:PORT",
+        path.display()
+    )]
+    NotJoined {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The catalog's log is gone, those of other shards are there.
+    #[error(
+        "{} is missing although other shards are there; restore it from a copy of this node's \
+         directory, or start an empty node with --join in its place",
+        path.display()
+    )]
+    CatalogMissing {
+        /// The missing folder.
+        path: PathBuf,
+    },
     /// The data belongs to another cluster.
     #[error("the data is of cluster {found}, the node of cluster {expected}")]
     OtherCluster {
@@ -105,32 +120,22 @@ pub enum StartError {
     NoCatalog,
 }
 
-/// Starts this core.
-pub(crate) async fn start(
-    options: BrokerOptions,
-    mut links: CoreLinks,
-) -> Result<Rc<Core>, StartError> {
-    if links.cores() != usize::from(options.cores) {
-        return Err(StartError::Links { links: links.cores(), options: options.cores });
-    }
-    let receivers = links.take_receivers();
-    let core = Rc::new(Core::new(links.core(), options, Router::new(&links), links.hold()));
-    for (from, mailbox) in receivers {
-        drop(spawn(Rc::clone(&core).receive(from, mailbox)));
-    }
+/// Opens what this core carries; answers when it serves.
+pub(crate) async fn open(core: &Rc<Core>) -> Result<(), StartError> {
+    drop(spawn(Rc::clone(core).keep_reporting()));
     if core.id == CATALOG_CORE {
-        open_catalog(&core).await?;
+        open_catalog(core).await?;
     } else {
-        let mut catalog = core.catalog_watch();
-        let founded = catalog.wait_for(|catalog| catalog.shards() > 0).await;
-        founded.map_err(|_| StartError::NoCatalog)?;
-        prepare(&core).await?;
-        let identity = identity::read(&core.options.data_dir).await?;
-        drop(core.identity.set(identity));
+        prepare(core).await?;
     }
-    open_shards(&core).await?;
-    drop(spawn(Rc::clone(&core).keep_agreeing()));
-    Ok(core)
+    let node = core.node();
+    let mut catalog = core.catalog_watch();
+    // A node that joins waits here until the catalog's leader has found it.
+    let known = catalog.wait_for(|catalog| catalog.nodes().get(node).is_some()).await;
+    known.map_err(|_| StartError::NoCatalog)?;
+    core.open_shards().await?;
+    drop(spawn(Rc::clone(core).keep_replicas()));
+    Ok(())
 }
 
 /// Direct I/O must be probed on every executor before its first file is opened.
@@ -141,72 +146,75 @@ async fn prepare(core: &Core) -> Result<(), StartError> {
 }
 
 async fn open_catalog(core: &Rc<Core>) -> Result<(), StartError> {
-    let (identity, lock) = identity::found(&core.options.data_dir).await?;
-    core.keep_lock(lock);
     prepare(core).await?;
-    let dir = shard_dir(core, CATALOG_SHARD).await?;
+    let path = shard_path(&core.options, CATALOG_SHARD);
+    let is_new = Shard::is_unknown(&path).await?;
+    let founding = core.node() == FOUNDER && is_new;
+    if is_new && has_data_shards(&core.options).await? {
+        return Err(StartError::CatalogMissing { path });
+    }
     let mut log = Options::new(CATALOG_SHARD);
     log.segment_bytes = core.options.segment_bytes.min(CATALOG_SEGMENT_BYTES);
     log.cache_bytes = CATALOG_CACHE_BYTES;
-    let checkpoint_bytes = *core.options.checkpoint_bytes.end();
-    let opened = CatalogShard::open(identity.node, dir, log, checkpoint_bytes).await;
+    let options = CatalogOptions {
+        node: core.node(),
+        dir: shard_dir(&core.options, CATALOG_SHARD).await?,
+        log,
+        checkpoint_bytes: *core.options.checkpoint_bytes.end(),
+        timing: core.options.timing.clone(),
+        peers: Rc::clone(&core.peers),
+    };
+    let opened = CatalogShard::open(options, founding).await;
     let shard = opened.map_err(|source| StartError::Shard { shard: CATALOG_SHARD, source })?;
     let watched = shard.clone();
     drop(core.catalog_shard.set(shard));
-    core.found(&identity.cluster, identity.node).await.map_err(StartError::Catalog)?;
+    // A crash may have come between the group and the first commands.
+    if core.node() == FOUNDER && watched.catalog().nodes().get(FOUNDER).is_none() {
+        core.found().await.map_err(StartError::Catalog)?;
+    }
     let found = watched.catalog().cluster().to_owned();
-    let Identity { cluster: expected, .. } = identity.clone();
-    if found != expected {
+    let expected = core.identity.cluster.clone();
+    if !found.is_empty() && found != expected {
         return Err(StartError::OtherCluster { expected, found });
     }
-    drop(core.identity.set(identity));
     let failing = Rc::clone(core);
+    let failed = watched.clone();
     drop(spawn(async move {
-        let reason = watched.failed().await;
+        let reason = failed.failed().await;
         failing.fail(format!("catalog: {reason}"));
     }));
-    let telling = Rc::clone(core);
-    drop(spawn(async move {
-        telling.publish().await;
-        telling.finish_deletions().await;
-    }));
-    // This core takes its copy now; the task above tells the others.
-    core.set_catalog(std::sync::Arc::new(
-        core.catalog_shard.get().map(CatalogShard::catalog).unwrap_or_default(),
-    ));
+    core.set_catalog(std::sync::Arc::new(watched.catalog()));
+    drop(spawn(Rc::clone(core).keep_members(watched.group().clone())));
+    drop(spawn(Rc::clone(core).keep_publishing(watched)));
+    drop(spawn(Rc::clone(core).keep_beacons()));
+    drop(spawn(Rc::clone(core).keep_presence()));
+    drop(spawn(Rc::clone(core).keep_planning()));
     Ok(())
 }
 
-async fn open_shards(core: &Rc<Core>) -> Result<(), StartError> {
-    let own: Vec<ShardId> = (1..=core.catalog().shards())
-        .map(ShardId)
-        .filter(|shard| core.core_of(*shard) == core.id)
-        .collect();
-    let count = own.len();
-    for id in own {
-        let node = core.identity.get().map(|identity| identity.node).unwrap_or_default();
-        let options = ShardOptions {
-            node,
-            dir: shard_dir(core, id).await?,
-            log: log_options(&core.options, id, count),
-            checkpoint_bytes: checkpoint_bytes(&core.options),
-            waiting_bytes_max: waiting_bytes_max(&core.options),
-        };
-        let opened = Shard::open(options).await;
-        let shard = opened.map_err(|source| StartError::Shard { shard: id, source })?;
-        core.add_shard(shard);
+/// Whether any data shard lies in the data directory.
+async fn has_data_shards(options: &BrokerOptions) -> Result<bool, StartError> {
+    let dir = options.data_dir.join(SHARDS_DIR);
+    let failed = |source| StartError::Io { action: "look into", path: dir.clone(), source };
+    if !fs::exists(&dir).await.map_err(&failed)? {
+        return Ok(false);
     }
-    Ok(())
+    let names = fs::list(&dir).await.map_err(&failed)?;
+    Ok(names.iter().any(|name| *name != CATALOG_SHARD.to_string()))
 }
 
 /// Every request of the node may wait for the same shard: the receivers' budget, which makes
 /// clients slow down, fills before the queue, which refuses.
-fn waiting_bytes_max(options: &BrokerOptions) -> usize {
+pub(crate) fn waiting_bytes_max(options: &BrokerOptions) -> usize {
     let request_bytes = usize::try_from(options.request_bytes).unwrap_or(usize::MAX);
     request_bytes.saturating_add(WAITING_OVERHEAD_BYTES)
 }
 
-fn log_options(options: &BrokerOptions, shard: ShardId, shards_of_core: usize) -> Options {
+pub(crate) fn log_options(
+    options: &BrokerOptions,
+    shard: ShardId,
+    shards_of_core: usize,
+) -> Options {
     let mut log = Options::new(shard);
     log.segment_bytes = options.segment_bytes;
     log.pool_segments = options.pool_segments;
@@ -218,17 +226,26 @@ fn log_options(options: &BrokerOptions, shard: ShardId, shards_of_core: usize) -
     log
 }
 
-fn checkpoint_bytes(options: &BrokerOptions) -> u64 {
+pub(crate) fn checkpoint_bytes(options: &BrokerOptions) -> u64 {
     let (least, most) = options.checkpoint_bytes.clone().into_inner();
     (options.segment_bytes / 2).max(least).min(most)
 }
 
-async fn shard_dir(core: &Core, shard: ShardId) -> Result<PathBuf, StartError> {
-    let dir = core.options.data_dir.join(SHARDS_DIR).join(shard.to_string());
+/// Where a shard lies.
+pub(crate) fn shard_path(options: &BrokerOptions, shard: ShardId) -> PathBuf {
+    options.data_dir.join(SHARDS_DIR).join(shard.to_string())
+}
+
+/// Where a shard lies, made if it is missing.
+pub(crate) async fn shard_dir(
+    options: &BrokerOptions,
+    shard: ShardId,
+) -> Result<PathBuf, StartError> {
+    let dir = shard_path(options, shard);
     let failed = |source| StartError::Io { action: "create", path: dir.clone(), source };
     fs::create_dir_all(&dir).await.map_err(failed)?;
     // The shard's log makes its own folder's name durable; the name of the folder around all
     // shards is this one's to keep.
-    fs::sync_dir(&core.options.data_dir).await.map_err(failed)?;
+    fs::sync_dir(&options.data_dir).await.map_err(failed)?;
     Ok(dir)
 }

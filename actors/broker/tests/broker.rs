@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use barrage_broker::{
-    Acks, AdminError, At, Broker, BrokerOptions, FetchError, FetchRequest, Fetched, ProduceError,
-    ProduceRequest, Produced, TopicChange, TopicInfo, TopicSpec,
+    Acks, AdminError, At, Broker, BrokerOptions, FetchError, FetchRequest, Fetched, Home,
+    ProduceError, ProduceRequest, Produced, TopicChange, TopicInfo, TopicSpec,
 };
 use barrage_model::batch::{
     BatchBuilder, BatchView, Compression, NewRecord, batches, set_producer,
@@ -39,7 +39,8 @@ async fn start(dir: &Path, cores: u16, change: impl Fn(&mut BrokerOptions)) -> V
     options.pool_segments = 1;
     options.core_addresses = (0..cores).map(|core| format!("127.0.0.1:{core}")).collect();
     change(&mut options);
-    let starting: Vec<_> = Broker::mesh(cores)
+    let home = Home::open(&options.data_dir).await.unwrap();
+    let starting: Vec<_> = Broker::mesh(cores, home)
         .into_iter()
         .map(|links| spawn(Broker::start(options.clone(), links)))
         .collect();
@@ -232,9 +233,8 @@ fn bad_requests_get_typed_errors() {
             let missing = broker.describe_topic(name("none"), soon()).await;
             assert_eq!(missing, Err(AdminError::UnknownTopic));
         }
-        let used =
-            Broker::start(BrokerOptions::new(dir.clone(), 1), Broker::mesh(1).pop().unwrap());
-        assert!(used.await.err().unwrap().to_string().contains("in use"));
+        let used = Home::open(&dir).await;
+        assert!(used.err().unwrap().to_string().contains("in use"));
         stop(brokers).await;
     });
 }

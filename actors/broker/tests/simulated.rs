@@ -10,8 +10,8 @@
 use std::time::Duration;
 
 use barrage_broker::{
-    Acks, Broker, BrokerOptions, FetchRequest, ProduceError, ProduceRequest, Produced, TopicInfo,
-    TopicSpec,
+    Acks, Broker, BrokerOptions, FetchRequest, Home, ProduceError, ProduceRequest, Produced,
+    TopicInfo, TopicSpec,
 };
 use barrage_model::batch::{
     BatchBuilder, BatchView, Compression, NewRecord, batches, set_producer,
@@ -36,7 +36,8 @@ async fn start(cores: u16) -> Vec<Broker> {
         core_addresses: vec!["10.0.0.0:1".to_owned(); usize::from(cores)],
         ..BrokerOptions::new("/some/where/data".into(), cores)
     };
-    let starting: Vec<_> = Broker::mesh(cores)
+    let home = Home::open(&options.data_dir).await.unwrap();
+    let starting: Vec<_> = Broker::mesh(cores, home)
         .into_iter()
         .map(|links| spawn(Broker::start(options.clone(), links)))
         .collect();

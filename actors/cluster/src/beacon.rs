@@ -9,6 +9,7 @@
 //! Invariants: of one life of a node the board never goes back to an older beacon.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use barrage_model::{NodeId, ShardId, Term};
 
@@ -61,7 +62,7 @@ pub struct Beacon {
     pub replicas: Vec<Replica>,
 }
 
-/// The newest beacon of each node.
+/// The newest beacon of each node. Cloning shares them.
 #[derive(Clone, Debug, Default)]
 pub struct Board {
     heard: BTreeMap<NodeId, Heard>,
@@ -69,7 +70,7 @@ pub struct Board {
 
 #[derive(Clone, Debug)]
 struct Heard {
-    beacon: Beacon,
+    beacon: Arc<Beacon>,
     at_ms: u64,
 }
 
@@ -77,7 +78,8 @@ impl Board {
     /// Takes a beacon in; answers whether it says something new, beyond that the node is there.
     pub fn hear(&mut self, beacon: Beacon, now_ms: u64) -> bool {
         let Some(known) = self.heard.get_mut(&beacon.node) else {
-            self.heard.insert(beacon.node, Heard { beacon, at_ms: now_ms });
+            let node = beacon.node;
+            self.heard.insert(node, Heard { beacon: Arc::new(beacon), at_ms: now_ms });
             return true;
         };
         let newest = (known.beacon.life, known.beacon.number);
@@ -85,9 +87,11 @@ impl Board {
             return false;
         }
         let was_absent = !is_present(known.at_ms, now_ms);
-        let old = std::mem::replace(known, Heard { beacon, at_ms: now_ms });
-        let same = Beacon { life: known.beacon.life, number: known.beacon.number, ..old.beacon };
-        was_absent || same != known.beacon
+        let is_same = known.beacon.core_addresses == beacon.core_addresses
+            && known.beacon.revision == beacon.revision
+            && known.beacon.replicas == beacon.replicas;
+        *known = Heard { beacon: Arc::new(beacon), at_ms: now_ms };
+        was_absent || !is_same
     }
 
     /// Drops nodes that are no members any more.
@@ -98,7 +102,7 @@ impl Board {
     /// The newest beacon of a node, however old.
     #[must_use]
     pub fn beacon(&self, node: NodeId) -> Option<&Beacon> {
-        self.heard.get(&node).map(|heard| &heard.beacon)
+        self.heard.get(&node).map(|heard| &*heard.beacon)
     }
 
     /// Whether a node was heard of lately.
@@ -115,7 +119,7 @@ impl Board {
 
     fn beacons(&self, now_ms: u64) -> impl Iterator<Item = &Beacon> {
         let here = self.heard.values().filter(move |heard| is_present(heard.at_ms, now_ms));
-        here.map(|heard| &heard.beacon)
+        here.map(|heard| &*heard.beacon)
     }
 
     fn rows(&self, shard: ShardId, now_ms: u64) -> impl Iterator<Item = (NodeId, &Replica)> {

@@ -32,24 +32,12 @@ pub struct Sightings {
 pub fn plan(catalog: &Catalog, sightings: &Sightings) -> Vec<Command> {
     let nodes = catalog.nodes();
     let mut commands = Vec::new();
-    let shards: Vec<ShardId> = (0..=catalog.shards()).map(ShardId).collect();
-    let members: Vec<Member> = nodes
-        .members()
-        .map(|node| Member {
-            node: node.id,
-            present: sightings.present.contains(&node.id),
-            leaving: node.leaving,
-        })
-        .collect();
-    let request = Request {
-        shards: &shards,
-        members: &members,
-        copies_wanted: usize::from(nodes.copies_wanted()),
-        moves_max: MOVES_MAX.saturating_sub(sightings.moving.len()),
-    };
-    let current = nodes.assignment();
-    let changed = changed(current, assignment::assign(current, &request));
-    if !changed.is_empty() {
+    let moves_max = MOVES_MAX.saturating_sub(sightings.moving.len());
+    let (current, wanted) = assigned(catalog, sightings, moves_max);
+    let changed = changed(&current, wanted);
+    // Who leads is evened out when copies move anyway: what an operator has handed to another
+    // node meanwhile stays there.
+    if moves(&current, &changed) {
         commands.push(Command::Assign { shards: changed });
     }
     // Asked of the catalog as it is: what was only just assigned away is still held.
@@ -61,12 +49,49 @@ pub fn plan(catalog: &Catalog, sightings: &Sightings) -> Vec<Command> {
     commands
 }
 
+/// The assignment with copies and leads as even as they can be at once: what an operator asks for.
+#[must_use]
+pub fn balance(catalog: &Catalog, sightings: &Sightings) -> Vec<(ShardId, Vec<NodeId>)> {
+    let (current, wanted) = assigned(catalog, sightings, usize::MAX);
+    changed(&current, wanted)
+}
+
+fn assigned(
+    catalog: &Catalog,
+    sightings: &Sightings,
+    moves_max: usize,
+) -> (Assignment, Assignment) {
+    let nodes = catalog.nodes();
+    let shards: Vec<ShardId> = (0..=catalog.shards()).map(ShardId).collect();
+    let members: Vec<Member> = nodes
+        .members()
+        .map(|node| Member {
+            node: node.id,
+            present: sightings.present.contains(&node.id),
+            leaving: node.leaving,
+        })
+        .collect();
+    let copies_wanted = usize::from(nodes.copies_wanted());
+    let request = Request { shards: &shards, members: &members, copies_wanted, moves_max };
+    let current = nodes.assignment().clone();
+    let wanted = assignment::assign(&current, &request);
+    (current, wanted)
+}
+
 /// Shards that others are to hold. One that nobody could be found for stays as it is.
 fn changed(current: &Assignment, wanted: Assignment) -> Vec<(ShardId, Vec<NodeId>)> {
     let is_new = |(shard, holders): &(ShardId, Vec<NodeId>)| {
         holders.len() % 2 == 1 && current.get(shard).is_some_and(|before| before != holders)
     };
     wanted.into_iter().filter(is_new).collect()
+}
+
+/// Whether some shard is held by other nodes, in whatever order.
+fn moves(current: &Assignment, changed: &[(ShardId, Vec<NodeId>)]) -> bool {
+    let set = |holders: &[NodeId]| holders.iter().copied().collect::<BTreeSet<_>>();
+    changed.iter().any(|(shard, holders)| {
+        current.get(shard).is_some_and(|before| set(before) != set(holders))
+    })
 }
 
 #[cfg(test)]

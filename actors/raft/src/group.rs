@@ -134,9 +134,8 @@ impl<M: Machine> Group<M> {
     /// Opens a group whose only voter is this node, and waits until it leads and everything
     /// committed before is applied. Forms the group when it is new.
     pub async fn open_alone(options: GroupOptions<M>) -> Result<Self, OpenError> {
-        let node = options.node;
         let group = Self::open(options).await?;
-        group.lead(node).await?;
+        group.lead_if_alone(true).await?;
         Ok(group)
     }
 
@@ -190,21 +189,32 @@ impl<M: Machine> Group<M> {
         Ok(Self { core, machine })
     }
 
-    /// Makes a group of one voter lead: forms it when it is new, else elects.
-    async fn lead(&self, node: NodeId) -> Result<(), OpenError> {
+    /// Where this node is the only voter, makes it lead at once and waits until it does and has
+    /// applied everything committed before. With `form`, a group that is new is formed of this node
+    /// first. Answers whether the node is alone.
+    ///
+    /// # Errors
+    /// When openraft refuses, or the group does not become ready.
+    pub async fn lead_if_alone(&self, form: bool) -> Result<bool, OpenError> {
         let refused = |error: String| OpenError::Raft(error);
+        let node = self.core.node;
         let known = self.is_formed().await.map_err(|error| refused(error.to_string()))?;
+        if known && self.status().voters != BTreeSet::from([node]) {
+            return Ok(false);
+        }
         if known {
             let elected = self.core.raft.trigger().elect(false).await;
             elected.map_err(|error| refused(error.to_string()))?;
-        } else {
+        } else if form {
             let formed = self.form(&BTreeSet::from([node])).await;
             formed.map_err(|error| refused(error.to_string()))?;
+        } else {
+            return Ok(false);
         }
         let ready = |metrics: &RaftMetrics<Types>| leader_term(metrics).is_some();
         let wait = self.core.raft.wait(Some(READY_TIMEOUT));
         let waited = wait.metrics(ready, "leads and has applied").await;
-        waited.map(drop).map_err(|error| OpenError::NotReady(error.to_string()))
+        waited.map(|_| true).map_err(|error| OpenError::NotReady(error.to_string()))
     }
 
     /// Proposes in `term`: refused with `NotLeader` in any other. Proposals are ordered as the
@@ -330,6 +340,12 @@ impl<M: Machine> Group<M> {
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.core.failure.borrow().clone()
+    }
+
+    /// Whether the group is dead or closing: it will not lead or follow again.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.core.closing.get() || self.core.failure.borrow().is_some()
     }
 
     /// Waits until the group is dead (a failed write, openraft gone) and says why. The process

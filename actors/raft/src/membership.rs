@@ -52,6 +52,8 @@ pub struct Status {
     pub voters: BTreeSet<NodeId>,
     /// Those that receive entries and do not vote.
     pub learners: BTreeSet<NodeId>,
+    /// The newest configuration is one of two sets of voters, or not committed yet.
+    pub changing: bool,
     /// On the leader: what each replica is known to have on its disk.
     pub matched: BTreeMap<NodeId, Option<LogId>>,
 }
@@ -117,6 +119,17 @@ impl<M: Machine> Group<M> {
         changed.map(drop).map_err(refused)
     }
 
+    /// Makes a learner leave the group.
+    ///
+    /// # Errors
+    /// As [`MembershipError`] says; after `NotLeader` the change may or may not take place.
+    pub async fn remove_learner(&self, node: NodeId) -> Result<(), MembershipError> {
+        let _one = self.may_change_members().await?;
+        let members = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
+        let changed = self.core.raft.change_membership(members, false).await;
+        changed.map(drop).map_err(refused)
+    }
+
     /// One change at a time, and none by a leader that is no voter any more: openraft lets it lead
     /// until its removal is known everywhere, and asserts when it then changes members again.
     async fn may_change_members(&self) -> Result<MutexGuard<'_, ()>, MembershipError> {
@@ -146,6 +159,17 @@ impl<M: Machine> Group<M> {
         self.core.raft.runtime_config().elect(electable);
     }
 
+    /// The newest term this replica has seen, and who leads in it as far as it knows.
+    #[must_use]
+    pub fn leader(&self) -> (Term, Option<NodeId>) {
+        let metrics = self.core.metrics.borrow_watched();
+        let leader = metrics.current_leader.map(NodeId);
+        // openraft names a leader that was removed for as long as nobody else is known.
+        let leads =
+            |leader: &NodeId| *leader != self.core.node || metrics.state == ServerState::Leader;
+        (Term(metrics.current_term), leader.filter(leads))
+    }
+
     /// The group as this replica sees it.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -159,6 +183,9 @@ impl<M: Machine> Group<M> {
             (_, ServerState::Leader) => Role::Leader,
         };
         let matched = metrics.replication.iter().flatten();
+        let changed_at = membership.log_id().as_ref().map(|id| id.index);
+        let committed = metrics.local_committed.as_ref().map(|id| id.index);
+        let is_joint = membership.membership().get_joint_config().len() > 1;
         // openraft names a leader that was removed for as long as nobody else is known.
         let leads = |leader: &NodeId| *leader != self.core.node || role == Role::Leader;
         Status {
@@ -171,6 +198,7 @@ impl<M: Machine> Group<M> {
             applied: self.applied(),
             voters: membership.membership().voter_ids().map(NodeId).collect(),
             learners: membership.membership().learner_ids().map(NodeId).collect(),
+            changing: is_joint || changed_at > committed,
             matched: matched
                 .map(|(node, id)| (NodeId(*node), id.as_ref().map(from_raft_log_id)))
                 .collect(),

@@ -5,13 +5,13 @@
 //! Invariants: no wake-up is lost (listen first, look afterwards); a fetch ends by its
 //! `wait_until`.
 
+use barrage_cluster::message::Bounds;
 use barrage_commitlog::ReadError;
 use barrage_model::PartitionKey;
 use barrage_world::{Instant, Slice, buggify, sleep_until};
 
 use super::handle::{Shard, first_of};
 use crate::api::{At, FetchError, FetchRequest, ListedOffset};
-use crate::message::Bounds;
 
 /// Bytes of one fetch, at most: a frame's worth.
 const FETCH_BYTES_MAX: usize = 8 << 20;

@@ -8,9 +8,10 @@ use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use barrage_cluster::message::Bounds;
 use barrage_commitlog::Options;
 use barrage_model::{NodeId, Offset, PartitionKey, ShardId};
-use barrage_raft::{Group, GroupOptions, NoPeers, OpenError, ProposeError, Timing};
+use barrage_raft::{Group, GroupOptions, OpenError, Peers, ProposeError, Timing};
 use barrage_world::channel::{Event, oneshot};
 use barrage_world::{Instant, buggify, planted, sleep_until, spawn};
 
@@ -21,7 +22,6 @@ use super::queue::{Control, Queue};
 use super::readers::Readers;
 use crate::api::{FetchError, ProduceError, ShardStats};
 use crate::command::Command;
-use crate::message::Bounds;
 use crate::reply::ProduceReply;
 
 /// What an entry needs in a segment besides batches: headers, padding.
@@ -34,6 +34,8 @@ pub(crate) struct ShardOptions {
     pub(crate) log: Options,
     pub(crate) checkpoint_bytes: u64,
     pub(crate) waiting_bytes_max: usize,
+    pub(crate) timing: Timing,
+    pub(crate) peers: Rc<dyn Peers>,
 }
 
 /// A shard; clones are the same one.
@@ -51,6 +53,8 @@ pub(crate) struct Inner {
     /// The proposer has ended, with nothing left to answer.
     pub(super) drained: Event,
     closing: Cell<bool>,
+    /// The catalog revision that the partitions agree with, while this node leads.
+    agreed: Cell<u64>,
     records: Cell<u64>,
     bytes: Cell<u64>,
 }
@@ -71,20 +75,22 @@ impl Inner {
 }
 
 impl Shard {
-    /// Opens the shard and waits until it leads.
-    pub(crate) async fn open(options: ShardOptions) -> Result<Self, OpenError> {
+    /// Opens this node's replica. With `founding`, forms the group. A node that is the only voter
+    /// leads when this returns.
+    pub(crate) async fn open(options: ShardOptions, founding: bool) -> Result<Self, OpenError> {
         let readers = Readers::default();
-        let group = Group::open_alone(GroupOptions {
+        let group = Group::open(GroupOptions {
             node: options.node,
             shard: options.log.shard,
             dir: options.dir,
             log: options.log,
             checkpoint_bytes: options.checkpoint_bytes,
-            timing: Timing::default(),
-            peers: Rc::new(NoPeers),
+            timing: options.timing,
+            peers: options.peers,
             machine: ShardMachine::new(readers.clone()),
         })
         .await?;
+        group.lead_if_alone(founding).await?;
         let inner = Rc::new(Inner {
             group,
             readers,
@@ -92,6 +98,7 @@ impl Shard {
             in_flight: Cell::new(0),
             drained: Event::new(),
             closing: Cell::new(false),
+            agreed: Cell::new(0),
             records: Cell::new(0),
             bytes: Cell::new(0),
         });
@@ -107,6 +114,16 @@ impl Shard {
     /// The group under the shard.
     pub(crate) fn group(&self) -> &Group<ShardMachine> {
         &self.inner.group
+    }
+
+    /// The catalog revision that the partitions agree with, while this node leads.
+    pub(crate) fn agreed(&self) -> u64 {
+        self.inner.agreed.get()
+    }
+
+    /// The partitions agree with this revision of the catalog.
+    pub(crate) fn set_agreed(&self, revision: u64) {
+        self.inner.agreed.set(revision);
     }
 
     /// Takes a batch up, in the order of the calls; the answer goes to `batch.reply`.

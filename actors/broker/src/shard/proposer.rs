@@ -25,10 +25,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use barrage_commitlog::Run;
-use barrage_model::{Offset, PartitionKey, Term};
-use barrage_raft::{Proposal, ProposeError, Proposed};
+use barrage_model::{LogIndex, Offset, PartitionKey, Term};
+use barrage_raft::{Committed, NotOnAll, Proposal, ProposeError, Proposed};
 use barrage_world::channel::oneshot;
-use barrage_world::{Instant, buggify, planted, sleep, unix_time_ms};
+use barrage_world::{Instant, buggify, planted, sleep, spawn, unix_time_ms};
 use bytes::Bytes;
 
 use super::decide::State;
@@ -37,7 +37,7 @@ use super::handle::Inner;
 use super::machine::{self, Reply};
 use super::producers::Refusal;
 use super::queue::Control;
-use crate::api::{ProduceError, Produced};
+use crate::api::{Acks, ProduceError, Produced};
 use crate::reply::ProduceReply;
 
 /// Entries in flight at a time: enough to keep the disk busy while the next ones are gathered.
@@ -74,7 +74,7 @@ enum Content {
 /// Everything that can wake the proposer.
 enum Wake {
     /// The oldest entry in flight has an answer.
-    Applied(Result<Reply, ProposeError>),
+    Applied(Result<Committed<Reply>, ProposeError>),
     /// Something waits and may be proposed.
     Waiting,
     /// Time to look at deadlines.
@@ -133,7 +133,7 @@ impl Proposer {
         if let Some(oldest) = self.in_flight.front_mut()
             && let Poll::Ready(result) = Pin::new(&mut oldest.proposed).poll(context)
         {
-            return Poll::Ready(Wake::Applied(result.map(|committed| committed.reply)));
+            return Poll::Ready(Wake::Applied(result));
         }
         if self.may_propose() {
             let mut queue = self.shard.queue.borrow_mut();
@@ -260,8 +260,10 @@ impl Proposer {
 
     fn answer_duplicate(&self, key: PartitionKey, waiter: Waiter<ProduceReply>) {
         let (base_offset, start_offset) = (waiter.base_offset, self.start_offset(key));
-        let log_time_ms = LOG_TIME_UNKNOWN;
-        waiter.send(Ok(Produced { base_offset, log_time_ms, start_offset }));
+        let produced = Produced { base_offset, log_time_ms: LOG_TIME_UNKNOWN, start_offset };
+        // Its own entry is applied, so it is not behind the last one that is.
+        let applied = self.shard.group.applied().map_or(LogIndex(0), |id| id.index);
+        self.stored(waiter, produced, applied);
     }
 
     fn propose(
@@ -294,11 +296,12 @@ impl Proposer {
         }
     }
 
-    fn answer_oldest(&mut self, result: Result<Reply, ProposeError>) {
+    fn answer_oldest(&mut self, result: Result<Committed<Reply>, ProposeError>) {
         let Some(InFlight { log_time_ms, content, .. }) = self.in_flight.pop_front() else {
             return;
         };
-        match (content, result) {
+        let index = result.as_ref().ok().map(|committed| committed.index);
+        match (content, result.map(|committed| committed.reply)) {
             (Content::Control(reply), Ok(_)) => drop(reply.send(Ok(()))),
             (Content::Control(reply), Err(error)) => {
                 self.stale = true;
@@ -307,7 +310,7 @@ impl Proposer {
             (Content::Batches(runs), Ok(Reply::Produced(accepted))) => {
                 for (number, run) in runs.into_iter().enumerate() {
                     let counts = accepted.get(number).copied().unwrap_or(false);
-                    self.answer_run(run, log_time_ms, counts);
+                    self.answer_run(run, log_time_ms, index.filter(|_| counts));
                 }
             }
             (Content::Batches(runs), other) => {
@@ -322,18 +325,40 @@ impl Proposer {
         }
     }
 
-    fn answer_run(&mut self, run: RunWaiters<ProduceReply>, log_time_ms: i64, counts: bool) {
-        if !counts {
+    /// `index` is that of the entry, if the run counts.
+    fn answer_run(
+        &mut self,
+        run: RunWaiters<ProduceReply>,
+        log_time_ms: i64,
+        index: Option<LogIndex>,
+    ) {
+        let Some(index) = index else {
             // Something before it failed, so its stamp does not hold; it was not appended.
             self.stale = true;
             run.waiters.into_iter().for_each(|waiter| waiter.send(Err(ProduceError::Retry)));
             return;
-        }
+        };
         self.shard.count(run.record_count, run.byte_len);
         let start_offset = self.start_offset(run.key);
         for waiter in run.waiters {
             let base_offset = waiter.base_offset;
-            waiter.send(Ok(Produced { base_offset, log_time_ms, start_offset }));
+            self.stored(waiter, Produced { base_offset, log_time_ms, start_offset }, index);
+        }
+    }
+
+    /// A batch is committed and applied, in the entry at `index` or before it: that is the answer,
+    /// unless every voter shall have it.
+    fn stored(&self, waiter: Waiter<ProduceReply>, produced: Produced, index: LogIndex) {
+        let Waiter { reply: Some(reply), deadline, .. } = waiter else { return };
+        match reply.acks {
+            Acks::Quorum => reply.send(Ok(produced)),
+            Acks::All => {
+                let shard = Rc::clone(&self.shard);
+                drop(spawn(async move {
+                    let on_all = shard.group.flushed_by_all(index, deadline).await;
+                    reply.send(on_all.map(|()| produced).map_err(not_on_all));
+                }));
+            }
         }
     }
 
@@ -385,6 +410,12 @@ impl Waiter<ProduceReply> {
             reply.send(result);
         }
     }
+}
+
+fn not_on_all(NotOnAll { have, want }: NotOnAll) -> ProduceError {
+    // A group has a handful of voters.
+    let count = |count| u16::try_from(count).unwrap_or(u16::MAX);
+    ProduceError::NotOnAll { have: count(have), want: count(want) }
 }
 
 fn refused(refusal: Refusal) -> ProduceError {

@@ -1,0 +1,200 @@
+//! Telling the other nodes what this one is, and keeping what they tell.
+//!
+//! ```text
+//!   core --Report when something changed--> first core: beacon --> every other node
+//!   a beacon comes in --> board of the first core --> copies on every core: hints, metadata
+//! ```
+//!
+//! Owns: when a report, a beacon and a copy of the board go out.
+//! Must never: wait for a node that does not answer; decide by what was heard what only a log may.
+//! Invariants: an unchanged node costs one small message per peer and interval.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use barrage_cluster::beacon::{self, Beacon, Replica};
+use barrage_cluster::message::Message;
+use barrage_model::{CoreId, NodeId, ShardId};
+use barrage_raft::{Call, Group, Machine, Status, Urgency};
+use barrage_world::{Instant, sleep, spawn, timeout};
+use bytes::Bytes;
+
+use crate::api::Leader;
+use crate::core::{CATALOG_CORE, CATALOG_SHARD, Core, Report};
+use crate::members::in_sync;
+use crate::message::Request;
+use crate::replicas::Place;
+
+/// How often a core looks whether its replicas are what they were.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Beacons follow each other no faster than this.
+const BEACON_PAUSE: Duration = Duration::from_millis(10);
+/// After this long a beacon's answer is of no use.
+const BEACON_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Milliseconds of the clock that the board goes by.
+pub(crate) fn now_ms() -> u64 {
+    Instant::now().0 / 1_000_000
+}
+
+impl Core {
+    /// What this core carries, as the others are to know it.
+    fn replicas_here(&self) -> Vec<Replica> {
+        let catalog = self.catalog_shard.get().map(|shard| {
+            let leads = shard.group().leader_term().is_some();
+            row(shard.group(), if leads { self.catalog().revision() } else { 0 })
+        });
+        let places = self.places.borrow();
+        let data = places.iter().map(|(shard, place)| match place {
+            Place::Open(shard) => row(shard.group(), shard.agreed()),
+            Place::Opening(bytes) => {
+                let seeding = Some(bytes.get());
+                Replica { shard: *shard, seeding, ..Replica::default() }
+            }
+        });
+        catalog.into_iter().chain(data).collect()
+    }
+
+    /// Reports to the first core whenever something changed, for ever.
+    pub(crate) async fn keep_reporting(self: Rc<Self>) {
+        let mut told: Option<(u64, Vec<Replica>)> = None;
+        while !self.is_closing.get() {
+            let now = (self.catalog().revision(), self.replicas_here());
+            if told.as_ref() != Some(&now) {
+                let (revision, replicas) = now.clone();
+                let taken = if self.id == CATALOG_CORE {
+                    self.take_report(self.id, Report { revision, replicas });
+                    true
+                } else {
+                    let report = Request::Report { revision, replicas };
+                    self.router.request(CATALOG_CORE, report).is_ok()
+                };
+                told = taken.then_some(now);
+            }
+            let news = self.news.listen();
+            timeout(LOOK_INTERVAL, news).await.ok();
+        }
+    }
+
+    /// On the first core: a core has told.
+    pub(crate) fn take_report(&self, core: CoreId, report: Report) {
+        if let Some(place) = self.reports.borrow_mut().get_mut(usize::from(core.0)) {
+            *place = report;
+        }
+        self.news_for_others.notify_all();
+    }
+
+    /// On the first core: tells every other node, at once when there is news, for ever.
+    pub(crate) async fn keep_beacons(self: Rc<Self>) {
+        let life = u64::try_from(barrage_world::unix_time_ms()).unwrap_or(0);
+        let interval = Duration::from_millis(beacon::INTERVAL_MS);
+        for number in 0.. {
+            if self.is_closing.get() {
+                return;
+            }
+            let news = self.news_for_others.listen();
+            let beacon = self.beacon(life, number);
+            let bytes = Bytes::from(Message::Beacon(beacon.clone()).encode());
+            self.hear(beacon);
+            for node in self.other_nodes() {
+                let call = self.node_call(node, BEACON_DEADLINE, bytes.clone());
+                let answer = self.peers.call(call);
+                drop(spawn(async move { drop(answer.await) }));
+            }
+            sleep(BEACON_PAUSE).await;
+            timeout(interval, news).await.ok();
+        }
+    }
+
+    fn beacon(&self, life: u64, number: u64) -> Beacon {
+        let reports = self.reports.borrow();
+        Beacon {
+            node: self.node(),
+            life,
+            number,
+            core_addresses: self.options.core_addresses.clone(),
+            revision: reports.iter().map(|report| report.revision).min().unwrap_or(0),
+            replicas: reports.iter().flat_map(|report| report.replicas.clone()).collect(),
+        }
+    }
+
+    /// On the first core: takes a beacon in and hands the board to the other cores.
+    pub(crate) fn hear(&self, beacon: Beacon) {
+        let is_own = beacon.node == self.node();
+        let catalog = self.catalog();
+        if !is_own && catalog.nodes().get(beacon.node).is_none() {
+            // A removed node, or one that this copy of the catalog does not know yet.
+            return;
+        }
+        let mut news = false;
+        self.board.send_if_modified(|board| {
+            let board = Arc::make_mut(board);
+            board.keep_only(|node| node == self.node() || catalog.nodes().get(node).is_some());
+            news = board.hear(beacon, now_ms());
+            news
+        });
+        // With each of its own beacons the others learn who is still there.
+        if news || is_own {
+            let board = Arc::clone(&self.board.borrow());
+            for core in self.router.others() {
+                drop(self.router.request(core, Request::Board(Arc::clone(&board))));
+            }
+        }
+    }
+
+    /// All members but this one.
+    pub(crate) fn other_nodes(&self) -> Vec<NodeId> {
+        let catalog = self.catalog();
+        let others = catalog.nodes().members().map(|node| node.id);
+        others.filter(|node| *node != self.node()).collect()
+    }
+
+    /// A message to the first core of another node.
+    pub(crate) fn node_call(&self, to: NodeId, deadline_in: Duration, request: Bytes) -> Call {
+        Call { to, shard: CATALOG_SHARD, urgency: Urgency::Urgent, deadline_in, request }
+    }
+
+    /// Who leads a shard, as far as it is known here.
+    pub(crate) fn leading_node(&self, shard: ShardId) -> Option<NodeId> {
+        let heard = self.board.borrow().leader(shard, now_ms());
+        let own = match shard {
+            CATALOG_SHARD => self.catalog_shard.get().map(|catalog| catalog.group().leader()),
+            _ => self.shard_by_id(shard).map(|shard| shard.group().leader()),
+        };
+        match (own, heard) {
+            // The replica here hears of its leader first, and of the end of its own lead.
+            (Some((term, leader)), Some((other, node))) if other <= term => leader.or_else(|| {
+                // In the same term somebody else may know who it is.
+                (other == term && node != self.node()).then_some(node)
+            }),
+            (Some((_, leader)), None) => leader,
+            (_, Some((_, node))) => Some(node),
+            (None, None) => None,
+        }
+    }
+
+    /// Who leads a shard, and how that core is reached.
+    pub(crate) fn leader_of(&self, shard: ShardId) -> Option<Leader> {
+        let node = self.leading_node(shard)?;
+        if node == self.node() {
+            let core = self.core_of(shard);
+            let address = self.options.core_addresses.get(usize::from(core.0))?.clone();
+            return Some(Leader { node, core, address });
+        }
+        let board = self.board.borrow();
+        let addresses = &board.beacon(node)?.core_addresses;
+        let core = shard.0 as usize % addresses.len().max(1);
+        let address = addresses.get(core)?.clone();
+        Some(Leader { node, core: CoreId(u16::try_from(core).unwrap_or(0)), address })
+    }
+}
+
+fn row<M: Machine>(group: &Group<M>, agreed: u64) -> Replica {
+    let status = group.status();
+    let leads = group.leader_term().is_some();
+    let in_sync = if leads { in_sync(&status) } else { Default::default() };
+    let Status { term, leader, voters, learners, .. } = status;
+    let (shard, agreed) = (group.shard(), if leads { agreed } else { 0 });
+    Replica { shard, term, leads, leader, voters, learners, in_sync, agreed, seeding: None }
+}
