@@ -77,6 +77,8 @@ pub enum ErrorClass {
     NotHere,
     /// The shard has failed and will not serve again in this process.
     Fatal,
+    /// The request took effect, with less than was asked for: not to be repeated.
+    Appended,
 }
 
 /// Why a batch was not (or not certainly) appended.
@@ -156,6 +158,14 @@ pub enum ProduceError {
     /// The node is shutting down; a batch under way may or may not have been appended.
     #[error("shutting down")]
     ShuttingDown,
+    /// The deadline of `Acks::All` passed: the batch is appended and stays, on a majority.
+    #[error("appended, but on {have} of {want} copies only")]
+    NotOnAll {
+        /// Copies that were seen to have it.
+        have: u16,
+        /// Copies there are.
+        want: u16,
+    },
 }
 
 impl ProduceError {
@@ -178,6 +188,7 @@ impl ProduceError {
             | Self::Retry
             | Self::ShuttingDown => ErrorClass::Retry,
             Self::Poisoned => ErrorClass::Fatal,
+            Self::NotOnAll { .. } => ErrorClass::Appended,
         }
     }
 

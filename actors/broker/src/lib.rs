@@ -26,6 +26,8 @@ mod router;
 mod shard;
 mod start;
 
+pub use barrage_cluster::node::{Birth, Presence};
+
 pub use api::{
     Acks, AdminError, At, CoreStats, ErrorClass, FetchError, FetchRequest, Fetched, FetchedBytes,
     Leader, ListedOffset, Metadata, PartitionDescription, PartitionInfo, ProduceError,
