@@ -191,7 +191,7 @@ impl Server {
             topic: TopicId(7),
             partitions: (0..count).filter(|_| known).map(route).collect(),
         };
-        MetadataReply { cluster: String::new(), topics: vec![row] }
+        MetadataReply { cluster: String::new(), topics: vec![row], nodes: Vec::new() }
     }
 
     fn produce(&self, partition: PartitionId, batch: &[u8]) -> Response<'static> {

@@ -26,6 +26,10 @@ pub(crate) fn produce(error: &ProduceError) -> ErrorReply {
         ProduceError::Timeout => ErrorCode::Timeout,
         ProduceError::Retry => ErrorCode::Retry,
         ProduceError::ShuttingDown => ErrorCode::ShuttingDown,
+        ProduceError::NotOnAll { have, want } => {
+            let hint = Hint::Copies { have: *have, want: *want };
+            return ErrorReply::with_hint(ErrorCode::NotOnAll, error.to_string(), hint);
+        }
     };
     ErrorReply::new(code, error.to_string())
 }
@@ -98,6 +102,10 @@ mod tests {
         let error = fetch(&range);
         let hint = Hint::Offsets { start: Offset(3), high_watermark: Offset(9) };
         assert_eq!((error.code, error.hint), (ErrorCode::OffsetOutOfRange, hint));
+        let error = produce(&ProduceError::NotOnAll { have: 2, want: 3 });
+        assert!(!error.code.is_retriable() && !error.code.is_outcome_unknown());
+        let hint = Hint::Copies { have: 2, want: 3 };
+        assert_eq!((error.code, error.hint), (ErrorCode::NotOnAll, hint));
     }
 
     #[test]

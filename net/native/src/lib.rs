@@ -16,6 +16,7 @@
 
 mod budget;
 mod close;
+mod cluster;
 mod error;
 mod gateway;
 mod inbox;

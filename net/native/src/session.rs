@@ -268,6 +268,8 @@ impl Session {
             Request::TopicDelete(request) => Administration::TopicDelete(request),
             Request::TopicList => Administration::TopicList,
             Request::TopicDescribe(request) => Administration::TopicDescribe(request),
+            Request::ClusterDescribe => Administration::ClusterDescribe,
+            Request::ClusterChange(change) => Administration::ClusterChange(change),
         };
         self.administer(header.opcode, correlation, request, permit);
         Ok(())

@@ -11,6 +11,7 @@ use barrage_wire::{ErrorCode, ErrorReply, Response};
 use barrage_world::Instant;
 use bytes::Bytes;
 
+use crate::cluster;
 use crate::error;
 use crate::options::Options;
 
@@ -25,6 +26,8 @@ pub(crate) enum Administration {
     TopicDelete(wire::TopicDelete),
     TopicList,
     TopicDescribe(wire::TopicDescribe),
+    ClusterDescribe,
+    ClusterChange(wire::ClusterChange),
 }
 
 /// How many partitions a topic gets that names no number.
@@ -112,6 +115,14 @@ pub(crate) async fn administer(
                 broker.describe_topic(name, deadline).await.map_err(|e| error::admin(&e))?;
             Ok(Response::TopicDescribe(description(&topic)))
         }
+        Administration::ClusterDescribe => {
+            Ok(Response::ClusterDescribe(cluster::description(broker.describe_cluster())))
+        }
+        Administration::ClusterChange(change) => {
+            let changed = broker.change_cluster(cluster::change(change), deadline).await;
+            let changed = cluster::changed(changed.map_err(|e| error::admin(&e))?);
+            Ok(Response::ClusterChange(changed))
+        }
     }
 }
 
@@ -142,7 +153,8 @@ fn metadata(
         true => known.topics.iter().map(topic_routes).collect(),
         false => names.iter().map(|name| topic_routes_of(name, &known)).collect(),
     };
-    Ok(Response::Metadata(wire::MetadataReply { cluster: known.cluster, topics }))
+    let nodes = cluster::addresses(broker.describe_cluster());
+    Ok(Response::Metadata(wire::MetadataReply { cluster: known.cluster, topics, nodes }))
 }
 
 /// The row of one name asked for: its routes, or that it is unknown.

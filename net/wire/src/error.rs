@@ -110,7 +110,8 @@ codes! {
     18 TopicExists false
         "A topic of this name exists." "Use it, or choose another name."
     32 NotLeader true
-        "This node does not lead the partition." "Go where the hint says."
+        "This node does not lead the partition or the catalog."
+        "Go where the hint says; without one ask another node where."
     33 OffsetOutOfRange false
         "The offset is below the start or above the high watermark; the hint tells both."
         "Begin again within the range."

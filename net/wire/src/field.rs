@@ -6,7 +6,7 @@
 
 use barrage_model::{
     CoreId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
-    ShardId, TopicId,
+    ShardId, Term, TopicId,
 };
 use bytes::{BufMut, BytesMut};
 
@@ -147,7 +147,7 @@ macro_rules! integers {
         }
     )*};
 }
-integers!(u8, u16, u32, u64, i16, i32, i64);
+integers!(u8, u16, u32, u64, u128, i16, i32, i64);
 
 macro_rules! newtypes {
     ($($id:ident),*) => {$(
@@ -164,7 +164,7 @@ macro_rules! newtypes {
         }
     )*};
 }
-newtypes!(NodeId, ShardId, CoreId, TopicId, PartitionId, Offset, ProducerId, ProducerEpoch);
+newtypes!(NodeId, ShardId, CoreId, Term, TopicId, PartitionId, Offset, ProducerId, ProducerEpoch);
 
 fields!(PartitionKey { topic, partition });
 fields!(Retention { time_ms, bytes });

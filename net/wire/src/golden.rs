@@ -5,17 +5,18 @@
 
 use barrage_model::{
     CoreId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
-    ShardId, TopicId,
+    ShardId, Term, TopicId,
 };
 use bytes::BytesMut;
 
 use crate::{
-    Acks, At, CoreStats, Correlation, ErrorCode, ErrorReply, FetchReply, FetchRequest,
-    FrameDecoder, FrameHeader, Hello, HelloReply, Hint, InitProducerReply, ListOffsetReply,
-    ListOffsetRequest, MetadataReply, MetadataRequest, OPCODES, Opcode, PartitionDescription,
-    PartitionRoute, ProduceReply, ProduceRequest, Request, Response, SessionLimits, ShardStats,
-    StatsReply, TopicAlter, TopicCreate, TopicDelete, TopicDescribe, TopicDescription,
-    TopicListReply, TopicRoutes, TopicSummary,
+    Acks, At, ClusterChange, ClusterChanged, ClusterDescription, ClusterJoin, CoreStats,
+    Correlation, ErrorCode, ErrorReply, FetchReply, FetchRequest, FrameDecoder, FrameHeader, Hello,
+    HelloReply, Hint, InitProducerReply, ListOffsetReply, ListOffsetRequest, MetadataReply,
+    MetadataRequest, NodeAddress, NodeDescription, OPCODES, Opcode, PartitionDescription,
+    PartitionRoute, ProduceReply, ProduceRequest, Request, Response, SessionLimits,
+    ShardDescription, ShardStats, StatsReply, TopicAlter, TopicCreate, TopicDelete, TopicDescribe,
+    TopicDescription, TopicListReply, TopicRoutes, TopicSummary,
 };
 
 const KEY: PartitionKey = PartitionKey { topic: TopicId(5), partition: PartitionId(3) };
@@ -75,7 +76,58 @@ fn requests() -> Vec<Request<'static>> {
         Request::TopicDelete(TopicDelete { name: "t".to_owned() }),
         Request::TopicList,
         Request::TopicDescribe(TopicDescribe { name: "t".to_owned() }),
+        Request::ClusterDescribe,
     ]
+    .into_iter()
+    .chain(cluster_changes().map(Request::ClusterChange))
+    .collect()
+}
+
+fn cluster_changes() -> [ClusterChange; 6] {
+    [
+        ClusterChange::Join(ClusterJoin {
+            birth: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
+            peer: "p:1".to_owned(),
+            client: "h:1".to_owned(),
+            level: 1,
+        }),
+        ClusterChange::Decommission { node: NodeId(2) },
+        ClusterChange::Recommission { node: NodeId(2) },
+        ClusterChange::Transfer { shard: ShardId(3), to: NodeId(2) },
+        ClusterChange::Balance,
+        ClusterChange::SetCopies { copies: 3 },
+    ]
+}
+
+fn cluster() -> ClusterDescription {
+    ClusterDescription {
+        cluster: "c".to_owned(),
+        node: NodeId(1),
+        level: 1,
+        copies_wanted: 3,
+        healthy: false,
+        nodes: vec![NodeDescription {
+            node: NodeId(2),
+            peer: "p:1".to_owned(),
+            client: "h:1".to_owned(),
+            present: true,
+            leaving: false,
+            level: 1,
+            cores: 4,
+            copies: 5,
+            leads: 2,
+        }],
+        shards: vec![ShardDescription {
+            shard: ShardId(3),
+            leader: Some(NodeId(2)),
+            term: Term(6),
+            under_replicated: true,
+            assigned: vec![NodeId(2), NodeId(1)],
+            voters: vec![NodeId(1), NodeId(2)],
+            learners: vec![NodeId(4)],
+            in_sync: vec![NodeId(2)],
+        }],
+    }
 }
 
 fn responses() -> Vec<Response<'static>> {
@@ -102,6 +154,7 @@ fn responses() -> Vec<Response<'static>> {
                 topic: TopicId(5),
                 partitions: vec![route()],
             }],
+            nodes: vec![NodeAddress { node: NodeId(2), address: "h:2".to_owned() }],
         }),
         Response::Stats(StatsReply {
             node: NodeId(1),
@@ -137,6 +190,12 @@ fn responses() -> Vec<Response<'static>> {
                 high_watermark: Offset(9),
                 bytes: 100,
             }],
+        }),
+        Response::ClusterDescribe(cluster()),
+        Response::ClusterChange(ClusterChanged {
+            node: NodeId(2),
+            cluster: "c".to_owned(),
+            shards: 4,
         }),
     ]
 }

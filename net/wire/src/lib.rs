@@ -9,6 +9,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests"))]
 
+mod cluster;
 mod error;
 mod fetch;
 mod field;
@@ -24,6 +25,10 @@ mod response;
 mod stats;
 mod topic;
 
+pub use cluster::{
+    ClusterChange, ClusterChanged, ClusterDescription, ClusterJoin, NodeDescription,
+    ShardDescription,
+};
 pub use error::{ErrorCode, ErrorReply, Hint};
 pub use fetch::{FetchReply, FetchRequest};
 pub use field::DecodeError;
@@ -31,7 +36,7 @@ pub use frame::{Correlation, Frame, FrameDecoder, FrameError, FrameHeader};
 pub use hello::{
     HELLO_MAGIC, Hello, HelloReply, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, SessionLimits,
 };
-pub use metadata::{MetadataReply, MetadataRequest, PartitionRoute, TopicRoutes};
+pub use metadata::{MetadataReply, MetadataRequest, NodeAddress, PartitionRoute, TopicRoutes};
 pub use offset::{At, ListOffsetReply, ListOffsetRequest};
 pub use opcode::{OPCODES, Opcode};
 pub use produce::{Acks, ProduceReply, ProduceRequest};

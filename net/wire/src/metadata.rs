@@ -24,7 +24,7 @@ pub struct PartitionRoute {
     pub node: NodeId,
     /// The core of that node that owns the shard.
     pub core: CoreId,
-    /// Where that core listens, `HOST:PORT`.
+    /// Where that core listens, `HOST:PORT`; empty while nobody is known to lead the shard.
     pub address: String,
 }
 fields!(PartitionRoute { partition, shard, node, core, address });
@@ -43,6 +43,16 @@ pub struct TopicRoutes {
 }
 fields!(TopicRoutes { name, error, topic, partitions });
 
+/// Where clients reach one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// The node.
+    pub node: NodeId,
+    /// `HOST:PORT`.
+    pub address: String,
+}
+fields!(NodeAddress { node, address });
+
 /// One row per topic asked for, in that order; by name when all were asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetadataReply {
@@ -50,5 +60,8 @@ pub struct MetadataReply {
     pub cluster: String,
     /// The topics.
     pub topics: Vec<TopicRoutes>,
+    /// Whom else to ask: the cluster's nodes, those that were heard of lately first. Empty when
+    /// the server knows none.
+    pub nodes: Vec<NodeAddress>,
 }
-fields!(MetadataReply { cluster, topics });
+fields!(MetadataReply { cluster, topics, nodes });

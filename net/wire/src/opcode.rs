@@ -33,10 +33,14 @@ pub enum Opcode {
     TopicList = 35,
     /// One topic with the state of its partitions.
     TopicDescribe = 36,
+    /// Members, shards, and how they are.
+    ClusterDescribe = 48,
+    /// Change who is a member, or who holds and leads what.
+    ClusterChange = 49,
 }
 
 /// Every opcode, in order of its number.
-pub const OPCODES: [Opcode; 13] = [
+pub const OPCODES: [Opcode; 15] = [
     Opcode::Hello,
     Opcode::Ping,
     Opcode::Metadata,
@@ -50,6 +54,8 @@ pub const OPCODES: [Opcode; 13] = [
     Opcode::TopicDelete,
     Opcode::TopicList,
     Opcode::TopicDescribe,
+    Opcode::ClusterDescribe,
+    Opcode::ClusterChange,
 ];
 
 impl Opcode {

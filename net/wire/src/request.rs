@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::cluster::ClusterChange;
 use crate::error::ErrorCode;
 use crate::fetch::FetchRequest;
 use crate::field::{DecodeError, Field, Reader};
@@ -42,6 +43,10 @@ pub enum Request<'a> {
     TopicList,
     /// One topic.
     TopicDescribe(TopicDescribe),
+    /// The cluster.
+    ClusterDescribe,
+    /// Change the cluster.
+    ClusterChange(ClusterChange),
 }
 
 /// Why a frame is no request. The connection can go on: the frame's end is known.
@@ -101,6 +106,8 @@ impl<'a> Request<'a> {
             Self::TopicDelete(_) => Opcode::TopicDelete,
             Self::TopicList => Opcode::TopicList,
             Self::TopicDescribe(_) => Opcode::TopicDescribe,
+            Self::ClusterDescribe => Opcode::ClusterDescribe,
+            Self::ClusterChange(_) => Opcode::ClusterChange,
         }
     }
 
@@ -121,7 +128,13 @@ impl<'a> Request<'a> {
             Self::TopicAlter(body) => body.put(out),
             Self::TopicDelete(body) => body.put(out),
             Self::TopicDescribe(body) => body.put(out),
-            Self::Ping | Self::Stats | Self::InitProducer | Self::TopicList | Self::Produce(_) => {}
+            Self::ClusterChange(body) => body.put(out),
+            Self::Ping
+            | Self::Stats
+            | Self::InitProducer
+            | Self::TopicList
+            | Self::ClusterDescribe
+            | Self::Produce(_) => {}
         }
         finish_frame(at, out);
     }
@@ -153,6 +166,8 @@ impl<'a> Request<'a> {
             Opcode::TopicDelete => Self::TopicDelete(reader.take()?),
             Opcode::TopicList => Self::TopicList,
             Opcode::TopicDescribe => Self::TopicDescribe(reader.take()?),
+            Opcode::ClusterDescribe => Self::ClusterDescribe,
+            Opcode::ClusterChange => Self::ClusterChange(reader.take()?),
         };
         reader.finish()?;
         Ok(request)

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::cluster::{ClusterChanged, ClusterDescription};
 use crate::error::{ErrorCode, ErrorReply};
 use crate::fetch::FetchReply;
 use crate::field::{DecodeError, Field, Reader};
@@ -51,6 +52,10 @@ pub enum Response<'a> {
     TopicList(TopicListReply),
     /// One topic.
     TopicDescribe(TopicDescription),
+    /// The cluster.
+    ClusterDescribe(ClusterDescription),
+    /// The cluster is changed.
+    ClusterChange(ClusterChanged),
 }
 
 impl<'a> Response<'a> {
@@ -72,6 +77,8 @@ impl<'a> Response<'a> {
             Self::TopicDelete => Opcode::TopicDelete.reply_code(),
             Self::TopicList(_) => Opcode::TopicList.reply_code(),
             Self::TopicDescribe(_) => Opcode::TopicDescribe.reply_code(),
+            Self::ClusterDescribe(_) => Opcode::ClusterDescribe.reply_code(),
+            Self::ClusterChange(_) => Opcode::ClusterChange.reply_code(),
         }
     }
 
@@ -99,6 +106,8 @@ impl<'a> Response<'a> {
             Self::TopicCreate(body) | Self::TopicAlter(body) => body.put(out),
             Self::TopicList(body) => body.put(out),
             Self::TopicDescribe(body) => body.put(out),
+            Self::ClusterDescribe(body) => body.put(out),
+            Self::ClusterChange(body) => body.put(out),
         }
         finish_frame(at, out);
     }
@@ -134,6 +143,8 @@ impl<'a> Response<'a> {
             Opcode::TopicDelete => Self::TopicDelete,
             Opcode::TopicList => Self::TopicList(reader.take()?),
             Opcode::TopicDescribe => Self::TopicDescribe(reader.take()?),
+            Opcode::ClusterDescribe => Self::ClusterDescribe(reader.take()?),
+            Opcode::ClusterChange => Self::ClusterChange(reader.take()?),
         };
         reader.finish()?;
         Ok(response)

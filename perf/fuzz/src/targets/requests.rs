@@ -3,10 +3,11 @@
 //! Checked: what was read can be written and read again; if nothing was stepped over, it is
 //! written as the same bytes.
 
-use barrage_model::{Offset, PartitionId, PartitionKey, Retention, TopicId};
+use barrage_model::{NodeId, Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId};
 use barrage_wire::{
-    Acks, At, Correlation, FetchRequest, FrameHeader, Hello, ListOffsetRequest, MetadataRequest,
-    ProduceRequest, Request, TopicAlter, TopicCreate, TopicDelete, TopicDescribe,
+    Acks, At, ClusterChange, ClusterJoin, Correlation, FetchRequest, FrameHeader, Hello,
+    ListOffsetRequest, MetadataRequest, ProduceRequest, Request, TopicAlter, TopicCreate,
+    TopicDelete, TopicDescribe,
 };
 use bytes::BytesMut;
 
@@ -73,13 +74,28 @@ pub(super) fn seeds() -> Vec<Seed> {
         Request::TopicDelete(TopicDelete { name: name() }),
         Request::TopicList,
         Request::TopicDescribe(TopicDescribe { name: name() }),
+        Request::ClusterDescribe,
     ];
+    let changes = cluster_changes().map(Request::ClusterChange);
     let encode = |(index, request): (u32, Request<'_>)| {
         let mut out = BytesMut::new();
         request.encode(Correlation(index), &mut out);
         (format!("{:?}-{index}", request.opcode()), out.to_vec())
     };
-    (0..).zip(requests).map(encode).collect()
+    (0..).zip(requests.into_iter().chain(changes)).map(encode).collect()
+}
+
+fn cluster_changes() -> [ClusterChange; 6] {
+    let (node, shard) = (NodeId(2), ShardId(3));
+    let (peer, client) = ("db2:7500".to_owned(), "db2:7400".to_owned());
+    [
+        ClusterChange::Join(ClusterJoin { birth: 1 << 64 | 7, peer, client, level: 1 }),
+        ClusterChange::Decommission { node },
+        ClusterChange::Recommission { node },
+        ClusterChange::Transfer { shard, to: node },
+        ClusterChange::Balance,
+        ClusterChange::SetCopies { copies: 3 },
+    ]
 }
 
 /// Lists whose rows are as short as rows can be.

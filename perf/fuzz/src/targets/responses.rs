@@ -4,13 +4,15 @@
 //! written as the same bytes.
 
 use barrage_model::{
-    CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, Retention, ShardId, TopicId,
+    CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, Retention, ShardId, Term,
+    TopicId,
 };
 use barrage_wire::{
-    CoreStats, Correlation, ErrorCode, ErrorReply, FetchReply, FrameHeader, HelloReply, Hint,
-    InitProducerReply, ListOffsetReply, MetadataReply, PartitionDescription, PartitionRoute,
-    ProduceReply, Response, SessionLimits, ShardStats, StatsReply, TopicDescription,
-    TopicListReply, TopicRoutes, TopicSummary,
+    ClusterChanged, ClusterDescription, CoreStats, Correlation, ErrorCode, ErrorReply, FetchReply,
+    FrameHeader, HelloReply, Hint, InitProducerReply, ListOffsetReply, MetadataReply, NodeAddress,
+    NodeDescription, PartitionDescription, PartitionRoute, ProduceReply, Response, SessionLimits,
+    ShardDescription, ShardStats, StatsReply, TopicDescription, TopicListReply, TopicRoutes,
+    TopicSummary,
 };
 use bytes::BytesMut;
 
@@ -51,6 +53,7 @@ pub(super) fn seeds() -> Vec<Seed> {
     let batch = super::batch::plain();
     let mut responses = errors();
     responses.extend(topics());
+    responses.extend(clusters());
     responses.extend([
         Response::Hello(hello()),
         Response::Ping,
@@ -145,8 +148,9 @@ fn topics() -> Vec<Response<'static>> {
         partitions: (0..count).map(route).collect(),
     };
     let topics = vec![routes("a", 0), routes("b", 3)];
+    let nodes = vec![NodeAddress { node: NodeId(2), address: "h:2".to_owned() }];
     vec![
-        Response::Metadata(MetadataReply { cluster: "c".to_owned(), topics }),
+        Response::Metadata(MetadataReply { cluster: "c".to_owned(), topics, nodes }),
         Response::TopicCreate(summary("a")),
         Response::TopicAlter(summary("b")),
         Response::TopicDelete,
@@ -156,6 +160,57 @@ fn topics() -> Vec<Response<'static>> {
             partitions: (0..3).map(description).collect(),
         }),
     ]
+}
+
+fn clusters() -> Vec<Response<'static>> {
+    let cluster = ClusterDescription {
+        nodes: vec![node("db1:7400"), node("")],
+        shards: vec![shard(3), shard(0)],
+        ..empty_cluster()
+    };
+    let changed = ClusterChanged { node: NodeId(2), cluster: "c".to_owned(), shards: 4 };
+    vec![Response::ClusterDescribe(cluster), Response::ClusterChange(changed)]
+}
+
+fn empty_cluster() -> ClusterDescription {
+    ClusterDescription {
+        cluster: "c".to_owned(),
+        node: NodeId(1),
+        level: 1,
+        copies_wanted: 3,
+        healthy: false,
+        nodes: Vec::new(),
+        shards: Vec::new(),
+    }
+}
+
+fn node(address: &str) -> NodeDescription {
+    NodeDescription {
+        node: NodeId(2),
+        peer: address.to_owned(),
+        client: address.to_owned(),
+        present: true,
+        leaving: false,
+        level: 1,
+        cores: 4,
+        copies: 5,
+        leads: 2,
+    }
+}
+
+/// A shard with so many replicas; without any it has no leader either.
+fn shard(replicas: u64) -> ShardDescription {
+    let nodes: Vec<_> = (1..=replicas).map(NodeId).collect();
+    ShardDescription {
+        shard: ShardId(3),
+        leader: nodes.first().copied(),
+        term: Term(6),
+        under_replicated: true,
+        assigned: nodes.clone(),
+        voters: nodes.clone(),
+        learners: nodes.clone(),
+        in_sync: nodes,
+    }
 }
 
 /// Lists whose rows are as short as rows can be.
@@ -182,14 +237,24 @@ fn large() -> Vec<Seed> {
     };
     let (error, topic) = (0, TopicId(5));
     let routes = |partitions| TopicRoutes { name: String::new(), error, topic, partitions };
-    let metadata = |topics| Response::Metadata(MetadataReply { cluster: String::new(), topics });
+    let metadata =
+        |topics, nodes| Response::Metadata(MetadataReply { cluster: String::new(), topics, nodes });
+    let address = NodeAddress { node: NodeId(2), address: String::new() };
+    let cluster = |nodes, shards| {
+        Response::ClusterDescribe(ClusterDescription { nodes, shards, ..empty_cluster() })
+    };
+    let in_full = ShardDescription { shard: ShardId(1), ..shard(LARGE_BYTES as u64 / 48) };
     let cores = vec![CoreStats::default(); LARGE_BYTES / 34];
     let shards = vec![ShardStats::default(); LARGE_BYTES / 110];
     let topics = vec![summary.clone(); LARGE_BYTES / 34];
     let partitions = vec![description; LARGE_BYTES / 50];
     let cases = [
-        ("topics", metadata(vec![routes(Vec::new()); LARGE_BYTES / 22])),
-        ("routes", metadata(vec![routes(vec![route; LARGE_BYTES / 26])])),
+        ("topics", metadata(vec![routes(Vec::new()); LARGE_BYTES / 22], Vec::new())),
+        ("routes", metadata(vec![routes(vec![route; LARGE_BYTES / 26])], Vec::new())),
+        ("addresses", metadata(Vec::new(), vec![address; LARGE_BYTES / 16])),
+        ("nodes", cluster(vec![node(""); LARGE_BYTES / 36], Vec::new())),
+        ("replicas", cluster(Vec::new(), vec![in_full])),
+        ("shards-held-by-nobody", cluster(Vec::new(), vec![shard(0); LARGE_BYTES / 34])),
         ("cores", Response::Stats(StatsReply { cores, ..stats() })),
         ("shards", Response::Stats(StatsReply { shards, ..stats() })),
         ("summaries", Response::TopicList(TopicListReply { topics })),
