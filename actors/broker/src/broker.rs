@@ -45,6 +45,8 @@ pub use crate::start::StartError;
 const PRODUCERS_PER_BLOCK: u32 = 1000;
 /// How long another node may take to tell the bounds of partitions.
 const DESCRIBE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long handing over leads may take.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much later than a deadline the first core's own word of it may come.
 const DEADLINE_GRACE: Duration = Duration::from_millis(200);
 
@@ -497,6 +499,13 @@ impl Broker {
             }
             listener.await;
         }
+    }
+
+    /// Hands the leads of this core's shards to other nodes, where there are any that can take
+    /// them; gives up at the deadline, or when nobody takes one within a second.
+    pub async fn hand_over(&self, deadline: Instant) {
+        let within = (deadline - Instant::now()).min(HAND_OVER_TIMEOUT);
+        timeout(within, self.core.hand_over()).await.ok();
     }
 
     /// Stops taking requests, lets what is under way finish (until the deadline), writes

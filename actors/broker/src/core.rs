@@ -70,6 +70,8 @@ pub(crate) struct Core {
     pub(crate) connections: Cell<u64>,
     pub(crate) failure: RefCell<Option<String>>,
     pub(crate) failed: Event,
+    /// The node is about to stop: it leads nothing any more.
+    pub(crate) is_leaving: Cell<bool>,
     pub(crate) is_closing: Cell<bool>,
     /// Given back when this core's shards are closed.
     pub(crate) home: RefCell<Option<Arc<Home>>>,
@@ -104,6 +106,7 @@ impl Core {
             connections: Cell::new(0),
             failure: RefCell::new(None),
             failed: Event::new(),
+            is_leaving: Cell::new(false),
             is_closing: Cell::new(false),
             home: RefCell::new(Some(home)),
             places: RefCell::new(BTreeMap::new()),

@@ -22,6 +22,10 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// change is under way.
 const LAG_MAX: u64 = 64;
 
+/// How often it is looked at whether a lead is gone, and how many times before it is offered again.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(2);
+const HAND_OVER_LOOKS: usize = 50;
+
 /// The members of a led group that have all but the newest entries.
 pub(crate) fn in_sync(status: &Status) -> BTreeSet<NodeId> {
     let last = status.last_index.map_or(0, |index| index.0);
@@ -39,7 +43,7 @@ impl Core {
     pub(crate) async fn keep_members<M: Machine>(self: Rc<Self>, group: Group<M>) {
         while !self.is_closing.get() && !group.is_over() {
             sleep(LOOK_INTERVAL).await;
-            if group.leader_term().is_none() {
+            if self.is_leaving.get() || group.leader_term().is_none() {
                 continue;
             }
             let Some(change) = self.next_change(&group) else { continue };
@@ -52,6 +56,18 @@ impl Core {
                 }
                 Err(_) => tracing::warn!(shard = %group.shard(), ?change, "not committed yet"),
             }
+        }
+    }
+
+    /// Hands every lead of this core to another voter that is in sync, if there is one.
+    pub(crate) async fn hand_over(&self) {
+        // From here on nothing is handed back.
+        self.is_leaving.set(true);
+        if let Some(catalog) = self.catalog_shard.get() {
+            hand_over(catalog.group()).await;
+        }
+        for shard in self.shards() {
+            hand_over(shard.group()).await;
         }
     }
 
@@ -90,6 +106,26 @@ async fn carry_out<M: Machine>(group: &Group<M>, change: &Change) -> Result<(), 
             // It takes about a round trip; asked again at once it would begin anew.
             sleep(LOOK_INTERVAL * 2).await;
             Ok(())
+        }
+    }
+}
+
+/// Hands a lead over and waits until it is gone.
+async fn hand_over<M: Machine>(group: &Group<M>) {
+    while group.leader_term().is_some() {
+        let status = group.status();
+        let able = in_sync(&status);
+        let mut others = status.voters.iter().filter(|node| **node != status.node);
+        let Some(to) = others.find(|node| able.contains(*node)) else { return };
+        if let Err(error) = group.transfer_leadership(*to).await {
+            tracing::warn!(shard = %group.shard(), %error, "the lead is not handed over");
+            return;
+        }
+        for _ in 0..HAND_OVER_LOOKS {
+            sleep(HAND_OVER_PAUSE).await;
+            if group.leader_term().is_none() {
+                break;
+            }
         }
     }
 }

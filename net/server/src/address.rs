@@ -1,5 +1,5 @@
-//! The addresses of a node: one shared by all cores, one per core. Bound here, before anything
-//! else, so that a node that cannot be reached does not start.
+//! The addresses of a node: for clients one shared by all cores and one per core, for other nodes
+//! the same. Bound here, before anything else, so that a node that cannot be reached does not start.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,11 @@ pub(crate) struct Addresses {
     pub(crate) shared: ListenerHandle,
     /// Each core's own, by core; empty when they are off.
     pub(crate) cores: Vec<ListenerHandle>,
-    /// The host that clients are told.
+    /// Where other nodes reach this one first; every core accepts it.
+    pub(crate) peers: ListenerHandle,
+    /// Where they reach each core, by core.
+    pub(crate) peer_cores: Vec<ListenerHandle>,
+    /// The host that clients and nodes are told.
     host: String,
 }
 
@@ -30,7 +34,19 @@ impl Addresses {
             );
             return Err(Failure::usage(reason));
         }
-        let shared = bind(address)?;
+        let peer_address = config.peer_address().map_err(Failure::usage)?;
+        if !peer_address.ip().is_loopback() && !config.insecure {
+            let reason = format!(
+                "listening on {peer_address} lets everybody join: nodes do not prove who they are \
+                 yet. Use a loopback address, or --insecure if the network is yours alone"
+            );
+            return Err(Failure::usage(reason));
+        }
+        let shared = bind(address, "--listen")?;
+        let peers = bind(peer_address, "--peer-listen")?;
+        let free = SocketAddr::new(peer_address.ip(), 0);
+        let peer_cores: Result<_, _> =
+            (0..core_count).map(|_| bind(free, "--peer-listen")).collect();
         let ports: Vec<Option<u16>> = match config.core_ports {
             CorePorts::Off => Vec::new(),
             CorePorts::Free => vec![Some(0); core_count],
@@ -41,13 +57,13 @@ impl Addresses {
         let mut cores = Vec::with_capacity(ports.len());
         for port in ports {
             let port = port.ok_or_else(|| Failure::usage("core_ports: ports end at 65535"))?;
-            cores.push(bind(SocketAddr::new(address.ip(), port))?);
+            cores.push(bind(SocketAddr::new(address.ip(), port), "--core-ports")?);
         }
         let host = match config.node_advertise.is_empty() {
             true => host_of(shared.local_addr().ip()),
             false => config.node_advertise.clone(),
         };
-        Ok(Self { shared, cores, host })
+        Ok(Self { shared, cores, peers, peer_cores: peer_cores?, host })
     }
 
     /// What clients are told for each core: its own address, or the shared one.
@@ -57,16 +73,26 @@ impl Addresses {
         (0..core_count).map(|core| format!("{}:{}", self.host, own(core).port())).collect()
     }
 
+    /// What other nodes are told for this one.
+    pub(crate) fn peer(&self) -> String {
+        format!("{}:{}", self.host, self.peers.local_addr().port())
+    }
+
+    /// The ports that other nodes reach each core at.
+    pub(crate) fn peer_ports(&self) -> Vec<u16> {
+        self.peer_cores.iter().map(|handle| handle.local_addr().port()).collect()
+    }
+
     /// What clients are told for the node.
     pub(crate) fn listen(&self) -> String {
         format!("{}:{}", self.host, self.shared.local_addr().port())
     }
 }
 
-fn bind(address: SocketAddr) -> Result<ListenerHandle, Failure> {
+fn bind(address: SocketAddr, flag: &str) -> Result<ListenerHandle, Failure> {
     Listener::bind_exclusive(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
-            Failure::conflict(format!("{address} is in use; choose another with --listen"))
+            Failure::conflict(format!("{address} is in use; choose another with {flag}"))
         }
         _ => Failure::new(format!("cannot listen on {address}: {error}")),
     })

@@ -7,9 +7,11 @@
 mod address;
 mod doctor;
 mod exit;
+mod join;
 mod log;
 mod memory;
 mod node;
+mod peers;
 mod ready;
 mod start;
 mod verify;

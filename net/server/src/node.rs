@@ -10,14 +10,16 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use barrage_broker::{Broker, BrokerOptions, CoreLinks, StartError};
+use barrage_broker::{Broker, BrokerOptions, CoreLinks, Home};
 use barrage_model::NodeId;
 use barrage_native::{Gateway, Options};
+use barrage_peer::{Acceptor, Book, ClusterId, Contact, Identity, Links};
 use barrage_world::mailbox::{MailboxReceiver, MailboxSender, mailbox};
 use barrage_world::net::ListenerHandle;
 use barrage_world::node::{CoreContext, CoreSet, NodeHandle, NodeOptions, memory_total};
@@ -29,6 +31,7 @@ use crate::address::Addresses;
 use crate::config::{Config, Memory};
 use crate::exit::{Exit, Failure};
 use crate::memory::Shares;
+use crate::peers::{Members, ToBroker, keep_book};
 use crate::ready::Ready;
 
 /// How often the watching thread looks at the signals.
@@ -66,9 +69,21 @@ struct Setup {
     native: Options,
     shared: ListenerHandle,
     own: Vec<ListenerHandle>,
+    peers: PeerSetup,
     told: Sender<Told>,
     /// By core, taken by it when it starts.
     seats: Arc<Mutex<Vec<Option<Seat>>>>,
+}
+
+/// What every core needs to reach other nodes, and to be reached.
+#[derive(Clone)]
+struct PeerSetup {
+    me: Identity,
+    book: Book,
+    members: Sender<Members>,
+    contact: Contact,
+    shared: ListenerHandle,
+    own: Vec<ListenerHandle>,
 }
 
 /// What one core owns.
@@ -82,10 +97,11 @@ pub(crate) fn run(
     config: &Config,
     cores: &CoreSet,
     addresses: Addresses,
+    home: Home,
     ready_file: Option<&Path>,
 ) -> Result<Exit, Failure> {
     let signals = Signals::register().map_err(Failure::new)?;
-    let watch = Watch::start(config, cores, &addresses, signals)?;
+    let watch = Watch::start(config, cores, &addresses, home, signals)?;
     let Some(node) = watch.until_ready()? else { return Ok(Exit::Ok) };
     let ready = Ready::new(node, &addresses);
     // The handles would keep the addresses open after the last core has let them go.
@@ -118,13 +134,16 @@ impl Watch {
         config: &Config,
         cores: &CoreSet,
         addresses: &Addresses,
+        home: Home,
         signals: Signals,
     ) -> Result<Self, Failure> {
         let count = u16::try_from(cores.count()).map_err(Failure::usage)?;
         let (told, told_receiver) = mpsc::channel();
         let mut steps = Vec::new();
         let mut seats = Vec::new();
-        for links in Broker::mesh(count) {
+        let cluster = home.cluster().parse::<ClusterId>().map_err(Failure::new)?;
+        let me = Identity { cluster, node: home.node() };
+        for links in Broker::mesh(count, home) {
             let (sender, receiver) = mailbox(COMMANDS_MAX);
             steps.push(sender);
             seats.push(Some(Seat { links, steps: receiver }));
@@ -134,9 +153,13 @@ impl Watch {
             Memory::Bytes(bytes) => bytes,
         };
         let memory = Shares::of(budget, cores.count());
+        let book = Book::new();
         let setup = Setup {
             broker: BrokerOptions {
                 core_addresses: addresses.advertised(cores.count()),
+                peer_address: addresses.peer(),
+                client_address: addresses.listen(),
+                shards: config.shards,
                 memory_bytes: memory.budget,
                 cache_bytes: memory.cache,
                 request_bytes: memory.requests,
@@ -148,6 +171,14 @@ impl Watch {
             native: native_options(config, cores.count(), &memory),
             shared: addresses.shared.clone(),
             own: addresses.cores.clone(),
+            peers: PeerSetup {
+                me,
+                members: keep_book(book.clone())?,
+                book,
+                contact: Contact::new(addresses.peer_ports()).map_err(Failure::new)?,
+                shared: addresses.peers.clone(),
+                own: addresses.peer_cores.clone(),
+            },
             told,
             seats: Arc::new(Mutex::new(seats)),
         };
@@ -276,10 +307,22 @@ async fn serve_core(context: CoreContext, setup: Setup) -> Result<(), Failure> {
     let Some(Seat { links, mut steps }) = seat else {
         return Err(Failure::new("the core was started twice"));
     };
-    let broker = Broker::start(setup.broker, links).await.map_err(|error| match error {
-        StartError::InUse { .. } => Failure::conflict(error),
-        _ => Failure::new(format!("cannot start core {core}: {error}")),
-    })?;
+    let PeerSetup { me, book, members, contact, shared: peer_shared, own: peer_own } = setup.peers;
+    let peer_options = barrage_peer::Options::default();
+    let peers = Links::new(me, book, peer_options.clone());
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::new(format!("cannot start core {core}: {error}"));
+    let broker = Broker::new(setup.broker, links, Rc::new(peers.clone()));
+    let broker = broker.map_err(|error| failed(&error))?;
+    let acceptor = Acceptor::new(me, contact, Rc::new(ToBroker(broker.clone())), peer_options);
+    // Before the broker is open: a node that joins is found by the others.
+    for handle in std::iter::once(&peer_shared).chain(peer_own.get(core)) {
+        acceptor.serve(handle.on_core().map_err(|error| failed(&error))?);
+    }
+    if context.index == 0 {
+        tell_members(&broker, members);
+    }
+    broker.open().await.map_err(|error| failed(&error))?;
     report_failure(&broker, &setup.told);
     let gateway = Gateway::new(broker.clone(), setup.native);
     let mut listeners = Some((setup.shared, setup.own));
@@ -292,9 +335,15 @@ async fn serve_core(context: CoreContext, setup: Setup) -> Result<(), Failure> {
                     listen(&gateway, &shared)?;
                     own.get(core).map_or(Ok(()), |own| listen(&gateway, own))?;
                 }
-                Step::Drain(deadline) => gateway.drain(deadline).await,
+                Step::Drain(deadline) => {
+                    // Others lead before this node refuses: clients find them at once.
+                    broker.hand_over(deadline).await;
+                    gateway.drain(deadline).await;
+                }
                 Step::ShutDown(deadline) => {
                     broker.shutdown(deadline).await;
+                    acceptor.drain(Instant::now()).await;
+                    peers.close();
                     tell(&setup.told, Told::Done);
                     return Ok(());
                 }
@@ -310,6 +359,21 @@ fn listen(gateway: &Gateway, handle: &ListenerHandle) -> Result<(), Failure> {
     let listener = handle.on_core().map_err(failed)?;
     gateway.serve(listener);
     Ok(())
+}
+
+/// Tells the book's thread of every change of the members.
+fn tell_members(broker: &Broker, book: Sender<Members>) {
+    let broker = broker.clone();
+    drop(spawn(async move {
+        let mut seen = None;
+        loop {
+            let (revision, members) = broker.members(seen).await;
+            seen = Some(revision);
+            if book.send(members).is_err() {
+                return;
+            }
+        }
+    }));
 }
 
 /// Tells when a shard of this core has failed for good.

@@ -17,6 +17,8 @@ pub(crate) struct Ready {
     pid: u32,
     /// The address that every core accepts.
     listen: String,
+    /// Where other nodes reach it.
+    peer: String,
     /// Each core's own address; absent when they are off.
     cores: Vec<ReadyCore>,
 }
@@ -34,6 +36,7 @@ impl Ready {
             node: node.0,
             pid: std::process::id(),
             listen: addresses.listen(),
+            peer: addresses.peer(),
             cores: own.map(|(core, address)| ReadyCore { core, address }).collect(),
         }
     }
@@ -41,6 +44,7 @@ impl Ready {
     /// For people.
     pub(crate) fn lines(&self) -> String {
         let mut lines = format!("node {} listens on {}\n", self.node, self.listen);
+        lines += &format!("other nodes reach it at {}\n", self.peer);
         for core in &self.cores {
             lines += &format!("core {} listens on {}\n", core.core, core.address);
         }

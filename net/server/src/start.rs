@@ -9,7 +9,7 @@ use clap::Args;
 use crate::address::Addresses;
 use crate::config::{Config, Flag, Sources};
 use crate::exit::{Exit, Failure};
-use crate::{doctor, log, node};
+use crate::{doctor, join, log, node};
 
 /// Flags of `start`; each has a key in the configuration.
 #[derive(Args)]
@@ -30,6 +30,18 @@ pub(crate) struct StartArgs {
     /// Each core's own port: the first of a row, or off [default: free ones]
     #[arg(long, value_name = "FIRST|off")]
     core_ports: Option<String>,
+    /// Join the cluster of these members, by their client addresses
+    #[arg(long, value_name = "HOST:PORT[,...]")]
+    join: Option<String>,
+    /// Where other nodes reach this one [default: the port of --listen + 100]
+    #[arg(long, value_name = "HOST:PORT")]
+    peer_listen: Option<String>,
+    /// The host that clients and other nodes are told [default: that of --listen]
+    #[arg(long, value_name = "HOST")]
+    advertise: Option<String>,
+    /// Data shards of the cluster that is founded here [default: one per core]
+    #[arg(long, value_name = "N")]
+    shards: Option<String>,
     /// How many cores, or which: 4, 0-2,5 [default: all]
     #[arg(long, value_name = "N|LIST")]
     cores: Option<String>,
@@ -57,6 +69,10 @@ impl StartArgs {
         let named = [
             ("--data", "data_dir", &self.data),
             ("--listen", "listen", &self.listen),
+            ("--join", "join", &self.join),
+            ("--peer-listen", "peer_listen", &self.peer_listen),
+            ("--advertise", "node.advertise", &self.advertise),
+            ("--shards", "shards", &self.shards),
             ("--core-ports", "core_ports", &self.core_ports),
             ("--cores", "cores", &self.cores),
             ("--memory", "memory", &self.memory),
@@ -82,7 +98,8 @@ pub(crate) fn run(args: StartArgs) -> Result<Exit, Failure> {
     check_machine(&config.data_dir)?;
     let cores = config.cores.clone().unwrap_or_else(CoreSet::all);
     let addresses = Addresses::bind(&config, cores.count())?;
-    node::run(&config, &cores, addresses, args.ready_file.as_deref())
+    let home = join::enter(&config, &addresses)?;
+    node::run(&config, &cores, addresses, home, args.ready_file.as_deref())
 }
 
 /// Looks at what the machine must allow; the cause and the fix are told for what it does not.

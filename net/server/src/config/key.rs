@@ -44,6 +44,11 @@ pub(crate) const KEYS: &[Key] = &[
         set: |config, text| set(&mut config.insecure, parsed(text)),
     },
     Key {
+        name: "join",
+        about: "client addresses of members, HOST:PORT[,...]: an empty node joins; default none",
+        set: |config, text| set(&mut config.join, servers(text)),
+    },
+    Key {
         name: "limits.connections",
         about: "connections of the node; default 20000",
         set: |config, text| set(&mut config.limits.connections, at_least(text, 1)),
@@ -100,8 +105,18 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "node.advertise",
-        about: "the host that clients are told; default that of `listen`",
+        about: "the host that clients and nodes are told; default that of `listen`",
         set: |config, text| set(&mut config.node_advertise, Ok(text.to_owned())),
+    },
+    Key {
+        name: "peer_listen",
+        about: "where other nodes reach this one; default the port of `listen` + 100",
+        set: |config, text| set(&mut config.peer_listen, Ok(text.to_owned())),
+    },
+    Key {
+        name: "shards",
+        about: "data shards of a cluster founded here; default one per core",
+        set: |config, text| set(&mut config.shards, at_least(text, 1)),
     },
     Key {
         name: "storage.pool_segments",
@@ -178,6 +193,14 @@ fn path(text: &str) -> Result<PathBuf, String> {
         return Err("a directory expected".to_owned());
     }
     Ok(PathBuf::from(text))
+}
+
+fn servers(text: &str) -> Result<Vec<String>, String> {
+    let servers: Vec<String> = text.split(',').map(|server| server.trim().to_owned()).collect();
+    if servers.iter().any(|server| !server.contains(':')) {
+        return Err("HOST:PORT[,HOST:PORT...] expected".to_owned());
+    }
+    Ok(servers)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -262,6 +285,9 @@ mod tests {
         check("storage.retention", "soon", false);
         check("storage.segment_size", "16MiB", true);
         check("storage.segment_size", "16777215", false);
+        check("join", "a:1,b:2", true);
+        check("join", "a", false);
+        check("shards", "0", false);
         check("cores", "all", true);
         check("cores", "", false);
     }

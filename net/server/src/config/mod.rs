@@ -69,6 +69,12 @@ pub struct Limits {
 pub struct Config {
     /// The shared address.
     pub listen: String,
+    /// Where other nodes reach this one first; when empty, 100 ports above `listen`.
+    pub peer_listen: String,
+    /// Client addresses of members of the cluster to join; none founds one.
+    pub join: Vec<String>,
+    /// Data shards of a cluster that is founded; 0 takes one per core.
+    pub shards: u32,
     /// Whether an address beyond loopback is allowed although nobody has to log in.
     pub insecure: bool,
     /// Each core's own address.
@@ -96,6 +102,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:7400".to_owned(),
+            peer_listen: String::new(),
+            join: Vec::new(),
+            shards: 0,
             insecure: false,
             core_ports: CorePorts::Free,
             cores: None,
@@ -120,6 +129,8 @@ impl Default for Config {
     }
 }
 
+/// How far above the clients' port the nodes' one lies.
+const PEER_PORT_ABOVE: u16 = 100;
 const MIB: u32 = 1024 * 1024;
 
 /// A longer value is refused unread: paths end here too.
@@ -214,18 +225,33 @@ impl Config {
 
     /// The shared address.
     pub fn listen_address(&self) -> Result<SocketAddr, ConfigError> {
-        resolve(&self.listen)
+        resolve("listen", &self.listen)
+    }
+
+    /// Where other nodes reach this one first.
+    pub fn peer_address(&self) -> Result<SocketAddr, ConfigError> {
+        if !self.peer_listen.is_empty() {
+            return resolve("peer_listen", &self.peer_listen);
+        }
+        let mut address = self.listen_address()?;
+        // Where clients get a free port, nodes do.
+        if address.port() != 0 {
+            let above = address.port().checked_add(PEER_PORT_ABOVE);
+            let reason = "no port is left 100 above `listen`; name one";
+            address.set_port(above.ok_or_else(|| ConfigError::new("peer_listen", reason))?);
+        }
+        Ok(address)
     }
 }
 
 /// `HOST:PORT` as an address; names are looked up.
-fn resolve(text: &str) -> Result<SocketAddr, ConfigError> {
+fn resolve(key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
     use std::net::ToSocketAddrs;
     let resolved = text
         .to_socket_addrs()
-        .map_err(|error| ConfigError::new("listen", format!("{text} is not HOST:PORT: {error}")))?
+        .map_err(|error| ConfigError::new(key, format!("{text} is not HOST:PORT: {error}")))?
         .next();
-    resolved.ok_or_else(|| ConfigError::new("listen", format!("{text} has no address")))
+    resolved.ok_or_else(|| ConfigError::new(key, format!("{text} has no address")))
 }
 
 #[cfg(test)]
