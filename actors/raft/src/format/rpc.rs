@@ -81,7 +81,7 @@ enum RequestBodyV1 {
     Append { previous: Option<IdV1>, commit: Option<IdV1>, count: u32 },
     Vote { last: Option<IdV1>, transfer: bool },
     PreVote { last: Option<IdV1>, transfer: bool },
-    Transfer { last: Option<IdV1> },
+    Transfer { last: Option<IdV1>, target: u64 },
     Checkpoint { last: Option<IdV1> },
 }
 
@@ -121,7 +121,9 @@ pub(crate) fn encode_request(route: Route, request: &Request) -> Result<Bytes, F
             (vote.vote, body, Vec::new())
         }
         Request::Transfer(transfer) => {
-            let body = RequestBodyV1::Transfer { last: from_id(transfer.last_log_id()) };
+            // All replicas are told; only one of them is to lead.
+            let target = *transfer.to_node_id();
+            let body = RequestBodyV1::Transfer { last: from_id(transfer.last_log_id()), target };
             (*transfer.from_leader(), body, Vec::new())
         }
         Request::Checkpoint { vote, meta, bytes } => {
@@ -173,8 +175,8 @@ pub(crate) fn decode_request(
         }
         RequestBodyV1::Vote { last, transfer } => Request::Vote(to_ask(vote, last, transfer)),
         RequestBodyV1::PreVote { last, transfer } => Request::PreVote(to_ask(vote, last, transfer)),
-        RequestBodyV1::Transfer { last } => {
-            Request::Transfer(TransferLeaderRequest::new(vote, to.0, to_id(last)))
+        RequestBodyV1::Transfer { last, target } => {
+            Request::Transfer(TransferLeaderRequest::new(vote, target, to_id(last)))
         }
         RequestBodyV1::Checkpoint { last } => {
             let last_log_id = to_id(last);
@@ -363,7 +365,7 @@ mod tests {
             append(None, &[]),
             Request::Vote(vote()),
             Request::PreVote(VoteRequest { leadership_transfer: true, ..vote() }),
-            Request::Transfer(TransferLeaderRequest::new(RaftVote::new_committed(4, 1), 2, None)),
+            Request::Transfer(TransferLeaderRequest::new(RaftVote::new_committed(4, 1), 9, None)),
             Request::Checkpoint {
                 vote: RaftVote::new_committed(4, 1),
                 meta: Meta { last_log_id: Some(id(4, 9)), last_membership: membership },
