@@ -21,7 +21,7 @@ use barrage_model::{
 };
 use barrage_raft::{NoPeers, Peers};
 use barrage_world::channel::oneshot;
-use barrage_world::{Instant, planted, spawn, timeout};
+use barrage_world::{Instant, planted, sleep, spawn, timeout};
 use bytes::Bytes;
 
 use crate::api::{
@@ -43,6 +43,8 @@ pub use crate::start::StartError;
 
 /// Producer ids fetched from the catalog at a time.
 const PRODUCERS_PER_BLOCK: u32 = 1000;
+/// While a partition cannot be described it is tried again after this.
+const DESCRIBE_RETRY: Duration = Duration::from_millis(20);
 /// How long another node may take to tell the bounds of partitions.
 const DESCRIBE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long handing over leads may take.
@@ -318,8 +320,25 @@ impl Broker {
         name: TopicName,
         deadline: Instant,
     ) -> Result<TopicDescription, AdminError> {
+        loop {
+            // A partition may not be open yet, or its leader is just changing.
+            match self.describe_once(&name, deadline).await {
+                Err(AdminError::NotLeader | AdminError::Timeout) if Instant::now() < deadline => {
+                    sleep(DESCRIBE_RETRY).await;
+                }
+                Err(AdminError::NotLeader) => return Err(AdminError::Timeout),
+                other => return other,
+            }
+        }
+    }
+
+    async fn describe_once(
+        &self,
+        name: &TopicName,
+        deadline: Instant,
+    ) -> Result<TopicDescription, AdminError> {
         let catalog = self.core.catalog();
-        let topic = catalog.topic_named(&name).ok_or(AdminError::UnknownTopic)?;
+        let topic = catalog.topic_named(name).ok_or(AdminError::UnknownTopic)?;
         let mut by_shard: BTreeMap<ShardId, Vec<PartitionKey>> = BTreeMap::new();
         for (key, shard) in topic.places() {
             by_shard.entry(shard).or_default().push(key);
@@ -334,11 +353,7 @@ impl Broker {
         }
         let leaders = self.leaders();
         let describe = |(key, shard): (PartitionKey, ShardId)| {
-            // Not open any more, the topic is just being deleted; or the shard's leader is changing.
-            let bounds = bounds.get(&key).ok_or(match self.core.catalog().topic(key.topic) {
-                Some(_) => AdminError::NotLeader,
-                None => AdminError::UnknownTopic,
-            })?;
+            let bounds = bounds.get(&key).ok_or(AdminError::NotLeader)?;
             Ok(PartitionDescription {
                 info: partition_info(key.partition, shard, &leaders),
                 start_offset: bounds.start_offset,

@@ -30,7 +30,7 @@ use barrage_world::planted;
 use futures_util::FutureExt;
 use openraft::async_runtime::{WatchReceiver, watch::Watch};
 use openraft::errors::RaftError;
-use openraft::{AsyncRuntime, Raft, RaftMetrics, RaftTypeConfig, ReadPolicy, ServerState};
+use openraft::{AsyncRuntime, Instant as _, Raft, RaftMetrics, RaftTypeConfig, ReadPolicy, ServerState};
 
 use crate::format;
 use crate::machine::{Adapter, Machine, RestoreError};
@@ -121,6 +121,8 @@ pub(crate) struct Core {
     adapter: Adapter,
     committed: watch::Receiver<Option<LogId>>,
     checkpoint_bytes: u64,
+    /// A lead that no majority confirmed for so long may be over.
+    confirmed_within: Duration,
     /// Held while a checkpoint is taken: one at a time.
     checkpointing: Mutex<()>,
     /// Held while members change.
@@ -163,6 +165,8 @@ impl<M: Machine> Group<M> {
         let store = Store::new(log.clone());
         let committed = store.committed_watch();
         let config = timing.raft_config().map_err(|error| OpenError::Raft(error.to_string()))?;
+        // Nobody else can lead before the lease, and the shortest time after it, are over.
+        let confirmed_within = timing.election_timeout_max + timing.election_timeout_min;
         let network = Network { peers, shard, node, timing };
         let raft = Raft::new(node.0, Arc::new(config), network, store, adapter.clone())
             .await
@@ -177,6 +181,7 @@ impl<M: Machine> Group<M> {
             adapter,
             committed,
             checkpoint_bytes,
+            confirmed_within,
             checkpointing: Mutex::new(()),
             changing_members: Mutex::new(()),
             failure: RefCell::new(None),
@@ -275,6 +280,20 @@ impl<M: Machine> Group<M> {
             return None;
         }
         leader_term(&self.core.metrics.borrow_watched())
+    }
+
+    /// Whether this replica leads and a majority said so lately: one that was cut off finds out,
+    /// although nobody tells it.
+    #[must_use]
+    pub fn leads_for_sure(&self) -> bool {
+        if self.leader_term().is_none() {
+            return false;
+        }
+        let metrics = self.core.metrics.borrow_watched();
+        let acked = metrics.last_quorum_acked.map(|acked| acked.into_inner().elapsed());
+        acked.is_some_and(|elapsed| elapsed < self.core.confirmed_within)
+            // The only voter is a majority.
+            || metrics.membership_config.membership().voter_ids().eq([self.core.node.0])
     }
 
     /// Whether the replica leads and has applied everything committed.

@@ -14,7 +14,7 @@ const VARIABLE_COMMON: &str = "RUST_LOG";
 pub(crate) const VARIABLE_FORMAT: &str = "BARRAGE_LOG_FORMAT";
 /// openraft tells about every vote and membership at `info` and `warn`, also when all is well; what
 /// an operator needs of it, our own crates tell.
-const DEFAULT: &str = "info,openraft=error";
+const DEFAULT: &str = "info,openraft=off";
 
 /// Starts logging. Called once, before anything that logs.
 pub(crate) fn start() -> Result<(), String> {

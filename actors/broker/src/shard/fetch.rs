@@ -8,6 +8,7 @@
 use barrage_cluster::message::Bounds;
 use barrage_commitlog::ReadError;
 use barrage_model::PartitionKey;
+use barrage_raft::ProposeError;
 use barrage_world::{Instant, Slice, buggify, sleep_until};
 
 use super::handle::{Shard, first_of};
@@ -67,6 +68,11 @@ impl Shard {
         key: PartitionKey,
         at: At,
     ) -> Result<ListedOffset, FetchError> {
+        // An end that is told must not be the end of before: somebody else may lead meanwhile.
+        self.inner.group.read_barrier().await.map_err(|error| match error {
+            ProposeError::Stopped => FetchError::ShuttingDown,
+            _ => FetchError::NotLeader { hint: None },
+        })?;
         let before = self.bounds(key)?;
         let found = match at {
             At::Start => Some(before.start_offset),

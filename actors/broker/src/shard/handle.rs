@@ -171,7 +171,7 @@ impl Shard {
         if self.inner.is_closing() {
             return Err(FetchError::ShuttingDown);
         }
-        if self.inner.group.leader_term().is_none() {
+        if !self.inner.group.leads_for_sure() {
             return Err(FetchError::NotLeader { hint: None });
         }
         let found = self.inner.group.with_machine(|machine| {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_broker::{Broker, BrokerOptions, CoreLinks};
+use barrage_broker::{Broker, BrokerOptions, CoreLinks, Home};
 use barrage_native::{Gateway, Options};
 use barrage_world::channel::{mpsc, watch};
 use barrage_world::net::{Listener, ListenerHandle};
@@ -233,7 +233,8 @@ async fn run(life: &Rc<Life>, plan: &Rc<Plan>, witness: &Rc<Witness>) -> Result<
     let addresses = (0..life.cores).map(|core| core_address(core).to_string()).collect();
     let options = plan.broker(life.cores, addresses);
     let (told, mut heard) = mpsc::bounded(TOLD_MAX);
-    for (links, core) in Broker::mesh(life.cores).into_iter().zip(0_u16..) {
+    let home = Home::open(&options.data_dir).await.map_err(|error| error.to_string())?;
+    for (links, core) in Broker::mesh(life.cores, home).into_iter().zip(0_u16..) {
         let seat = Seat {
             core,
             links,
