@@ -187,6 +187,30 @@ impl ClientError {
         }
     }
 
+    /// The request was surely not carried out, whether it changes something or not: it was refused
+    /// at the door, or never left.
+    pub(crate) const fn is_refused_untouched(&self) -> bool {
+        match self {
+            Self::Refused(reply) if matches!(reply.code, ErrorCode::NotLeader) => true,
+            _ => self.is_surely_without_effect(),
+        }
+    }
+
+    /// Another server may do better.
+    pub(crate) const fn is_of_this_server(&self) -> bool {
+        match self {
+            Self::Refused(reply) => matches!(
+                reply.code,
+                ErrorCode::NotLeader
+                    | ErrorCode::ShuttingDown
+                    | ErrorCode::StorageFailed
+                    | ErrorCode::TooManyConnections
+                    | ErrorCode::Timeout
+            ),
+            _ => true,
+        }
+    }
+
     /// Another attempt, perhaps over another connection, may succeed.
     pub(crate) const fn is_retriable(&self) -> bool {
         match self {
