@@ -113,7 +113,7 @@ pub enum ErrorKind {
     NotFound,
     /// It exists already, or someone else owns it.
     Conflict,
-    /// No server answers.
+    /// No server answers, or none that may do it.
     Unreachable,
     /// The call itself was wrong.
     Usage,
@@ -136,7 +136,7 @@ impl ClientError {
                 ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => ErrorKind::NotFound,
                 ErrorCode::TopicExists | ErrorCode::ProducerFenced => ErrorKind::Conflict,
                 ErrorCode::InvalidArgument => ErrorKind::Usage,
-                ErrorCode::ShuttingDown => ErrorKind::Unreachable,
+                ErrorCode::ShuttingDown | ErrorCode::NotLeader => ErrorKind::Unreachable,
                 _ => ErrorKind::Other,
             },
             _ => ErrorKind::Other,
