@@ -41,7 +41,7 @@ const SILENCE_MIN: Duration = Duration::from_secs(1);
 /// The same when it was found alive, again and again.
 const SILENCE_MAX: Duration = Duration::from_secs(8);
 /// A server that does not shake hands within this time does not live.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Room for a read when no large frame is known to come.
 const READ_BYTES: usize = 64 * 1024;
 

@@ -159,8 +159,8 @@ impl Routes {
         Ok(())
     }
 
-    /// The server at `server` refused: perhaps it said where the partition's leader is. True when
-    /// somebody else must be asked.
+    /// A request to `server` failed: perhaps it said where the partition's leader is. True when
+    /// somebody else should be asked.
     pub(crate) fn handle_error(
         &self,
         partition: PartitionId,
@@ -174,10 +174,10 @@ impl Routes {
                 }
                 false
             }
-            _ => matches!(
-                error.code(),
-                Some(ErrorCode::NotLeader | ErrorCode::UnknownTopic | ErrorCode::UnknownPartition)
-            ),
+            _ => match error.code() {
+                Some(ErrorCode::UnknownTopic | ErrorCode::UnknownPartition) => true,
+                _ => error.is_retriable() && error.is_of_this_server(),
+            },
         }
     }
 

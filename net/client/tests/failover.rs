@@ -474,6 +474,24 @@ async fn a_consumer_goes_on_at_the_new_leader() {
 }
 
 #[tokio::test]
+async fn a_consumer_leaves_a_leader_that_is_stopped() {
+    let cluster = Cluster::start().await;
+    let client = cluster.connect(&[0]).await;
+    let mut consumer = client.consumer("t", ConsumerOptions::default()).await.unwrap();
+    let mut numbers = Numbers::open(&client).await;
+    numbers.send(100).await;
+    assert_eq!(read(&mut consumer, 100).await, (0..100).collect::<Vec<_>>());
+    cluster.set(0, Mode::Stopped);
+    cluster.lead(Some(1));
+    let stopped = Instant::now();
+    let mut numbers_of_others = Numbers::open(&cluster.connect(&[2]).await).await;
+    numbers_of_others.sent = 100;
+    numbers_of_others.send(100).await;
+    assert_eq!(read(&mut consumer, 100).await, (100..200).collect::<Vec<_>>());
+    assert!(stopped.elapsed() < Duration::from_secs(4), "took {:?}", stopped.elapsed());
+}
+
+#[tokio::test]
 async fn any_live_server_of_the_list_is_enough() {
     let mut cluster = Cluster::start().await;
     cluster.lead(Some(2));

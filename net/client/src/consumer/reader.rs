@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::cursor::{Cursor, FetchedBatch};
-use crate::connection::decode;
+use crate::connection::{Connection, decode};
 use crate::error::ClientError;
 use crate::pause::Pause;
 use crate::route::Routes;
@@ -42,6 +42,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Damage may have happened on the way: worth a few more looks.
 const DAMAGED_ATTEMPTS_MAX: u32 = 3;
+/// When a leader is this late, other nodes are asked whether it still leads.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 /// A new leader knows what is committed only when its first own entry is: for this long an end
 /// before our offset is no reason to give up.
 const BEHIND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -131,13 +133,38 @@ impl Reader {
             bytes_min: 1,
             wait_ms: u32::try_from(self.options.wait.as_millis()).unwrap_or(u32::MAX),
         });
-        let answer = connection.ask_for(&request, self.options.wait).await;
+        let answer = self.ask(&connection, &request).await;
         drop(permit);
         let server = connection.server().to_owned();
         let fetched = answer.and_then(|frame| batches_of(&server, &frame));
         match fetched.and_then(|bytes| self.cursor.handle_fetched(&bytes)) {
             Ok(batches) => Ok((batches, server)),
             Err(error) => Err(Failure { server: Some(server), error }),
+        }
+    }
+
+    /// The answer; or, while there is none, that another node leads by now.
+    async fn ask(
+        &self,
+        connection: &Connection,
+        request: &Request<'_>,
+    ) -> Result<Frame, ClientError> {
+        let mut answer = std::pin::pin!(connection.ask_for(request, self.options.wait));
+        loop {
+            tokio::select! {
+                answer = &mut answer => return answer,
+                () = tokio::time::sleep(self.options.wait + IMPATIENCE) => {}
+            }
+            let server = connection.server().to_owned();
+            if self.routes.client().pool().servers().len() < 2 {
+                continue;
+            }
+            // Whoever is gone shows at the next fetch.
+            drop(self.routes.refresh(Some(&server)).await);
+            if self.routes.is_led_elsewhere(self.cursor.partition(), connection) {
+                let cause = "led elsewhere now".to_owned();
+                return Err(ClientError::Disconnected { server, cause });
+            }
         }
     }
 

@@ -205,8 +205,8 @@ impl Driver {
             .is_some_and(|error| self.shared.routes.handle_error(partition, &server, error));
         let failed = error_of(&reply).is_some();
         self.shared.core().handle_reply(now, partition, number, reply);
-        if failed {
-            self.leave_old_leaders(now);
+        if failed && self.is_led_elsewhere(partition) {
+            self.leave(partition, now);
         }
         if ask_others {
             self.refresh(server);
@@ -269,16 +269,20 @@ impl Driver {
 
     /// Waits no longer for leaders that were replaced.
     fn leave_old_leaders(&mut self, now: Duration) {
-        let routes = &self.shared.routes;
-        let old = |(partition, sending): (&PartitionId, &Sending)| {
-            let left = !sending.in_flight.is_empty()
-                && routes.is_led_elsewhere(*partition, &sending.connection);
-            left.then_some(*partition)
-        };
-        let old: Vec<_> = self.sending.iter().filter_map(old).collect();
+        let partitions = self.sending.keys().copied();
+        let old: Vec<_> =
+            partitions.filter(|partition| self.is_led_elsewhere(*partition)).collect();
         for partition in old {
             self.leave(partition, now);
         }
+    }
+
+    /// Something of the partition is on its way to a node that does not lead it any more.
+    fn is_led_elsewhere(&self, partition: PartitionId) -> bool {
+        self.sending.get(&partition).is_some_and(|sending| {
+            !sending.in_flight.is_empty()
+                && self.shared.routes.is_led_elsewhere(partition, &sending.connection)
+        })
     }
 
     /// What is on its way for the partition counts as lost. True when there was something.
