@@ -94,7 +94,7 @@ impl CatalogShard {
             runs: Vec::new(),
             log_time_ms: last_ms.max(unix_time_ms()),
         };
-        match self.group.propose(proposal, term).await {
+        match self.group.propose(proposal, term).await.map(|committed| committed.reply) {
             Ok(Reply::Refused(error)) => Err(admin_error(error)),
             Ok(reply) => Ok(reply),
             Err(ProposeError::NotLeader) => Err(AdminError::NotLeader),

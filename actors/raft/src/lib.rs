@@ -12,6 +12,7 @@
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 mod conformance;
+mod copies;
 mod format;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -27,11 +28,12 @@ mod store;
 mod timing;
 mod vocabulary;
 
+pub use crate::copies::NotOnAll;
 pub use crate::format::FormatError;
 pub use crate::group::{Group, GroupOptions, OpenError};
 pub use crate::machine::{Applied, Machine, RestoreError, UnknownCommand};
 pub use crate::membership::{MembershipError, Role, Status};
 pub use crate::peers::{Answer, Call, NoPeers, PeerError, Peers, Urgency};
-pub use crate::proposal::{Proposal, ProposeError, Proposed};
+pub use crate::proposal::{Committed, Proposal, ProposeError, Proposed};
 pub use crate::serve::HandleError;
 pub use crate::timing::Timing;

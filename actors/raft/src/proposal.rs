@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use barrage_commitlog::Run;
+use barrage_model::LogIndex;
 use barrage_world::channel::oneshot;
 use barrage_world::planted;
 use bytes::Bytes;
@@ -85,6 +86,15 @@ pub enum ProposeError {
     Stopped,
 }
 
+/// A proposal that was committed and applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Committed<R> {
+    /// Where its entry stands in the log.
+    pub index: LogIndex,
+    /// What the machine said to it.
+    pub reply: R,
+}
+
 /// Resolves with the machine's reply once the entry is committed and applied. Dropping it does not
 /// withdraw the proposal.
 #[must_use = "the reply says whether the proposal was committed"]
@@ -109,7 +119,7 @@ impl<R> Proposed<R> {
 }
 
 impl<R: 'static> Future for Proposed<R> {
-    type Output = Result<R, ProposeError>;
+    type Output = Result<Committed<R>, ProposeError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let receiver = match &mut self.get_mut().state {
@@ -117,7 +127,10 @@ impl<R: 'static> Future for Proposed<R> {
             State::Waiting(receiver) => receiver,
         };
         Pin::new(receiver).poll(context).map(|received| match received {
-            Ok(Ok(response)) => Ok(response.data.take::<R>()),
+            Ok(Ok(response)) => Ok(Committed {
+                index: LogIndex(response.log_id.index),
+                reply: response.data.take::<R>(),
+            }),
             // Wrong when planted: another leader may still commit the entry.
             Ok(Err(_)) if planted("raft-unknown-called-failed") => Err(ProposeError::NotLeader),
             Ok(Err(ClientWriteError::LogEntryDiscarded(_))) => Err(ProposeError::Lost),

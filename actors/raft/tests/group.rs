@@ -67,8 +67,9 @@ fn replies_arrive_whatever_is_awaited_first() {
         let first = group.propose(proposal(command(0)), term);
         drop(group.propose(proposal(command(1)), term));
         let third = group.propose(proposal(command(2)), term);
-        assert_eq!(third.await, Ok(3));
-        assert_eq!(first.await, Ok(1));
+        let (third, first) = (third.await.unwrap(), first.await.unwrap());
+        assert_eq!((first.reply, third.reply), (1, 3));
+        assert_eq!(third.index.0, first.index.0 + 2);
         let mut rest: FuturesUnordered<_> =
             (3..50).map(|number| group.propose(proposal(command(number)), term)).collect();
         while let Some(reply) = rest.next().await {

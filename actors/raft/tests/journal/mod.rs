@@ -91,5 +91,5 @@ pub(crate) async fn propose_all(group: &Group<Journal>, numbers: Range<usize>) -
     let term = group.leader_term().unwrap();
     let proposed: Vec<_> =
         numbers.map(|number| group.propose(proposal(command(number)), term)).collect();
-    join_all(proposed).await.into_iter().map(Result::unwrap).collect()
+    join_all(proposed).await.into_iter().map(|committed| committed.unwrap().reply).collect()
 }

@@ -111,7 +111,8 @@ impl Desk {
             };
         }
         let proposal = proposal(&request, term);
-        let stored = match group.propose(proposal.clone(), term).await {
+        let committed = group.propose(proposal.clone(), term).await;
+        let stored = match committed.map(|committed| committed.reply) {
             Ok(Verdict::Accepted) => (Code::Done, term.0),
             Ok(Verdict::Duplicate) => {
                 witness.saw_duplicate();

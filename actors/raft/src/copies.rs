@@ -1,0 +1,93 @@
+//! On how many voters' disks an entry is.
+//!
+//! Owns: the wait until every voter has flushed an entry, and what is known when it is over.
+//!
+//! Must never: say yes from what a replica knew before it lost its leadership; wait without end.
+
+use std::collections::BTreeSet;
+
+use barrage_model::LogIndex;
+use barrage_world::{self as world, Instant};
+use openraft::async_runtime::WatchReceiver;
+use openraft::{RaftMetrics, ServerState};
+
+use crate::group::{Core, Group};
+use crate::machine::Machine;
+use crate::vocabulary::Types;
+
+/// Not every voter is known to have flushed the entry. Committed entries stay: they are on a
+/// majority.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("flushed by {have} of {want} voters")]
+pub struct NotOnAll {
+    /// Voters that are known to have it.
+    pub have: usize,
+    /// Voters of the newest configuration, of both while it changes.
+    pub want: usize,
+}
+
+impl<M: Machine> Group<M> {
+    /// Waits until every voter of the configuration has the entry at `index` on its disk, at most
+    /// until `deadline`. For an entry that is committed: only then does its index name it.
+    ///
+    /// # Errors
+    /// When the deadline has passed, or this replica does not lead or has stopped leading.
+    pub async fn flushed_by_all(&self, index: LogIndex, deadline: Instant) -> Result<(), NotOnAll> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match world::timeout(left, self.core.flushed_by_all(index)).await {
+            Ok(flushed) => flushed,
+            Err(_) => copies(&self.core.metrics.borrow_watched(), index).on_all(),
+        }
+    }
+}
+
+impl Core {
+    async fn flushed_by_all(&self, index: LogIndex) -> Result<(), NotOnAll> {
+        let mut metrics = self.metrics.clone();
+        let term = metrics.borrow_watched().current_term;
+        loop {
+            let (known, leads) = {
+                let now = metrics.borrow_watched();
+                let leads = now.running_state.is_ok()
+                    && now.state == ServerState::Leader
+                    && now.current_term == term;
+                (copies(&now, index), leads && self.refusal().is_none())
+            };
+            if !leads {
+                // Whoever leads now may have changed the voters: nobody here can say yes.
+                return Err(known.as_error());
+            }
+            if known.on_all().is_ok() {
+                return Ok(());
+            }
+            if metrics.changed().await.is_err() {
+                return Err(known.as_error());
+            }
+        }
+    }
+}
+
+struct Copies {
+    have: usize,
+    want: usize,
+}
+
+impl Copies {
+    fn as_error(&self) -> NotOnAll {
+        NotOnAll { have: self.have, want: self.want }
+    }
+
+    fn on_all(&self) -> Result<(), NotOnAll> {
+        if self.want > 0 && self.have == self.want { Ok(()) } else { Err(self.as_error()) }
+    }
+}
+
+/// What the leader knows of its voters, itself among them. Nothing when it does not lead.
+fn copies(metrics: &RaftMetrics<Types>, index: LogIndex) -> Copies {
+    let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
+    let has = |node: &&u64| {
+        let matched = metrics.replication.as_ref().and_then(|all| all.get(*node));
+        matched.is_some_and(|id| id.as_ref().is_some_and(|id| id.index >= index.0))
+    };
+    Copies { have: voters.iter().filter(has).count(), want: voters.len() }
+}
