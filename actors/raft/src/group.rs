@@ -146,18 +146,16 @@ impl<M: Machine> Group<M> {
         let GroupOptions { node, shard, dir, log, checkpoint_bytes, timing, peers, mut machine } =
             options;
         assert!(timing.is_sound(), "a follower must hear a heartbeat before it stands: {timing:?}");
-        let restored =
-            match CommitLog::read_checkpoint(&dir, shard).await.map_err(OpenError::Read)? {
-                None => None,
-                Some((id, bytes)) => {
-                    let (last_membership, state) = format::decode_checkpoint(&bytes)?;
-                    machine.restore(state)?;
-                    Some(Meta { last_log_id: Some(to_raft_log_id(id)), last_membership })
-                }
-            };
-        let applied = restored.as_ref().and_then(|meta| meta.last_log_id);
-        let applied = applied.as_ref().map(crate::vocabulary::from_raft_log_id);
-        let (log, recovery) = CommitLog::open(dir.clone(), log, applied).await?;
+        let mut found = CommitLog::read_checkpoint(&dir, shard).await.map_err(OpenError::Read)?;
+        let mut restored = None;
+        if let Some(found) = &mut found {
+            let bytes = std::mem::take(&mut found.state);
+            let (last_membership, state) = format::decode_checkpoint(&bytes)?;
+            machine.restore(state)?;
+            let last_log_id = Some(to_raft_log_id(found.id));
+            restored = Some(Meta { last_log_id, last_membership });
+        }
+        let (log, recovery) = CommitLog::open(dir.clone(), log, found).await?;
         machine.attach(&log);
         let machine = Rc::new(RefCell::new(machine));
         let adapter = Adapter::new(Rc::clone(&machine) as _, log.clone(), dir, shard, restored);

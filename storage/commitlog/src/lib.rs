@@ -37,6 +37,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use crate::format::checkpoint::Checkpoint;
 pub use entry::{Batch, Entry, EntryError, EntryKind, HardState, Run, Vote};
 pub use error::{Damage, LogError, OpenError, ReadError};
 pub use log::{CommitLog, Ticket};

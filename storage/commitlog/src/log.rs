@@ -79,13 +79,16 @@ pub struct CommitLog {
 }
 
 impl CommitLog {
-    /// Opens the log in `dir`, which is made when missing. `applied` is the checkpoint's log id:
-    /// batches up to it are indexed here, later ones by [`Self::index_run`] as they are applied.
+    /// Opens the log in `dir`, which is made when missing. `checkpoint` is the one that the state
+    /// machine was restored from, as [`Self::read_checkpoint`] gave it: batches up to it are
+    /// indexed here but for those it knows as refused, later ones by [`Self::index_run`] as they
+    /// are applied.
     pub async fn open(
         dir: PathBuf,
         options: Options,
-        applied: Option<LogId>,
+        checkpoint: Option<Checkpoint>,
     ) -> Result<(Self, RecoveryReport), OpenError> {
+        let applied = checkpoint.as_ref().map(|found| found.id);
         if options.segment_bytes < Options::SEGMENT_BYTES_MIN {
             return Err(OpenError::SegmentTooSmall {
                 segment_bytes: options.segment_bytes,
@@ -102,7 +105,7 @@ impl CommitLog {
             fs::sync_dir(parent).await.map_err(failed)?;
         }
         let shard = options.shard;
-        let (mut state, pool, report) = recovery::recover(&dir, options, applied).await?;
+        let (mut state, pool, report) = recovery::recover(&dir, options, checkpoint).await?;
         if let Some(applied) = applied.filter(|_| report.restarted) {
             state.hard.floor = Some(applied);
             state.queue(Op::Truncate(Truncate::All), None);
@@ -126,14 +129,11 @@ impl CommitLog {
     }
 
     /// The newest checkpoint in a log's folder. Read it before [`Self::open`].
-    pub async fn read_checkpoint(
-        dir: &Path,
-        shard: ShardId,
-    ) -> io::Result<Option<(LogId, Vec<u8>)>> {
+    pub async fn read_checkpoint(dir: &Path, shard: ShardId) -> io::Result<Option<Checkpoint>> {
         if !fs::exists(dir).await? {
             return Ok(None);
         }
-        Ok(checkpoint::read(dir, shard).await?.map(|found| (found.id, found.state)))
+        checkpoint::read(dir, shard).await
     }
 
     /// Writes a checkpoint of the state machine at `id`; durable when it returns.

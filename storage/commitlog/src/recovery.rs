@@ -5,7 +5,6 @@
 //! acknowledged, is copied aside and left behind by starting a new segment. So a block that once
 //! was written is never written again in the same life of its file.
 
-use crate::checkpoint;
 use crate::error::OpenError;
 use crate::format::checkpoint::Checkpoint;
 use crate::format::entry as entry_format;
@@ -20,7 +19,7 @@ use crate::scan::{Group, Scanner, Tail};
 use crate::segment::{self, Segment};
 use crate::slots::Place;
 use crate::state::State;
-use barrage_model::{LogId, PartitionKey, ShardId};
+use barrage_model::{LogId, PartitionKey};
 use barrage_world::{File, fs, planted, random_u64};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,12 +43,13 @@ pub struct RecoveryReport {
     pub quarantined: Option<(PathBuf, u64)>,
 }
 
-/// Reads the log in `dir`; everything up to `applied` is indexed here, the rest by apply.
+/// Reads the log in `dir`; everything up to the checkpoint is indexed here, the rest by apply.
 pub(crate) async fn recover(
     dir: &Path,
     options: Options,
-    applied: Option<LogId>,
+    checkpoint: Option<Checkpoint>,
 ) -> Result<(State, Vec<PathBuf>, RecoveryReport), OpenError> {
+    let applied = checkpoint.as_ref().map(|found| found.id);
     let mut report = RecoveryReport::default();
     sync_names(dir).await?;
     let (segments, mut pool) = open_segments(dir, &options).await?;
@@ -63,8 +63,10 @@ pub(crate) async fn recover(
     // The newest header restates the floor: whole segments below it need not be read.
     let newest = segments.last().map_or_else(Default::default, |s| s.header.hard);
     let applied_next = applied.map_or(0, |id| id.index.0 + 1);
-    let checkpoint = checkpoint_of(dir, state.options.shard, applied).await?;
-    state.refused = checkpoint.as_ref().map(|found| found.refused.clone()).unwrap_or_default();
+    let installed = checkpoint.as_ref().is_some_and(|found| found.installed);
+    // From the same reading of the file as the machine's state: were it read again and found
+    // damaged, what apply had refused would be served.
+    state.refused = checkpoint.map(|found| found.refused).unwrap_or_default();
     state.slots.set_applied(applied_next);
     let mut replay =
         Replay { state, applied_next, found: Vec::new(), oldest: true, mark: position };
@@ -96,7 +98,7 @@ pub(crate) async fn recover(
     let mark = replay.mark;
     let mut state = replay.finish();
     if let Some(applied) = applied
-        && checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.installed)
+        && installed
     {
         report.restarted = restart_behind(&mut state, applied);
     }
@@ -458,20 +460,6 @@ impl Replay {
         }
         Ok(len)
     }
-}
-
-/// The checkpoint that the state machine was restored from.
-async fn checkpoint_of(
-    dir: &Path,
-    shard: ShardId,
-    applied: Option<LogId>,
-) -> Result<Option<Checkpoint>, OpenError> {
-    if applied.is_none() {
-        return Ok(None);
-    }
-    let failed = |source| OpenError::Io { action: "read", path: dir.to_owned(), source };
-    let found = checkpoint::read(dir, shard).await.map_err(failed)?;
-    Ok(found.filter(|found| Some(found.id) == applied))
 }
 
 /// A checkpoint that came from a peer may stand behind the end of this log, or beside entries that
