@@ -22,7 +22,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use barrage_commitlog::{self as commitlog, CommitLog, RecoveryReport};
+use barrage_commitlog::{self as commitlog, CommitLog, Floor, RecoveryReport};
 use barrage_model::{LogId, NodeId, ShardId, Term};
 use barrage_world as world;
 use barrage_world::channel::{Event, Mutex, oneshot, watch};
@@ -46,6 +46,8 @@ const RESERVED_COMMAND_BYTES_MAX: u64 = 64 * 1024;
 /// From the start of openraft, when all known commits have been re-applied, to the first entry of
 /// the own term: one vote and two appends.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long retention waits for openraft to let entries go.
+const PURGE_WAIT: Duration = Duration::from_millis(100);
 /// After a checkpoint could not be written (a full disk), the next attempt.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
 
@@ -62,7 +64,8 @@ pub struct GroupOptions<M> {
     pub shard: ShardId,
     /// The shard's directory.
     pub dir: PathBuf,
-    /// The shard log's options.
+    /// The shard log's options. Their `floor` says what a late replica gets: the checkpoint, or
+    /// every entry whose records are still there.
     pub log: commitlog::Options,
     /// Payload applied since the newest checkpoint that makes the next one due; every entry counts
     /// for 16 KiB more. A restart re-applies up to this much, after a damaged checkpoint twice.
@@ -117,6 +120,7 @@ pub(crate) struct Core {
     pub(crate) raft: Raft<Types, Adapter>,
     pub(crate) metrics: Metrics,
     pub(crate) log: CommitLog,
+    pub(crate) floor: Floor,
     recovery: RecoveryReport,
     adapter: Adapter,
     committed: watch::Receiver<Option<LogId>>,
@@ -146,6 +150,7 @@ impl<M: Machine> Group<M> {
         let GroupOptions { node, shard, dir, log, checkpoint_bytes, timing, peers, mut machine } =
             options;
         assert!(timing.is_sound(), "a follower must hear a heartbeat before it stands: {timing:?}");
+        let floor = log.floor;
         let mut found = CommitLog::read_checkpoint(&dir, shard).await.map_err(OpenError::Read)?;
         let mut restored = None;
         if let Some(found) = &mut found {
@@ -172,6 +177,7 @@ impl<M: Machine> Group<M> {
             metrics: raft.metrics(),
             raft,
             log,
+            floor,
             recovery,
             adapter,
             committed,
@@ -318,10 +324,32 @@ impl<M: Machine> Group<M> {
         self.core.committed.clone()
     }
 
-    /// Takes a checkpoint now and moves the raft floor to the one before it. Does nothing when
-    /// nothing was applied since the newest one.
+    /// Takes a checkpoint now and, when the raft floor follows them, moves it to the one before.
+    /// Does nothing when nothing was applied since the newest one.
     pub async fn take_checkpoint(&self) -> io::Result<()> {
         self.core.take_checkpoint().await
+    }
+
+    /// Drops the oldest segments of which nothing is wanted any more. When the floor follows the
+    /// records it moves first, behind what is dropped.
+    ///
+    /// # Errors
+    /// When the disk refuses, or the group has stopped.
+    pub async fn retain(&self) -> io::Result<()> {
+        if self.core.floor == Floor::Records
+            && let Some(released) = self.core.log.released_floor().await?
+        {
+            let purging = self.core.raft.trigger().purge_log(released.index.0).await;
+            purging.map_err(io::Error::other)?;
+            // A leader purges nothing that it is just sending to a follower: what cannot go now goes
+            // with the next call.
+            let purged = |metrics: &RaftMetrics<Types>| {
+                metrics.purged.as_ref().is_some_and(|id| id.index >= released.index.0)
+            };
+            let wait = self.core.raft.wait(Some(PURGE_WAIT));
+            drop(wait.metrics(purged, "the floor has moved").await);
+        }
+        self.core.log.retain().await
     }
 
     /// Why the group is dead, if it is.
@@ -392,7 +420,9 @@ impl Core {
         // the newest file is damaged, the older one and the log after it still give the state.
         let told = self.raft.trigger().snapshot().await;
         told.map_err(io::Error::other)?;
-        if let Some(before) = before {
+        if let Some(before) = before
+            && self.floor == Floor::Checkpoint
+        {
             let purged = self.raft.trigger().purge_log(before.index.0).await;
             purged.map_err(io::Error::other)?;
         }

@@ -4,7 +4,7 @@
 //! log still reaches back to that.
 
 use crate::format::checkpoint::{self as format, Checkpoint};
-use barrage_model::ShardId;
+use barrage_model::{LogIndex, ShardId};
 use barrage_world::fs;
 use std::io;
 use std::path::Path;
@@ -35,6 +35,14 @@ pub(crate) async fn read(dir: &Path, shard: ShardId) -> io::Result<Option<Checkp
         }
     }
     Ok(None)
+}
+
+/// Where the checkpoint before the newest one stands, by its name.
+pub(crate) async fn previous(dir: &Path) -> io::Result<Option<LogIndex>> {
+    let names = names(dir).await?;
+    let name = names.into_iter().rev().nth(1);
+    let digits = name.as_deref().and_then(|name| name.strip_suffix(SUFFIX));
+    Ok(digits.and_then(|digits| digits.parse().ok()).map(LogIndex))
 }
 
 async fn names(dir: &Path) -> io::Result<Vec<String>> {

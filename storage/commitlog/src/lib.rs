@@ -41,7 +41,7 @@ pub use crate::format::checkpoint::Checkpoint;
 pub use entry::{Batch, Entry, EntryError, EntryKind, HardState, Run, Vote};
 pub use error::{Damage, LogError, OpenError, ReadError};
 pub use log::{CommitLog, Ticket};
-pub use options::Options;
+pub use options::{Floor, Options};
 pub use recovery::RecoveryReport;
 pub use stats::LogStats;
 pub use verify::{VerifiedPartition, VerifiedSegment, VerifyReport, verify};

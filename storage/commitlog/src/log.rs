@@ -327,6 +327,14 @@ impl CommitLog {
         self.shared.state.borrow_mut().index.forget(key);
     }
 
+    /// Where the floor may go when it follows the records: behind the oldest segments of which
+    /// nothing is wanted any more, and never behind the checkpoint before the newest one, so that a
+    /// damaged checkpoint costs nothing.
+    pub async fn released_floor(&self) -> io::Result<Option<LogId>> {
+        let before = checkpoint::previous(&self.shared.dir).await?;
+        Ok(before.and_then(|before| roll::released(&self.shared, before)))
+    }
+
     /// Drops the oldest segments of which nothing is wanted any more.
     pub async fn retain(&self) -> io::Result<()> {
         roll::retain(&self.shared).await

@@ -12,7 +12,7 @@ use crate::format::group::{self, Truncate};
 use crate::format::segment::{self as segment_format, DATA_START, Header};
 use crate::format::{BLOCK_BYTES, index as index_format};
 use crate::index::{RunPlace, Runs, Span};
-use crate::options::Options;
+use crate::options::{Floor, Options};
 use crate::quarantine;
 use crate::roll;
 use crate::scan::{Group, Scanner, Tail};
@@ -283,7 +283,8 @@ async fn load_index(replay: &mut Replay, segment: &Rc<Segment>, floor: Option<Lo
         segment.holds_up_to(0);
         return false;
     }
-    for row in rows {
+    let readable = replay.state.options.floor == Floor::Checkpoint;
+    for row in rows.into_iter().filter(|_| readable) {
         let span = Span {
             segment: segment.number(),
             first: row.first,
@@ -361,8 +362,16 @@ impl Replay {
 
     /// Everything is read: the runs that stayed are indexed.
     fn finish(mut self) -> State {
-        for (_, segment, key, run) in self.found {
-            self.state.index.add(segment, key, run);
+        let readable_from = match self.state.options.floor {
+            Floor::Checkpoint => 0,
+            // What was refused at or below the floor may be forgotten, here and where this log was
+            // copied from; and retention has let all of it go.
+            Floor::Records => self.state.slots.floor().map_or(0, |floor| floor.index.0 + 1),
+        };
+        for (index, segment, key, run) in self.found {
+            if index >= readable_from {
+                self.state.index.add(segment, key, run);
+            }
         }
         self.state
     }

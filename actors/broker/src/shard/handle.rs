@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use barrage_commitlog::Options;
+use barrage_commitlog::{Floor, Options};
 use barrage_model::{NodeId, Offset, PartitionKey, ShardId};
 use barrage_raft::{Group, GroupOptions, NoPeers, OpenError, ProposeError, Timing};
 use barrage_world::channel::{Event, oneshot};
@@ -78,7 +78,9 @@ impl Shard {
             node: options.node,
             shard: options.log.shard,
             dir: options.dir,
-            log: options.log,
+            // Records live in the log only: a replica that comes late must get every entry whose
+            // records are still promised.
+            log: Options { floor: Floor::Records, ..options.log },
             checkpoint_bytes: options.checkpoint_bytes,
             timing: Timing::default(),
             peers: Rc::new(NoPeers),
