@@ -12,6 +12,7 @@
 
 mod cache;
 mod checkpoint;
+mod copy;
 mod crc;
 mod entry;
 mod error;
@@ -38,6 +39,7 @@ mod writer;
 mod tests;
 
 pub use crate::format::checkpoint::Checkpoint;
+pub use copy::{CheckpointPiece, Link};
 pub use entry::{Batch, Entry, EntryError, EntryKind, HardState, Run, Vote};
 pub use error::{Damage, LogError, OpenError, ReadError};
 pub use log::{CommitLog, Ticket};

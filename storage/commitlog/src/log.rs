@@ -10,7 +10,7 @@ use crate::format::group::Truncate;
 use crate::index::Span;
 use crate::options::Options;
 use crate::read::{self, Loaded};
-use crate::recovery::{self, RecoveryReport};
+use crate::recovery::{self, Opening, RecoveryReport};
 use crate::state::{Op, State};
 use crate::stats::LogStats;
 use crate::writer::{FULL_RETRY, NO_SPACE};
@@ -75,7 +75,7 @@ impl Future for Ticket {
 /// One shard's log.
 #[derive(Clone, Debug)]
 pub struct CommitLog {
-    shared: Rc<Shared>,
+    pub(crate) shared: Rc<Shared>,
 }
 
 impl CommitLog {
@@ -88,7 +88,15 @@ impl CommitLog {
         options: Options,
         checkpoint: Option<Checkpoint>,
     ) -> Result<(Self, RecoveryReport), OpenError> {
-        let applied = checkpoint.as_ref().map(|found| found.id);
+        Self::open_as(dir, options, Opening::Whole(checkpoint)).await
+    }
+
+    pub(crate) async fn open_as(
+        dir: PathBuf,
+        options: Options,
+        opening: Opening,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
+        let applied = opening.applied();
         if options.segment_bytes < Options::SEGMENT_BYTES_MIN {
             return Err(OpenError::SegmentTooSmall {
                 segment_bytes: options.segment_bytes,
@@ -105,7 +113,7 @@ impl CommitLog {
             fs::sync_dir(parent).await.map_err(failed)?;
         }
         let shard = options.shard;
-        let (mut state, pool, report) = recovery::recover(&dir, options, checkpoint).await?;
+        let (mut state, pool, report) = recovery::recover(&dir, options, opening).await?;
         if let Some(applied) = applied.filter(|_| report.restarted) {
             state.hard.floor = Some(applied);
             state.queue(Op::Truncate(Truncate::All), None);

@@ -28,6 +28,23 @@ use std::rc::Rc;
 /// Bytes copied aside at a time.
 const COPY_BYTES: usize = 1024 * 1024;
 
+/// What a log is opened for.
+pub(crate) enum Opening {
+    /// To be used, with the checkpoint that the state machine was restored from.
+    Whole(Option<Checkpoint>),
+    /// To be filled by a copy of another replica's; the checkpoint comes last.
+    Incomplete,
+}
+
+impl Opening {
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        match self {
+            Self::Whole(checkpoint) => checkpoint.as_ref().map(|found| found.id),
+            Self::Incomplete => None,
+        }
+    }
+}
+
 /// What opening found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
@@ -47,9 +64,9 @@ pub struct RecoveryReport {
 pub(crate) async fn recover(
     dir: &Path,
     options: Options,
-    checkpoint: Option<Checkpoint>,
+    opening: Opening,
 ) -> Result<(State, Vec<PathBuf>, RecoveryReport), OpenError> {
-    let applied = checkpoint.as_ref().map(|found| found.id);
+    let applied = opening.applied();
     let mut report = RecoveryReport::default();
     sync_names(dir).await?;
     let (segments, mut pool) = open_segments(dir, &options).await?;
@@ -63,6 +80,10 @@ pub(crate) async fn recover(
     // The newest header restates the floor: whole segments below it need not be read.
     let newest = segments.last().map_or_else(Default::default, |s| s.header.hard);
     let applied_next = applied.map_or(0, |id| id.index.0 + 1);
+    let (checkpoint, incomplete) = match opening {
+        Opening::Whole(checkpoint) => (checkpoint, false),
+        Opening::Incomplete => (None, true),
+    };
     let installed = checkpoint.as_ref().is_some_and(|found| found.installed);
     // From the same reading of the file as the machine's state: were it read again and found
     // damaged, what apply had refused would be served.
@@ -102,7 +123,14 @@ pub(crate) async fn recover(
     {
         report.restarted = restart_behind(&mut state, applied);
     }
-    whole(&state, &segments, clean_end, dir, applied)?;
+    let damage = |reason: String| match segments.last() {
+        Some(last) => last.damage(clean_end, reason),
+        None => crate::Damage { path: dir.to_owned(), position: 0, reason },
+    };
+    reaches_back(&state, &segments).map_err(damage)?;
+    if !incomplete {
+        fits_checkpoint(&state, applied).map_err(damage)?;
+    }
     if let Some(last) = segments.last() {
         write_again(last, mark, clean_end).await?;
     }
@@ -114,6 +142,32 @@ pub(crate) async fn recover(
     state = finish(dir, state, segments, clean_end, torn.is_some(), spare).await?;
     state.applied_next = applied_next;
     Ok((state, pool, report))
+}
+
+/// The hard state as of the end of the newest segment. Its header restates what came before it, so
+/// no other segment is looked at.
+pub(crate) async fn newest_hard_state(
+    dir: &Path,
+    options: &Options,
+) -> Result<crate::HardState, OpenError> {
+    let failed = |source| OpenError::Io { action: "list", path: dir.to_owned(), source };
+    let names = fs::list(dir).await.map_err(failed)?;
+    let newest = names.iter().filter_map(|name| segment::number_of(name)).max();
+    let Some(number) = newest else { return Ok(crate::HardState::default()) };
+    let segment = Rc::new(open_segment(dir, number, options).await?);
+    let mut scanner = Scanner::new(segment.clone(), None);
+    let (mut hard, mut at) = (segment.header.hard, segment.header.position);
+    let reason = loop {
+        match scanner.group(at).await? {
+            Ok(group) => (hard, at) = (group.header.hard, group.end()),
+            Err(reason) => break reason,
+        }
+    };
+    let tail = scanner.probe(at).await?;
+    if at < tail.mark {
+        return Err(segment.format_damage(at, reason).into());
+    }
+    Ok(hard)
 }
 
 fn entries_above_floor(state: &State) -> u64 {
@@ -512,41 +566,32 @@ async fn write_again(segment: &Rc<Segment>, mark: u64, end: u64) -> Result<(), O
     Ok(())
 }
 
-/// The log must reach from its floor without a gap to at least what the checkpoint has applied, and
-/// the floor must not lie behind that: Raft would go on without what is in between.
-fn whole(
-    state: &State,
-    segments: &[Rc<Segment>],
-    end: u64,
-    dir: &Path,
-    applied: Option<LogId>,
-) -> Result<(), OpenError> {
-    let last = segments.last();
+/// The log must reach from its floor without a gap.
+fn reaches_back(state: &State, segments: &[Rc<Segment>]) -> Result<(), String> {
     let first_position = segments.first().map_or(0, |segment| segment.header.position);
-    let damage = |reason: String| match last {
-        Some(last) => last.damage(end, reason),
-        None => crate::Damage { path: dir.to_owned(), position: 0, reason },
-    };
     let next = state.slots.floor().map_or(0, |floor| floor.index.0 + 1);
     let first = state.slots.first_index();
     // A log that never let a segment go may begin with any entry.
     if first > next && (first_position > 0 || state.slots.floor().is_some()) {
-        let reason = format!("entries {next} to {} are missing", first - 1);
-        return Err(damage(reason).into());
+        return Err(format!("entries {next} to {} are missing", first - 1));
     }
+    Ok(())
+}
+
+/// The log must reach to at least what the checkpoint has applied, and the floor must not lie
+/// behind that: Raft would go on without what is in between.
+fn fits_checkpoint(state: &State, applied: Option<LogId>) -> Result<(), String> {
     if let Some(applied) = applied
         && state.slots.last().is_none_or(|last| last.index < applied.index)
     {
-        let reason = format!("the log ends before its checkpoint at {applied:?}");
-        return Err(damage(reason).into());
+        return Err(format!("the log ends before its checkpoint at {applied:?}"));
     }
     if let Some(floor) = state.slots.floor()
         && applied.is_none_or(|applied| applied.index < floor.index)
         // Wrong when planted: Raft goes on behind entries that were never applied here.
         && !planted("commitlog-checkpoint-below-floor")
     {
-        let reason = format!("entries up to {floor:?} are gone, the checkpoint is at {applied:?}");
-        return Err(damage(reason).into());
+        return Err(format!("entries up to {floor:?} are gone, the checkpoint is at {applied:?}"));
     }
     Ok(())
 }
