@@ -32,6 +32,7 @@ use openraft::async_runtime::{WatchReceiver, watch::Watch};
 use openraft::errors::RaftError;
 use openraft::{AsyncRuntime, Raft, RaftMetrics, RaftTypeConfig, ReadPolicy, ServerState};
 
+use crate::folder;
 use crate::format;
 use crate::machine::{Adapter, Machine, RestoreError};
 use crate::network::Network;
@@ -90,6 +91,9 @@ pub enum OpenError {
     /// The checkpoint is not what this crate wrote.
     #[error("checkpoint is damaged: {0}")]
     Checkpoint(#[from] format::FormatError),
+    /// The folder says that something is missing: the replica must be seeded first.
+    #[error("replica is incomplete and must be seeded")]
+    Incomplete,
     /// The machine does not understand its checkpoint.
     #[error(transparent)]
     Restore(#[from] RestoreError),
@@ -129,8 +133,12 @@ pub(crate) struct Core {
     checkpointing: Mutex<()>,
     /// Held while members change.
     pub(crate) changing_members: Mutex<()>,
+    /// Pieces being given to replicas that are copied.
+    pub(crate) giving: Rc<Cell<u32>>,
     failure: RefCell<Option<String>>,
     failed: Event,
+    is_behind: Cell<bool>,
+    behind: Event,
     closing: Cell<bool>,
 }
 
@@ -149,6 +157,9 @@ impl<M: Machine> Group<M> {
     pub async fn open(options: GroupOptions<M>) -> Result<Self, OpenError> {
         let GroupOptions { node, shard, dir, log, checkpoint_bytes, timing, peers, mut machine } =
             options;
+        if folder::is_marked(&dir).await.map_err(OpenError::Read)? {
+            return Err(OpenError::Incomplete);
+        }
         assert!(timing.is_sound(), "a follower must hear a heartbeat before it stands: {timing:?}");
         let floor = log.floor;
         let mut found = CommitLog::read_checkpoint(&dir, shard).await.map_err(OpenError::Read)?;
@@ -184,8 +195,11 @@ impl<M: Machine> Group<M> {
             checkpoint_bytes,
             checkpointing: Mutex::new(()),
             changing_members: Mutex::new(()),
+            giving: Rc::default(),
             failure: RefCell::new(None),
             failed: Event::new(),
+            is_behind: Cell::new(false),
+            behind: Event::new(),
             closing: Cell::new(false),
         });
         drop(world::spawn(watch_raft(Rc::downgrade(&core))));
@@ -370,6 +384,19 @@ impl<M: Machine> Group<M> {
         }
     }
 
+    /// Waits until this replica is known to miss records that no peer's log goes back to. It goes on
+    /// as it is, without getting nearer: the caller shuts it down, marks its folder as incomplete,
+    /// and has it seeded. Never with a floor that follows the checkpoints.
+    pub async fn needs_seed(&self) {
+        loop {
+            let listener = self.core.behind.listen();
+            if self.core.is_behind.get() {
+                return;
+            }
+            listener.await;
+        }
+    }
+
     /// Stops proposing and voting, takes a last checkpoint and closes the log. The caller has
     /// waited for its own proposals. A checkpoint that cannot be written costs only time at the
     /// next start.
@@ -403,6 +430,14 @@ impl Core {
         tracing::error!(shard = %self.shard, %reason, "group has failed");
         *self.failure.borrow_mut() = Some(reason);
         self.failed.notify_all();
+    }
+
+    /// The leader's log begins behind the end of this one.
+    pub(crate) fn falls_behind(&self) {
+        if !self.is_behind.replace(true) {
+            tracing::warn!(shard = %self.shard, "replica is behind what the leader's log holds");
+        }
+        self.behind.notify_all();
     }
 
     async fn take_checkpoint(&self) -> io::Result<()> {
