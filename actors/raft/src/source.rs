@@ -19,6 +19,7 @@ use std::rc::Rc;
 
 use barrage_commitlog::ReadError;
 use barrage_model::{LogId, LogIndex};
+use barrage_world::buggify;
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{ReadPolicy, ServerState};
@@ -28,11 +29,17 @@ use crate::group::Core;
 use crate::vocabulary::{RaftVote, to_raft_vote};
 
 /// Bytes of entries or of a checkpoint in one answer; one larger entry goes alone.
-pub(crate) const PIECE_BYTES: usize = 4 << 20;
+const PIECE_BYTES: usize = 4 << 20;
+const PIECE_BYTES_FEW: usize = 24 << 10;
 /// Pieces of one plan.
 const PIECES_MAX: usize = 256;
 /// Pieces that are read and on their way at once, whoever asks.
 const GIVING_MAX: u32 = 8;
+
+/// Smaller in a mood, so that little is much.
+fn piece_bytes() -> usize {
+    if buggify("raft-small-pieces", 2) { PIECE_BYTES_FEW } else { PIECE_BYTES }
+}
 
 /// Counts a piece while it is read.
 struct Giving(Rc<Cell<u32>>);
@@ -90,7 +97,7 @@ impl Core {
             return Answer::SeedGone;
         }
         let end = last.map_or(0, |last| last.index.0 + 1);
-        let ends = self.log.piece_ends(start..end.max(start), PIECE_BYTES, PIECES_MAX);
+        let ends = self.log.piece_ends(start..end.max(start), piece_bytes(), PIECES_MAX);
         Answer::SeedPlan(SeedPlan {
             vote,
             floor: hard.floor,
@@ -138,7 +145,7 @@ impl Core {
         // Before the file is looked for: what apply refused is forgotten up to the floor only, so a
         // file that is there now knows all of it behind a floor that was there before.
         let floor = self.log.hard_state().floor;
-        match self.log.read_checkpoint_piece(index, position, PIECE_BYTES).await {
+        match self.log.read_checkpoint_piece(index, position, piece_bytes()).await {
             Ok(Some(piece)) => Answer::SeedCheckpoint(SeedPiece {
                 index: Some(piece.index),
                 size: piece.size,
