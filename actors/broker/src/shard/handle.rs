@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use barrage_cluster::message::Bounds;
-use barrage_commitlog::Options;
+use barrage_commitlog::{Floor, Options};
 use barrage_model::{NodeId, Offset, PartitionKey, ShardId};
 use barrage_raft::{Group, GroupOptions, OpenError, Peers, ProposeError, Timing};
 use barrage_world::channel::{Event, oneshot};
@@ -83,7 +83,9 @@ impl Shard {
             node: options.node,
             shard: options.log.shard,
             dir: options.dir,
-            log: options.log,
+            // Records live in the log only: a replica that comes late must get every entry whose
+            // records are still promised.
+            log: Options { floor: Floor::Records, ..options.log },
             checkpoint_bytes: options.checkpoint_bytes,
             timing: options.timing,
             peers: options.peers,
