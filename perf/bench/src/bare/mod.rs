@@ -8,6 +8,7 @@
 //! answer   u32 LE correlation, after the batch is on disk
 //! ```
 
+mod disk;
 mod segments;
 mod server;
 

@@ -1,16 +1,13 @@
 //! What answers the yardstick's frames: on each core one loop, no broker.
 //!
-//! Owns: receiving, checking, writing, syncing, answering. Must never: answer before the bytes are
-//! on disk, or take a pass over them beyond the CRC.
-//! Invariants: a batch of at least [`DIRECT_MIN`] is received where it is written from; at most
-//! one fdatasync runs, and it covers every write that ended before it began.
+//! Owns: receiving and checking. Must never: take a pass over the bytes beyond the CRC.
+//! Invariants: a batch of at least [`DIRECT_MIN`] is received where it is written from.
 //!
 //! ```text
 //! socket -> aligned buffer -> CRC32C -> write, at once -+-> written -> fdatasync -> answers
 //!           (small batches: staged, copied together)    +-> more writes meanwhile
 //! ```
 
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -18,9 +15,9 @@ use std::time::Duration;
 
 use barrage_model::limits::BATCH_BYTES_MAX;
 use barrage_world::net::Stream;
-use barrage_world::{BLOCK_SIZE, Buffer, File, fatal, sleep, spawn};
+use barrage_world::{BLOCK_SIZE, Buffer, fatal, sleep, spawn};
 
-use super::segments::Segments;
+use super::disk::{Disk, Reply};
 use super::{HEAD_SIZE, decode_head};
 
 /// Batches from here on are received into the buffer they are written from.
@@ -35,21 +32,6 @@ const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(20);
 /// Where the CRC lies in a batch, and where the bytes begin that it covers.
 const CRC_AT: usize = 17;
 const CRC_COVERS_FROM: usize = 21;
-
-/// What all connections share: the disk.
-struct Disk {
-    segments: RefCell<Segments>,
-    written: RefCell<Vec<Written>>,
-    syncing: Cell<bool>,
-}
-
-/// Batches whose write has ended and which await a sync.
-struct Written {
-    file: Rc<File>,
-    stream: Stream,
-    /// Their answers, ready to send.
-    answers: Vec<u8>,
-}
 
 /// Received bytes that no batch was made of yet: `bytes[start..end]`.
 struct Stage {
@@ -72,11 +54,7 @@ pub(super) async fn serve(
     folder: &Path,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
-    let disk = Rc::new(Disk {
-        segments: RefCell::new(Segments::prepare(folder).await?),
-        written: RefCell::default(),
-        syncing: Cell::new(false),
-    });
+    let disk = Disk::prepare(folder).await?;
     // About one in three thousand wake-ups from another thread (here: of the accepting one) was
     // seen to be missed by a core that sleeps with nothing else to do; any event finds what it
     // left. A node has such events all the time, this server would wait for ever.
@@ -118,7 +96,8 @@ async fn session(stream: Stream, disk: &Rc<Disk>) -> io::Result<()> {
         large = length >= DIRECT_MIN;
         if large {
             let buffer = receive_large(&stream, &mut stage, length).await?;
-            disk.submit(buffer, &stream, correlation.to_le_bytes().to_vec());
+            let answers = correlation.to_le_bytes().to_vec();
+            disk.submit(buffer.freeze(), Reply { stream: stream.clone(), answers });
         } else {
             while stage.len() < HEAD_SIZE + length {
                 if stage.fill(&stream, STAGE_BYTES).await? == 0 {
@@ -126,7 +105,7 @@ async fn session(stream: Stream, disk: &Rc<Disk>) -> io::Result<()> {
                 }
             }
             let (buffer, answers) = stage.take_small()?;
-            disk.submit(buffer, &stream, answers);
+            disk.submit(buffer.freeze(), Reply { stream: stream.clone(), answers });
         }
     }
 }
@@ -227,54 +206,4 @@ impl Stage {
         }
         Ok((buffer, answers))
     }
-}
-
-impl Disk {
-    /// Writes at once; the answers go out after the next sync.
-    fn submit(self: &Rc<Self>, buffer: Buffer, stream: &Stream, answers: Vec<u8>) {
-        let (file, position) = self.segments.borrow_mut().place(buffer.len());
-        let (disk, stream) = (Rc::clone(self), stream.clone());
-        let slice = buffer.freeze();
-        drop(spawn(async move {
-            if let Err(error) = file.write_at(&slice, position).await {
-                fatal(&format!("bare write: {error}"));
-            }
-            drop(slice);
-            disk.written.borrow_mut().push(Written { file, stream, answers });
-            disk.sync_all().await;
-        }));
-    }
-
-    /// Syncs and answers until nothing waits; does nothing when that is under way already.
-    async fn sync_all(&self) {
-        if self.syncing.replace(true) {
-            return;
-        }
-        loop {
-            let group = std::mem::take(&mut *self.written.borrow_mut());
-            if group.is_empty() {
-                break;
-            }
-            if let Err(error) = sync(&group).await {
-                fatal(&format!("bare sync: {error}"));
-            }
-            for written in group {
-                // A client that left before its answer is no failure of the yardstick.
-                drop(written.stream.write_all(&written.answers).await);
-            }
-        }
-        self.syncing.set(false);
-    }
-}
-
-/// Syncs every file of a group once; a group spans two when the segment rolled within it.
-async fn sync(group: &[Written]) -> io::Result<()> {
-    let mut synced: Vec<&Rc<File>> = Vec::new();
-    for written in group {
-        if !synced.iter().any(|file| Rc::ptr_eq(file, &written.file)) {
-            written.file.sync_data().await?;
-            synced.push(&written.file);
-        }
-    }
-    Ok(())
 }
