@@ -3,6 +3,7 @@
 //! Owns: flags, their defaults and what they may not be. Must never: start anything.
 //! Invariants: a [`Plan`] names at least one core on each side, one producer, one partition.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,6 +83,9 @@ pub struct BenchArgs {
     /// Where a bare server writes its address.
     #[arg(long, hide = true)]
     pub ready_file: Option<PathBuf>,
+    /// The two others, if a bare server is the one of three that receives.
+    #[arg(long, hide = true, value_name = "ADDRESS")]
+    pub forward: Vec<SocketAddr>,
 }
 
 /// What to measure.
@@ -150,6 +154,8 @@ const BATCH_BYTES_DEFAULT: usize = 1 << 20;
 const BARE_DURATION_MAX: Duration = Duration::from_secs(10);
 const FILL_TAIL: ByteSize = ByteSize::mib(512);
 const FILL_COLD: ByteSize = ByteSize::gib(4);
+/// Copies of everything, each a server of its own.
+pub(crate) const NODES_MAX: usize = 3;
 const PRODUCERS_MAX: usize = 1024;
 const IN_FLIGHT_MAX: usize = 4096;
 const SECONDS_MAX: f64 = 86_400.0;
@@ -173,6 +179,9 @@ impl Plan {
         within("--partitions", args.partitions as usize, 1, PRODUCERS_MAX)?;
         within("--in-flight", args.in_flight.unwrap_or(1), 1, IN_FLIGHT_MAX)?;
         within("--fetch-bytes", args.fetch_bytes.as_usize(), 1, FETCH_BYTES_MAX)?;
+        if ![0, NODES_MAX - 1].contains(&args.forward.len()) {
+            return Err(format!("--forward must be given {} times", NODES_MAX - 1));
+        }
         if args.rate == 0 {
             return Err("--rate must be at least 1".to_owned());
         }

@@ -77,7 +77,8 @@ pub fn run(args: &BenchArgs) -> ExitCode {
 
 fn bare_server(args: &BenchArgs, plan: &Plan) -> Result<()> {
     let ready_file = args.ready_file.as_deref().context("bare-server needs --ready-file")?;
-    bare::serve(&plan.server_cores, &plan.data, ready_file)
+    let (data, others) = (plan.data.as_path(), args.forward.as_slice());
+    bare::serve(&bare::Serving { cores: &plan.server_cores, data, ready_file, others })
 }
 
 fn measure(plan: &Plan, output: Output) -> Result<()> {

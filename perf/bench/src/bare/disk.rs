@@ -12,6 +12,8 @@ use std::rc::Rc;
 use barrage_world::net::Stream;
 use barrage_world::{File, Slice, fatal, spawn};
 
+use super::leader::Leader;
+use super::ledger::{CopyIndex, Number};
 use super::segments::Segments;
 
 /// A core's segments and what is on its way into them.
@@ -27,16 +29,36 @@ pub(super) struct Reply {
     pub answers: Vec<u8>,
 }
 
+/// What follows when bytes are safe here.
+pub(super) enum Held {
+    /// They are safe enough.
+    Answered(Reply),
+    /// This is one copy of three.
+    Counted(Rc<Leader>, Number),
+}
+
 /// Bytes whose write has ended and which await a sync.
 struct Written {
     file: Rc<File>,
-    reply: Reply,
+    held: Held,
 }
 
 impl Reply {
     /// Sends them. A client that left before its answer is no failure of the yardstick.
     pub(super) async fn send(self) {
         drop(self.stream.write_all(&self.answers).await);
+    }
+}
+
+impl Held {
+    async fn settle(self) {
+        match self {
+            Self::Answered(reply) => reply.send().await,
+            Self::Counted(leader, number) => {
+                let counted = leader.handle_held(CopyIndex::OWN, number).await;
+                assert!(counted.is_ok(), "own writes end once");
+            }
+        }
     }
 }
 
@@ -50,8 +72,8 @@ impl Disk {
         }))
     }
 
-    /// Writes at once; the reply goes out after the next sync.
-    pub(super) fn submit(self: &Rc<Self>, slice: Slice, reply: Reply) {
+    /// Writes at once; what `held` says follows the next sync.
+    pub(super) fn submit(self: &Rc<Self>, slice: Slice, held: Held) {
         let (file, position) = self.segments.borrow_mut().place(slice.len());
         let disk = Rc::clone(self);
         drop(spawn(async move {
@@ -59,12 +81,12 @@ impl Disk {
                 fatal(&format!("bare write: {error}"));
             }
             drop(slice);
-            disk.written.borrow_mut().push(Written { file, reply });
+            disk.written.borrow_mut().push(Written { file, held });
             disk.sync_all().await;
         }));
     }
 
-    /// Syncs and answers until nothing waits; does nothing when that is under way already.
+    /// Syncs and settles until nothing waits; does nothing when that is under way already.
     async fn sync_all(&self) {
         if self.syncing.replace(true) {
             return;
@@ -78,7 +100,7 @@ impl Disk {
                 fatal(&format!("bare sync: {error}"));
             }
             for written in group {
-                written.reply.send().await;
+                written.held.settle().await;
             }
         }
         self.syncing.set(false);
