@@ -30,7 +30,9 @@ use barrage_world::planted;
 use futures_util::FutureExt;
 use openraft::async_runtime::{WatchReceiver, watch::Watch};
 use openraft::errors::RaftError;
-use openraft::{AsyncRuntime, Instant as _, Raft, RaftMetrics, RaftTypeConfig, ReadPolicy, ServerState};
+use openraft::{
+    AsyncRuntime, Instant as _, Raft, RaftMetrics, RaftTypeConfig, ReadPolicy, ServerState,
+};
 
 use crate::folder;
 use crate::format;

@@ -212,7 +212,8 @@ impl ClientError {
     }
 
     /// Another attempt, perhaps over another connection, may succeed.
-    pub(crate) const fn is_retriable(&self) -> bool {
+    #[must_use]
+    pub const fn is_retriable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Disconnected { .. } | Self::RequestTimeout { .. } => {
                 true

@@ -28,6 +28,7 @@ use crate::reply::ProduceReply;
 const ENTRY_RESERVE: usize = 64 * 1024;
 
 /// How to open a shard.
+#[derive(Clone)]
 pub(crate) struct ShardOptions {
     pub(crate) node: NodeId,
     pub(crate) dir: PathBuf,

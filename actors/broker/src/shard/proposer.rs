@@ -133,7 +133,7 @@ impl Proposer {
         if let Some(oldest) = self.in_flight.front_mut()
             && let Poll::Ready(result) = Pin::new(&mut oldest.proposed).poll(context)
         {
-            return Poll::Ready(Wake::Applied(result.map(|committed| committed.reply)));
+            return Poll::Ready(Wake::Applied(result));
         }
         if self.may_propose() {
             let mut queue = self.shard.queue.borrow_mut();
