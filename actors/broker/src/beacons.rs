@@ -113,6 +113,7 @@ impl Core {
             node: self.node(),
             life,
             number,
+            peer_address: self.options.peer_address.clone(),
             core_addresses: self.options.core_addresses.clone(),
             revision: reports.iter().map(|report| report.revision).min().unwrap_or(0),
             replicas: reports.iter().flat_map(|report| report.replicas.clone()).collect(),

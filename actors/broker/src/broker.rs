@@ -38,6 +38,7 @@ use crate::nodes::PeerRefusal;
 use crate::options::BrokerOptions;
 use crate::reply::{ProduceReply, ProduceResult, Way};
 use crate::router::{CoreLinks, Router};
+use crate::shard::handle::first_of;
 
 pub use crate::start::StartError;
 
@@ -126,16 +127,32 @@ impl Broker {
         Rc::clone(&self.core).answer_peer(shard, from, request)
     }
 
-    /// Follows the members of the cluster: waits until this core's catalog is newer than `seen`
-    /// and answers with its revision and where each other node is reached.
-    pub async fn members(&self, seen: Option<u64>) -> (u64, Vec<(NodeId, String)>) {
-        let mut watch = self.core.catalog_watch();
-        // The sender is this core's own and lives as long as this handle.
-        watch.wait_for(|catalog| seen.is_none_or(|seen| catalog.revision() > seen)).await.ok();
-        let catalog = self.core.catalog();
+    /// Follows where the other members are reached: waits until that is not `seen` any more. What
+    /// a node itself has told lately counts before what the catalog says: a node that was started
+    /// elsewhere is found before a majority knows it.
+    pub async fn members(&self, seen: &[(NodeId, String)]) -> Vec<(NodeId, String)> {
+        let mut board = self.core.board.subscribe();
+        let mut catalog = self.core.catalog_watch();
+        loop {
+            drop((board.borrow_and_update(), catalog.borrow_and_update()));
+            let found = self.members_now();
+            if found != seen {
+                return found;
+            }
+            // Neither ends while this handle lives.
+            let board = async { board.changed().await.unwrap_or(()) };
+            first_of(board, async { catalog.changed().await.unwrap_or(()) }).await;
+        }
+    }
+
+    fn members_now(&self) -> Vec<(NodeId, String)> {
+        let (catalog, board) = (self.core.catalog(), self.core.board.borrow());
         let others = catalog.nodes().members().filter(|node| node.id != self.node());
-        let found = others.map(|node| (node.id, node.presence.peer.clone())).collect();
-        (catalog.revision(), found)
+        let address = |node: &barrage_cluster::node::Node| {
+            let told = board.beacon(node.id).map(|beacon| beacon.peer_address.clone());
+            told.unwrap_or_else(|| node.presence.peer.clone())
+        };
+        others.map(|node| (node.id, address(node))).collect()
     }
 
     /// This core.

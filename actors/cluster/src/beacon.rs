@@ -54,6 +54,8 @@ pub struct Beacon {
     pub life: u64,
     /// Grows with every beacon of a life.
     pub number: u64,
+    /// `host:port` where other nodes reach it first.
+    pub peer_address: String,
     /// `host:port` that reaches each core, by core.
     pub core_addresses: Vec<String>,
     /// The catalog revision that all its cores know.
@@ -87,7 +89,8 @@ impl Board {
             return false;
         }
         let was_absent = !is_present(known.at_ms, now_ms);
-        let is_same = known.beacon.core_addresses == beacon.core_addresses
+        let is_same = known.beacon.peer_address == beacon.peer_address
+            && known.beacon.core_addresses == beacon.core_addresses
             && known.beacon.revision == beacon.revision
             && known.beacon.replicas == beacon.replicas;
         *known = Heard { beacon: Arc::new(beacon), at_ms: now_ms };

@@ -365,10 +365,10 @@ fn listen(gateway: &Gateway, handle: &ListenerHandle) -> Result<(), Failure> {
 fn tell_members(broker: &Broker, book: Sender<Members>) {
     let broker = broker.clone();
     drop(spawn(async move {
-        let mut seen = None;
+        let mut seen = Vec::new();
         loop {
-            let (revision, members) = broker.members(seen).await;
-            seen = Some(revision);
+            let members = broker.members(&seen).await;
+            seen.clone_from(&members);
             if book.send(members).is_err() {
                 return;
             }

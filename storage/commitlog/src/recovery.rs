@@ -164,10 +164,17 @@ pub(crate) async fn newest_hard_state(
         }
     };
     let tail = scanner.probe(at).await?;
-    if at < tail.mark {
-        return Err(segment.format_damage(at, reason).into());
+    if at >= tail.mark {
+        return Ok(hard);
     }
-    Ok(hard)
+    // Durability: every group restates the whole hard state, so the last one that is whole tells
+    // what the damaged ones before it changed. A group that changes the vote is written twice, in
+    // two blocks: a vote at the very end is lost to damage of both only, which looks as a torn end
+    // does and is as rare as two damages at once.
+    match scanner.newest_hard_state(at).await? {
+        Some(hard) => Ok(hard),
+        None => Err(segment.format_damage(at, reason).into()),
+    }
 }
 
 fn entries_above_floor(state: &State) -> u64 {

@@ -2,6 +2,7 @@
 //!
 //! Used by recovery and by offline verification alike, so that both see the same log.
 
+use crate::HardState;
 use crate::error::{OpenError, ReadError};
 use crate::format::group::{self, Header, Place};
 use crate::format::{BLOCK_BYTES, FormatError, round_up_to_block};
@@ -143,6 +144,24 @@ impl Scanner {
             at += BLOCK_BYTES as u64;
         }
         Ok(tail)
+    }
+
+    /// The hard state in the last whole group of this segment behind a break at `position`.
+    pub(crate) async fn newest_hard_state(
+        &mut self,
+        position: u64,
+    ) -> Result<Option<HardState>, OpenError> {
+        let mut newest: Option<(u64, HardState)> = None;
+        let mut at = position;
+        while at + BLOCK_BYTES as u64 <= self.segment.capacity_end() {
+            if let Ok(group) = self.read_group(at).await?
+                && newest.is_none_or(|(number, _)| number < group.header.number)
+            {
+                newest = Some((group.header.number, group.header.hard));
+            }
+            at += BLOCK_BYTES as u64;
+        }
+        Ok(newest.map(|(_, hard)| hard))
     }
 }
 

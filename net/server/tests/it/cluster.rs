@@ -1,0 +1,203 @@
+//! Several nodes as processes: they join, lose a leader, grow and shrink, and repair each other.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::node::{Home, Node, barrage, command, numbers, words};
+
+/// One core and few shards each: the machine is shared by all of them.
+const FOUNDER: &[&str] = &["--cores", "1", "--shards", "3"];
+
+/// Nodes with their homes, by number from 0; a node may be down.
+struct Cluster {
+    homes: Vec<Home>,
+    nodes: Vec<Option<Node>>,
+}
+
+impl Cluster {
+    /// Starts `count` nodes and waits until every shard has three copies.
+    fn start(count: usize) -> Self {
+        let mut cluster = Self { homes: Vec::new(), nodes: Vec::new() };
+        for _ in 0..count {
+            cluster.join();
+        }
+        cluster.await_healthy();
+        cluster
+    }
+
+    /// Starts one more node.
+    fn join(&mut self) {
+        let at = self.homes.len();
+        self.homes.push(Home::new());
+        self.nodes.push(None);
+        self.up(at);
+    }
+
+    /// Starts a node again, or for the first time.
+    fn up(&mut self, at: usize) {
+        let servers = self.servers();
+        let joining = ["--cores", "1", "--join", &servers];
+        let flags = if servers.is_empty() { FOUNDER } else { &joining };
+        self.nodes[at] = Some(Node::start(&self.homes[at], flags));
+    }
+
+    fn down(&mut self, at: usize) -> Node {
+        self.nodes[at].take().unwrap()
+    }
+
+    /// The addresses of those that are up.
+    fn servers(&self) -> String {
+        let up: Vec<String> = self.nodes.iter().flatten().map(Node::address).collect();
+        up.join(",")
+    }
+
+    fn any(&self) -> &Node {
+        self.nodes.iter().flatten().next().unwrap()
+    }
+
+    fn logs(&self) -> String {
+        let told = self.nodes.iter().flatten().map(Node::log);
+        told.collect::<Vec<_>>().join("\n----\n")
+    }
+
+    /// Runs a client command over all nodes that must succeed; returns its stdout.
+    fn run(&self, args: &[&str]) -> String {
+        let output = command(args).args(["--server", &self.servers()]).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}\n{}", words(&output), self.logs());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn await_healthy(&self) {
+        self.run(&["cluster", "status", "--wait", "120s"]);
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.run(args)).unwrap()
+    }
+
+    /// The node, by number, that leads the first partition of a topic.
+    fn leader_of(&self, topic: &str) -> usize {
+        let described = self.json(&["topic", "describe", topic, "-o", "json"]);
+        let leader = described["partitions"][0]["leader"]["node"].as_u64().unwrap();
+        let leads = |node: &Option<Node>| {
+            node.as_ref().is_some_and(|node| node.ready()["node"].as_u64() == Some(leader))
+        };
+        self.nodes.iter().position(leads).unwrap()
+    }
+
+    /// All values of a topic, sorted.
+    fn values(&self, topic: &str) -> Vec<u32> {
+        let text = self.run(&["consume", topic, "--from", "start", "--exit"]);
+        let mut values: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+        values.sort_unstable();
+        values
+    }
+}
+
+#[test]
+fn a_killed_leader_loses_nothing_and_comes_back() {
+    let mut cluster = Cluster::start(3);
+    cluster.run(&["topic", "create", "t", "--partitions", "3"]);
+    let servers = cluster.servers();
+    let mut produce = command(&["produce", "t", "--acks", "all", "--timeout", "60s"]);
+    produce.args(["--server", &servers]);
+    produce.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut produce = produce.spawn().unwrap();
+    let mut stdin = produce.stdin.take().unwrap();
+    let killed = cluster.leader_of("t");
+    for part in 0..20_u32 {
+        if part == 5 {
+            cluster.down(killed).kill();
+        }
+        if part == 15 {
+            cluster.up(killed);
+        }
+        stdin.write_all(numbers(part * 1000 + 1, part * 1000 + 1000).as_bytes()).unwrap();
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(stdin);
+    let done = produce.wait_with_output().unwrap();
+    // What was not on all three when one of them was dead is told apart, and stays.
+    let said = words(&done);
+    assert!(said.contains("failed 0, unknown 0"), "{said}\n{}", cluster.logs());
+    cluster.await_healthy();
+    assert_eq!(cluster.values("t"), (1..=20_000).collect::<Vec<u32>>());
+    // An orderly stop of one after the other keeps it serving.
+    for at in 0..3 {
+        assert_eq!(cluster.down(at).stop(), Some(0));
+        cluster.run(&["topic", "describe", "t"]);
+        cluster.up(at);
+        cluster.await_healthy();
+    }
+    assert_eq!(cluster.values("t").len(), 20_000);
+}
+
+#[test]
+fn a_node_is_replaced_and_a_minority_refuses() {
+    let mut cluster = Cluster::start(3);
+    cluster.run(&["topic", "create", "t", "--partitions", "3", "--retention", "unlimited"]);
+    let file = cluster.homes[0].path("lines");
+    fs::write(&file, numbers(1, 300_000)).unwrap();
+    cluster.run(&["produce", "t", "--file", file.to_str().unwrap()]);
+    // The first one goes for good, with the catalog it founded.
+    cluster.down(0).kill();
+    cluster.join();
+    cluster.run(&["cluster", "decommission", "1", "--wait=120s"]);
+    cluster.await_healthy();
+    let nodes = cluster.json(&["cluster", "nodes", "-o", "json"]);
+    let ids: Vec<u64> =
+        nodes["nodes"].as_array().unwrap().iter().map(|n| n["node"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [2, 3, 4]);
+    assert_eq!(cluster.values("t").len(), 300_000);
+    // One of three is left: it says no, and does not say that it stored anything.
+    cluster.down(1).kill();
+    cluster.down(2).kill();
+    let left = cluster.any();
+    let mut produce = left.client(&["produce", "t", "--timeout", "3s"]);
+    produce.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut produce = produce.spawn().unwrap();
+    produce.stdin.take().unwrap().write_all(b"1\n").unwrap();
+    let output = produce.wait_with_output().unwrap();
+    assert!(!output.status.success(), "{}", words(&output));
+    assert!(words(&output).contains("acked 0"), "{}", words(&output));
+}
+
+#[test]
+fn damage_is_repaired_by_the_others() {
+    let mut cluster = Cluster::start(3);
+    cluster.run(&["topic", "create", "t", "--partitions", "3", "--retention", "unlimited"]);
+    let file = cluster.homes[0].path("lines");
+    fs::write(&file, numbers(1, 1_000_000)).unwrap();
+    cluster.run(&["produce", "t", "--file", file.to_str().unwrap()]);
+    let killed = cluster.leader_of("t");
+    cluster.down(killed).kill();
+    let shards = cluster.homes[killed].data().join("shards");
+    for shard in ["1", "2", "3"] {
+        let logs = fs::read_dir(shards.join(shard)).unwrap().map(|entry| entry.unwrap().path());
+        let first = logs.filter(|path| path.extension().is_some_and(|end| end == "log")).min();
+        let path = first.unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[100_000] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    cluster.up(killed);
+    cluster.await_healthy();
+    let said = cluster.nodes[killed].as_ref().unwrap().log();
+    assert!(said.contains("copied anew from its peers"), "{said}");
+    // The repaired ones carry it alone with one other.
+    let other = (killed + 1) % 3;
+    cluster.down(other).kill();
+    assert_eq!(cluster.values("t").len(), 1_000_000);
+    for at in 0..3 {
+        if let Some(node) = cluster.nodes[at].take() {
+            node.kill();
+        }
+    }
+    let verified = barrage(&["verify", cluster.homes[killed].data().to_str().unwrap()]);
+    assert!(verified.status.success(), "{}", words(&verified));
+}
