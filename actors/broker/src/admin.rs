@@ -21,7 +21,7 @@ use std::time::Duration;
 use barrage_cluster::message::Outcome;
 use barrage_cluster::node::{LEVEL, Presence};
 use barrage_cluster::{Catalog, Command, plan};
-use barrage_model::{NodeId, ShardId, TopicName};
+use barrage_model::{NodeId, ShardId, TopicId, TopicName};
 use barrage_world::{Instant, planted, sleep, timeout};
 
 use crate::api::AdminError;
@@ -276,22 +276,30 @@ impl Core {
     /// While this node leads the catalog: assigns copies, removes empty nodes, forgets deleted
     /// topics, for ever.
     pub(crate) async fn keep_planning(self: Rc<Self>) {
+        let mut control = self.control.take();
         while !self.is_closing.get() {
             sleep(PLAN_INTERVAL).await;
             let Some(shard) = self.catalog_shard.get() else { return };
             let Some(term) = shard.group().leader_term() else { continue };
-            let catalog = shard.catalog();
-            let commands = {
+            let catalog = Arc::new(shard.catalog());
+            let (sightings, closed) = {
                 let (board, now_ms) = (self.board.borrow(), now_ms());
-                let sightings = board.sightings(&catalog, now_ms);
-                let mut commands = plan::plan(&catalog, &sightings);
                 let is_closed = |revision: u64| {
                     (1..=catalog.shards()).all(|id| board.agrees(ShardId(id), revision, now_ms))
                 };
                 let closed = catalog.closing().filter(|(_, revision)| is_closed(*revision));
-                commands.extend(closed.map(|(topic, _)| Command::ForgetTopic { topic }));
-                commands
+                let closed: Vec<TopicId> = closed.map(|(topic, _)| topic).collect();
+                (board.sightings(&catalog, now_ms), closed)
             };
+            let mut commands = match &mut control {
+                None => plan::plan(&catalog, &sightings),
+                Some(link) => link.plan(Arc::clone(&catalog), sightings).await.unwrap_or_default(),
+            };
+            if shard.revision() != catalog.revision() {
+                // Planned for a catalog that is not the newest one any more.
+                commands.clear();
+            }
+            commands.extend(closed.into_iter().map(|topic| Command::ForgetTopic { topic }));
             for command in commands {
                 if shard.group().leader_term() != Some(term) {
                     break;

@@ -85,7 +85,8 @@ impl Broker {
         }
         let receivers = links.take_receivers();
         let router = Router::new(&links);
-        let core = Rc::new(Core::new(links.core(), options, router, links.home(), peers));
+        let (home, control) = (links.home(), links.take_control());
+        let core = Rc::new(Core::new(links.core(), options, router, home, peers, control));
         for (from, mailbox) in receivers {
             drop(spawn(Rc::clone(&core).receive(from, mailbox)));
         }

@@ -28,6 +28,7 @@ use barrage_world::{Instant, spawn, yield_if_needed};
 
 use crate::api::{CoreStats, FetchError, Leader, ProduceError};
 use crate::catalog_shard::CatalogShard;
+use crate::control::ControlLink;
 use crate::door::CheckedBatch;
 use crate::home::{Home, Identity};
 use crate::message::{Crossed, Message, Reply, Request, RequestId};
@@ -64,6 +65,8 @@ pub(crate) struct Core {
     pub(crate) router: Router,
     pub(crate) identity: Identity,
     pub(crate) peers: Rc<dyn Peers>,
+    /// On the first core, until its planning begins: the way to the control plane, if there is one.
+    pub(crate) control: Cell<Option<ControlLink>>,
     /// On the first core only.
     pub(crate) catalog_shard: OnceCell<CatalogShard>,
     pub(crate) producers: Mutex<ProducerBlock>,
@@ -93,6 +96,7 @@ impl Core {
         router: Router,
         home: Arc<Home>,
         peers: Rc<dyn Peers>,
+        control: Option<ControlLink>,
     ) -> Self {
         let reports = (0..options.cores).map(|_| Report::default()).collect();
         Self {
@@ -101,6 +105,7 @@ impl Core {
             router,
             identity: home.identity().clone(),
             peers,
+            control: Cell::new(control),
             catalog_shard: OnceCell::new(),
             producers: Mutex::new(ProducerBlock::default()),
             connections: Cell::new(0),

@@ -15,6 +15,7 @@ mod broker;
 mod catalog_shard;
 mod cluster;
 mod command;
+mod control;
 mod core;
 mod door;
 mod format;
@@ -40,10 +41,12 @@ pub use api::{
     ProduceRequest, Produced, ProducerIdentity, ShardStats, TopicChange, TopicDescription,
     TopicInfo, TopicMetadata, TopicSpec,
 };
+pub use barrage_world::mailbox::MailboxSender;
 pub use broker::{Broker, StartError};
 pub use cluster::{
     ClusterChange, ClusterChanged, ClusterDescription, NodeDescription, ShardDescription,
 };
+pub use control::{ControlLink, ControlPort, Observation, Plan, control_link};
 pub use home::{Arrival, Home, Newcomer};
 pub use nodes::PeerRefusal;
 pub use options::BrokerOptions;

@@ -18,6 +18,7 @@ use barrage_world::buggify;
 use barrage_world::channel::oneshot;
 use barrage_world::mailbox::{MailboxReceiver, MailboxSender, Outbox, mailbox};
 
+use crate::control::ControlLink;
 use crate::home::Home;
 use crate::message::{Message, Reply, Request, RequestId};
 
@@ -39,6 +40,7 @@ pub struct CoreLinks {
     receivers: Vec<(CoreId, MailboxReceiver<Message>)>,
     /// Held by every core: the lock goes when the last one has closed its shards.
     home: Arc<Home>,
+    control: Option<ControlLink>,
 }
 
 impl CoreLinks {
@@ -50,6 +52,7 @@ impl CoreLinks {
             senders: Vec::new(),
             receivers: Vec::new(),
             home: Arc::clone(&home),
+            control: None,
         };
         let mut links: Vec<_> = (0..cores).map(empty).collect();
         for from in 0..cores {
@@ -70,6 +73,17 @@ impl CoreLinks {
     /// The core these ends belong to.
     pub fn core(&self) -> CoreId {
         self.core
+    }
+
+    /// Lets the control plane decide what is to be planned; of use on the first core.
+    #[must_use]
+    pub fn controlled_by(mut self, link: ControlLink) -> Self {
+        self.control = Some(link);
+        self
+    }
+
+    pub(crate) fn take_control(&mut self) -> Option<ControlLink> {
+        self.control.take()
     }
 
     /// How many cores there are.

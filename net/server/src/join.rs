@@ -3,7 +3,7 @@
 //! Owns: asking a cluster to become its member, before anything else of the node runs.
 //! Must never: found a cluster where one was to be joined; ask twice as two different nodes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use barrage_broker::{Arrival, Home, Newcomer, StartError};
 use barrage_client::{Client, ClientOptions};
@@ -15,8 +15,9 @@ use crate::address::Addresses;
 use crate::config::Config;
 use crate::exit::Failure;
 
-/// How long a cluster may take to answer: it may be electing, or starting itself.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often a cluster is asked: it may be electing, or starting itself. Each attempt takes up to
+/// a request timeout.
+const ATTEMPTS_MAX: u32 = 60;
 /// Between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -47,8 +48,9 @@ fn join(servers: &[String], addresses: &Addresses, newcomer: Newcomer) -> Result
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(Failure::new)?;
-    let started = Instant::now();
+    let mut attempts = 0;
     let joined = loop {
+        attempts += 1;
         let asked = runtime.block_on(async {
             let servers = servers.to_vec();
             let client_name = concat!("barrage node ", env!("CARGO_PKG_VERSION")).to_owned();
@@ -57,7 +59,7 @@ fn join(servers: &[String], addresses: &Addresses, newcomer: Newcomer) -> Result
         });
         match asked {
             Ok(joined) => break joined,
-            Err(error) if error.is_retriable() && started.elapsed() < JOIN_TIMEOUT => {
+            Err(error) if error.is_retriable() && attempts < ATTEMPTS_MAX => {
                 tracing::info!(%error, "the cluster does not let this node in yet");
                 std::thread::sleep(RETRY_PAUSE);
             }
