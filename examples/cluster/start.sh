@@ -20,7 +20,8 @@ for number in 0 1 2; do
   # The first one founds the cluster; the others join it, and know it when they come again.
   if [ "$number" = 0 ]; then flags+=(--shards 3); else flags+=(--join 127.0.0.1:7400); fi
   # One core each, in turn, so that they share the machine.
-  flags+=(--cores "$((number % $(nproc)))")
+  core=$((number % $(nproc)))
+  flags+=(--cores "$core-$core")
   rm -f "$dir/node-$number.json"
   "$barrage" start "${flags[@]}" >"$dir/node-$number.log" 2>&1 &
   nodes+=($!)

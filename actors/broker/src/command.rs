@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Close { partitions: Vec<PartitionKey> },
     /// Gives up the records below these offsets.
     AdvanceStart { starts: Vec<(PartitionKey, Offset)> },
+    /// Every replica takes the hash of its state, and compares the one it took at `index`.
+    Compare { index: u64, hash: u64 },
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -46,6 +48,7 @@ enum CommandV1 {
     Configure { partitions: Vec<PartitionV1> },
     Close { partitions: Vec<(u64, u32)> },
     AdvanceStart { starts: Vec<(u64, u32, u64)> },
+    Compare { index: u64, hash: u64 },
 }
 
 /// A command's root lies at the end of its bytes: a larger one would move, and no older command
@@ -86,6 +89,7 @@ impl Command {
             Self::Close { partitions } => CommandV1::Close {
                 partitions: partitions.iter().map(|key| (key.topic.0, key.partition.0)).collect(),
             },
+            Self::Compare { index, hash } => CommandV1::Compare { index: *index, hash: *hash },
             Self::AdvanceStart { starts } => CommandV1::AdvanceStart {
                 starts: starts
                     .iter()
@@ -117,6 +121,7 @@ impl Command {
                     .map(|(topic, number)| key(topic, number))
                     .collect(),
             },
+            CommandV1::Compare { index, hash } => Self::Compare { index, hash },
             CommandV1::AdvanceStart { starts } => Self::AdvanceStart {
                 starts: starts
                     .into_iter()
@@ -198,6 +203,7 @@ mod tests {
             Command::Configure { partitions },
             Command::Close { partitions: vec![key(1, 2), key(1, 3)] },
             Command::AdvanceStart { starts: vec![(key(1, 2), Offset(77))] },
+            Command::Compare { index: 5, hash: 1 << 60 },
         ]
     }
 

@@ -111,7 +111,7 @@ async fn carry_out<M: Machine>(group: &Group<M>, change: &Change) -> Result<(), 
 }
 
 /// Hands a lead over and waits until it is gone.
-async fn hand_over<M: Machine>(group: &Group<M>) {
+pub(crate) async fn hand_over<M: Machine>(group: &Group<M>) {
     while group.leader_term().is_some() {
         let status = group.status();
         let able = in_sync(&status);

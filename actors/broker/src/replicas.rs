@@ -26,8 +26,9 @@ use barrage_world::{Instant, sleep, spawn, timeout};
 use crate::beacons::now_ms;
 use crate::core::Core;
 use crate::home::FOUNDER;
+use crate::members;
 use crate::shard::Shard;
-use crate::shard::handle::ShardOptions;
+use crate::shard::handle::{ShardOptions, first_of};
 use crate::start::{self, StartError};
 
 /// How often it is looked at whether a replica is not needed any more.
@@ -156,7 +157,9 @@ impl Core {
             let reason = watched.group().failed().await;
             core.fail(format!("shard {}: {reason}", watched.id()));
         }));
-        drop(spawn(Rc::clone(self).watch_for_gap(shard.clone())));
+        drop(spawn(Rc::clone(self).watch_for_repair(shard.clone())));
+        drop(spawn(shard.clone().keep_scrubbing()));
+        drop(spawn(shard.clone().keep_comparing()));
         drop(spawn(shard.clone().keep_retention(self.options.retention_tick)));
         drop(spawn(Rc::clone(self).keep_members(shard.group().clone())));
         drop(spawn(Rc::clone(self).keep_agreeing(shard.clone())));
@@ -233,21 +236,49 @@ impl Core {
         nodes
     }
 
-    /// A replica that was away for longer than its peers keep entries is closed and copied anew.
-    async fn watch_for_gap(self: Rc<Self>, shard: Shard) {
-        shard.group().needs_seed().await;
+    /// A replica that was away for longer than its peers keep entries, or is damaged, is closed and
+    /// copied anew.
+    async fn watch_for_repair(self: Rc<Self>, shard: Shard) {
         let id = shard.id();
+        let damage = Cell::new(None);
+        let damaged = async { damage.set(Some(shard.damaged().await)) };
+        first_of(shard.group().needs_seed(), damaged).await;
+        let damage = damage.take();
+        if damage.is_some() {
+            // The others must do without this copy meanwhile.
+            while !self.is_spare(id) {
+                if shard.group().is_over() {
+                    return;
+                }
+                sleep(LOOK_INTERVAL).await;
+            }
+            timeout(CLOSE_TIMEOUT, members::hand_over(shard.group())).await.ok();
+        }
         if self.is_closing.get() || self.places.borrow_mut().remove(&id).is_none() {
             return;
         }
-        tracing::warn!(shard = %id, "this copy was away for too long and is made anew");
+        tracing::warn!(shard = %id, ?damage, "this copy is made anew");
         shard.shutdown(Instant::now() + CLOSE_TIMEOUT).await;
         drop(shard);
         let folder = self.shard_options(id, 1).folder();
-        if let Err(error) = folder.mark_incomplete().await {
+        let set_aside = match damage {
+            None => folder.mark_incomplete().await,
+            Some(_) => folder.set_damaged_aside().await.map(drop),
+        };
+        if let Err(error) = set_aside {
             self.fail(format!("shard {id}: {error}"));
         }
         // It is assigned and not here: it is brought in with the next look.
+        self.news.notify_all();
+    }
+
+    /// Whether a majority of a shard's voters is in sync without this node.
+    fn is_spare(&self, shard: ShardId) -> bool {
+        let board = self.board.borrow();
+        board.leading(shard, now_ms()).is_some_and(|(_, row)| {
+            let others = row.in_sync.iter().filter(|node| **node != self.node());
+            others.filter(|node| row.voters.contains(node)).count() * 2 > row.voters.len()
+        })
     }
 
     /// Open replicas that this node is not to hold, and whose groups do not count on it.

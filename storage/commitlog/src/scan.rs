@@ -82,6 +82,11 @@ impl Scanner {
         Ok(found)
     }
 
+    /// Keeps no bytes until the next group is asked for.
+    pub(crate) fn let_go(&mut self) {
+        self.window = None;
+    }
+
     /// Number and CRC of the last good group.
     pub(crate) fn chain(&self) -> (u64, u32) {
         (self.number - 1, self.previous_crc)

@@ -39,7 +39,7 @@ impl Shard {
             if request.offset < bounds.high_watermark {
                 let log = self.inner.group.log();
                 let read = log.read_batches(request.key, request.offset, bytes_max).await;
-                batches = read.map_err(read_error)?;
+                batches = read.map_err(|error| self.read_error(error))?;
             }
             let size: usize = batches.iter().map(|batch| batch.len()).sum();
             if size >= bytes_min || Instant::now() >= request.wait_until {
@@ -79,18 +79,25 @@ impl Shard {
             At::End => None,
             At::Time(time_ms) => {
                 let found = self.inner.group.log().offset_at_time(key, time_ms).await;
-                found.map_err(read_error)?
+                found.map_err(|error| self.read_error(error))?
             }
         };
         let Bounds { start_offset, high_watermark, .. } = self.bounds(key)?;
         let offset = found.unwrap_or(high_watermark).clamp(start_offset, high_watermark);
         Ok(ListedOffset { offset, start_offset, high_watermark })
     }
-}
 
-fn read_error(error: ReadError) -> FetchError {
-    match error {
-        ReadError::Damaged(damage) => FetchError::Damaged { detail: damage.to_string() },
-        other => FetchError::Io { detail: other.to_string() },
+    /// Damage is answered by another copy, where there is one: this one gives up its lead and is
+    /// made anew.
+    fn read_error(&self, error: ReadError) -> FetchError {
+        match error {
+            ReadError::Damaged(damage) if self.inner.group.status().voters.len() > 1 => {
+                tracing::error!(shard = %self.id(), %damage, "a read has met damage");
+                self.found_damage(damage.to_string());
+                FetchError::NotLeader { hint: None }
+            }
+            ReadError::Damaged(damage) => FetchError::Damaged { detail: damage.to_string() },
+            other => FetchError::Io { detail: other.to_string() },
+        }
     }
 }

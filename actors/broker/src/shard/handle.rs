@@ -54,6 +54,9 @@ pub(crate) struct Inner {
     /// The proposer has ended, with nothing left to answer.
     pub(super) drained: Event,
     closing: Cell<bool>,
+    /// What is wrong with this copy.
+    pub(super) damage: RefCell<Option<String>>,
+    pub(super) damaged: Event,
     /// The catalog revision that the partitions agree with, while this node leads.
     agreed: Cell<u64>,
     records: Cell<u64>,
@@ -79,7 +82,7 @@ impl Shard {
     /// Opens this node's replica. With `founding`, forms the group. A node that is the only voter
     /// leads when this returns.
     pub(crate) async fn open(options: ShardOptions, founding: bool) -> Result<Self, OpenError> {
-        let readers = Readers::default();
+        let (readers, damaged) = (Readers::default(), Event::new());
         let group = Group::open(GroupOptions {
             node: options.node,
             shard: options.log.shard,
@@ -90,7 +93,7 @@ impl Shard {
             checkpoint_bytes: options.checkpoint_bytes,
             timing: options.timing,
             peers: options.peers,
-            machine: ShardMachine::new(readers.clone()),
+            machine: ShardMachine::new(readers.clone(), damaged.clone()),
         })
         .await?;
         group.lead_if_alone(founding).await?;
@@ -101,6 +104,8 @@ impl Shard {
             in_flight: Cell::new(0),
             drained: Event::new(),
             closing: Cell::new(false),
+            damage: RefCell::new(None),
+            damaged,
             agreed: Cell::new(0),
             records: Cell::new(0),
             bytes: Cell::new(0),

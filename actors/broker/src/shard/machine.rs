@@ -13,6 +13,8 @@ use barrage_cluster::format::FormatError;
 use barrage_commitlog::{CommitLog, Run};
 use barrage_model::{Offset, PartitionKey};
 use barrage_raft::{Applied, Machine, RestoreError, UnknownCommand};
+use barrage_world::channel::Event;
+use crc32c::crc32c;
 
 use super::decide::{BatchRow, RunStamp, State};
 use super::readers::Readers;
@@ -39,6 +41,8 @@ pub(crate) enum Effect {
     Starts { key: PartitionKey, start: Offset },
     /// The partition is closed.
     Closed { key: PartitionKey },
+    /// At this index the leader's state had this hash.
+    Compare { index: u64, hash: u64 },
 }
 
 /// Applies one command to the state.
@@ -104,6 +108,9 @@ pub(crate) fn control(state: &mut State, command: &Command, effects: &mut Vec<Ef
             let closed = partitions.iter().filter(|key| state.close(**key));
             effects.extend(closed.map(|key| Effect::Closed { key: *key }));
         }
+        Command::Compare { index, hash } => {
+            effects.push(Effect::Compare { index: *index, hash: *hash });
+        }
         Command::AdvanceStart { starts } => {
             for (key, start) in starts {
                 if state.advance_start(*key, *start) {
@@ -121,17 +128,51 @@ pub(crate) struct ShardMachine {
     readers: Readers,
     log: Option<CommitLog>,
     effects: Vec<Effect>,
+    /// What the state was when it was last compared: index and hash.
+    mark: Option<(u64, u64)>,
+    /// How this state differs from the leader's.
+    difference: Option<String>,
+    damaged: Event,
 }
 
 impl ShardMachine {
     /// An empty machine that wakes these readers.
-    pub(crate) fn new(readers: Readers) -> Self {
-        Self { state: State::default(), readers, log: None, effects: Vec::new() }
+    pub(crate) fn new(readers: Readers, damaged: Event) -> Self {
+        let (state, effects) = (State::default(), Vec::new());
+        Self { state, readers, log: None, effects, mark: None, difference: None, damaged }
     }
 
     /// The applied state.
     pub(crate) fn state(&self) -> &State {
         &self.state
+    }
+
+    /// What the state was when it was last compared: index and hash.
+    pub(crate) fn mark(&self) -> Option<(u64, u64)> {
+        self.mark
+    }
+
+    /// How this state differs from the leader's, once that is known.
+    pub(crate) fn difference(&self) -> Option<String> {
+        self.difference.clone()
+    }
+
+    /// Every replica takes the hash of its state at the same entry; the leader tells its own with
+    /// the next comparison, and whoever has another one is not a replica of the same log.
+    fn compare(&mut self, at: u64, index: u64, hash: u64) {
+        if let Some((marked, own)) = self.mark
+            && marked == index
+            && own != hash
+        {
+            let what = format!("state {own:016x} at index {index}, the leader's is {hash:016x}");
+            tracing::error!(what, "replicas differ");
+            self.difference = Some(what);
+            self.damaged.notify_all();
+        }
+        let state = format::encode(&self.state);
+        let (low, high) = state.split_at(state.len() / 2);
+        let hash = u64::from(crc32c(low)) << 32 | u64::from(crc32c(high));
+        self.mark = Some((at, hash));
     }
 
     /// Every run that did not become readable is refused for good: after a restart the log finds
@@ -186,6 +227,10 @@ impl Machine for ShardMachine {
         }
         self.refuse_others(entry, &effects);
         for effect in effects.drain(..) {
+            if let Effect::Compare { index, hash } = effect {
+                self.compare(id.index.0, index, hash);
+                continue;
+            }
             match (effect, &self.log) {
                 (Effect::Readable { run, key }, Some(log)) => {
                     log.index_run(id.index, run);
@@ -196,7 +241,7 @@ impl Machine for ShardMachine {
                     log.forget(key);
                     self.readers.forget(key);
                 }
-                (_, None) => {}
+                (Effect::Compare { .. }, Some(_)) | (_, None) => {}
             }
         }
         self.effects = effects;

@@ -21,6 +21,7 @@ pub(crate) mod queue;
 pub(crate) mod readers;
 pub(crate) mod reconcile;
 pub(crate) mod retention;
+pub(crate) mod scrub;
 pub(crate) mod whole;
 
 pub(crate) use handle::Shard;

@@ -134,3 +134,45 @@ fn released_segments_are_dropped_and_the_rest_stays() {
         log.close().await;
     });
 }
+
+#[test]
+fn rot_in_a_sealed_segment_is_found_in_the_round_that_comes_by() {
+    let (_guard, dir) = folder();
+    run_local(async {
+        let log = open(&dir, None).await;
+        produce(&log, 0, 60).await;
+        let sealed = log.sealed_bytes();
+        assert!(sealed > 3 * 20 * 1024, "several segments are sealed");
+        let mut scrub = crate::Scrub::default();
+        let round = async |scrub: &mut crate::Scrub| {
+            let mut checked = 0;
+            loop {
+                match log.scrub(scrub, 5_000).await? {
+                    0 => return Ok::<u64, crate::ReadError>(checked),
+                    bytes => checked += bytes,
+                }
+            }
+        };
+        // Every sealed byte once, and again.
+        assert_eq!(round(&mut scrub).await.unwrap(), sealed);
+        assert_eq!(round(&mut scrub).await.unwrap(), sealed);
+        let names = barrage_world::fs::list(&dir).await.unwrap();
+        let second = names.iter().filter(|name| name.ends_with(".log")).nth(1).unwrap();
+        let path = dir.join(second);
+        let mut bytes = barrage_world::fs::read(&path).await.unwrap();
+        bytes[20_000] ^= 1;
+        let block = 20_000 / 4096 * 4096;
+        let mut buffer = barrage_world::Buffer::new(4096);
+        buffer.copy_from_slice(&bytes[block..block + 4096]);
+        let file = barrage_world::File::open(&path).await.unwrap();
+        file.write_at(&buffer.freeze(), block as u64).await.unwrap();
+        file.close().await.unwrap();
+        let found = round(&mut scrub).await;
+        assert!(matches!(found, Err(crate::ReadError::Damaged(damage)) if damage.path == path));
+        // What lies behind it is still looked at, and the next round meets it again.
+        let rest = round(&mut scrub).await.unwrap();
+        assert!(rest > 0 && rest < sealed);
+        assert!(round(&mut scrub).await.is_err());
+        log.close().await;
+    });
+}
