@@ -6,20 +6,22 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_model::{ProducerEpoch, ProducerId, Sequence};
 use barrage_wire::{Acks, ErrorCode, ErrorReply, Frame, ProduceRequest, Request, Response};
 use barrage_world::channel::mpsc;
+use barrage_world::sim::Rng;
 use barrage_world::{Instant, spawn, timeout};
 use bytes::Bytes;
 
 use super::batch::{Made, Size};
 use super::client::{Client, Topic};
 use super::connection::{Connection, Lost};
+use super::draw::{between, milliseconds, pick};
 use super::lane::{Attempt, AttemptId, Batch, Lane, Verdict};
-use super::plan::{ProducerPlan, between, milliseconds};
 use super::witness::Sent;
 use crate::history::{Call, Identity, SendBatch, Stamp};
 
@@ -27,6 +29,57 @@ use crate::history::{Call, Identity, SendBatch, Stamp};
 const LOOK_EVERY: Duration = milliseconds(200);
 const PAUSE_AFTER_REFUSAL: Duration = milliseconds(10);
 const ANSWERS_MAX: usize = 4_096;
+
+/// One producer.
+#[derive(Clone, Debug)]
+pub(crate) struct ProducerPlan {
+    /// Which of the lasting topics, by number; none for one that comes and goes.
+    pub(crate) topic: Option<usize>,
+    /// With a producer id, so that what is repeated is stored once.
+    pub(crate) idempotent: bool,
+    /// Batches of one partition without an answer.
+    pub(crate) window: usize,
+    pub(crate) records_max: u64,
+    pub(crate) value_bytes_max: u64,
+    pub(crate) think_time: RangeInclusive<Duration>,
+    /// How long it waits for an answer before it gives the connection up.
+    pub(crate) patience: Duration,
+    /// What it asks the server to answer within.
+    pub(crate) timeout_ms: u32,
+    /// Sends a batch again while it is still under way, once in so many.
+    pub(crate) repeat_one_in: u64,
+    /// Takes a new epoch after so many batches.
+    pub(crate) fence_one_in: u64,
+    /// Drops its connection for no reason, once in so many batches.
+    pub(crate) hang_up_one_in: u64,
+}
+
+impl ProducerPlan {
+    /// A few producers, each of one of so many topics.
+    pub(crate) fn draw_some(random: &mut Rng, topics: usize) -> Vec<Self> {
+        let busy = random.one_in(3);
+        let count = random.between(1, 5);
+        (0..count).map(|_| Self::draw(random, topics, busy)).collect()
+    }
+
+    fn draw(random: &mut Rng, topics: usize, busy: bool) -> Self {
+        let patient = random.one_in(2);
+        let think_ms = if busy { 2 } else { *pick(random, &[5, 20, 60]) };
+        Self {
+            topic: Some(random.below(topics as u64) as usize),
+            idempotent: !random.one_in(6),
+            window: random.between(1, 5) as usize,
+            records_max: *pick(random, &[1, 3, 20, 60]),
+            value_bytes_max: *pick(random, &[20, 100, 400, 1_500]),
+            think_time: milliseconds(0)..=milliseconds(think_ms),
+            patience: milliseconds(if patient { 60_000 } else { random.between(80, 2_000) }),
+            timeout_ms: random.between(100, 4_000) as u32,
+            repeat_one_in: *pick(random, &[3, 20, 1_000]),
+            fence_one_in: *pick(random, &[40, 400]),
+            hang_up_one_in: *pick(random, &[30, 1_000]),
+        }
+    }
+}
 
 /// The end of a transmission.
 struct Ended {
@@ -42,7 +95,7 @@ struct UnderWay {
 }
 
 /// See the module.
-pub(super) struct Producer {
+pub(crate) struct Producer {
     client: Client,
     plan: ProducerPlan,
     topic: Topic,
@@ -60,7 +113,7 @@ pub(super) struct Producer {
 }
 
 impl Producer {
-    pub(super) fn new(client: Client, plan: ProducerPlan, topic: Topic) -> Self {
+    pub(crate) fn new(client: Client, plan: ProducerPlan, topic: Topic) -> Self {
         let (ends, ended) = mpsc::bounded(ANSWERS_MAX);
         let lanes = (0..topic.partitions).map(|partition| (partition, Lane::default())).collect();
         let now = Instant::now();
@@ -83,7 +136,7 @@ impl Producer {
 
     /// Sends until it is told to stop, then until everything is settled. Ends early when the
     /// topic goes.
-    pub(super) async fn run(mut self) -> Client {
+    pub(crate) async fn run(mut self) -> Client {
         loop {
             let stopped = self.client.is_stopped();
             if self.gone.get() || (stopped && self.lanes.values().all(Lane::is_settled)) {

@@ -15,9 +15,9 @@ use barrage_world::sim::Rng;
 use barrage_world::{Instant, JoinHandle, sleep, spawn};
 
 use super::client::{Client, Refusal, Topic};
-use super::consumer::Consumer;
-use super::plan::{ConsumerPlan, ProducerPlan, Reading, between, milliseconds, pick};
-use super::producer::Producer;
+use super::consumer::{Consumer, ConsumerPlan, Reading};
+use super::draw::{between, milliseconds, pick};
+use super::producer::{Producer, ProducerPlan};
 use super::witness::Bounds;
 
 const PAUSE: Duration = milliseconds(15);
@@ -26,7 +26,7 @@ const PASSING_MS_MAX: u64 = 1_500;
 const PARTITIONS_MAX: u64 = 4;
 
 /// Makes a topic, however often that has to be tried.
-pub(super) async fn create(
+pub(crate) async fn create(
     client: &mut Client,
     name: &str,
     partitions: u32,
@@ -113,7 +113,7 @@ async fn delete(client: &mut Client, topic: &Topic, partitions: u32) {
 }
 
 /// Lets topics come and go, each with a producer and a consumer of its own.
-pub(super) async fn keep_passing(mut client: Client) {
+pub(crate) async fn keep_passing(mut client: Client) {
     let mut number = 0;
     while !client.is_stopped() {
         // The same few names: a topic made again is another topic.
@@ -186,7 +186,7 @@ async fn grow(client: &mut Client, name: &str, partitions: u32) {
 }
 
 /// Looks at everything, now and then.
-pub(super) async fn inspect(mut client: Client, topics: Vec<Topic>) {
+pub(crate) async fn inspect(mut client: Client, topics: Vec<Topic>) {
     while !client.is_stopped() {
         let pause = milliseconds(20)..=milliseconds(300);
         sleep(between(&mut client.random, &pause)).await;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_model::{PartitionId, PartitionKey, TopicId};
+use barrage_model::{PartitionId, PartitionKey, Retention, TopicId};
 use barrage_wire::{ErrorCode, ErrorReply, MetadataRequest, Request, Response, TopicRoutes};
 use barrage_world::sim::Rng;
 use barrage_world::{Instant, sleep};
@@ -17,8 +17,7 @@ use barrage_world::{Instant, sleep};
 use super::batch::Factory;
 use super::connection::{Connection, Lost};
 use super::disturbance::Disturbance;
-use super::plan::{Plan, milliseconds, pick};
-use super::process::shared_address;
+use super::draw::{milliseconds, pick};
 use super::witness::Witness;
 use crate::history::Name;
 
@@ -28,33 +27,42 @@ const RETRY_AFTER: Duration = milliseconds(15);
 const ANSWER_WITHIN: Duration = milliseconds(8_000);
 
 /// What all clients share.
-pub(super) struct Context {
-    pub(super) plan: Rc<Plan>,
-    pub(super) witness: Rc<Witness>,
-    pub(super) factory: Factory,
+pub(crate) struct Context {
+    pub(crate) witness: Rc<Witness>,
+    pub(crate) factory: Factory,
     /// No new work is begun; what is under way is ended.
-    pub(super) stop: Cell<bool>,
-    /// Addresses that the node has told, each core's own among them.
-    pub(super) addresses: RefCell<Vec<SocketAddr>>,
+    pub(crate) stop: Cell<bool>,
+    /// Where a client that was told nothing yet may turn to.
+    pub(crate) doors: Vec<SocketAddr>,
+    /// Addresses that the nodes have told, each core's own among them.
+    pub(crate) addresses: RefCell<Vec<SocketAddr>>,
+}
+
+/// A topic that is there all the time.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicPlan {
+    pub(crate) name: String,
+    pub(crate) partitions: u32,
+    pub(crate) retention: Retention,
 }
 
 /// A topic as the node told it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Topic {
-    pub(super) name: String,
-    pub(super) id: TopicId,
-    pub(super) partitions: u32,
+pub(crate) struct Topic {
+    pub(crate) name: String,
+    pub(crate) id: TopicId,
+    pub(crate) partitions: u32,
 }
 
 impl Topic {
-    pub(super) fn key(&self, partition: u32) -> PartitionKey {
+    pub(crate) fn key(&self, partition: u32) -> PartitionKey {
         PartitionKey { topic: self.id, partition: PartitionId(partition) }
     }
 }
 
 /// Why nothing was answered, or no.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     Lost,
     Error(ErrorReply),
 }
@@ -66,7 +74,7 @@ impl From<Lost> for Refusal {
 }
 
 impl Refusal {
-    pub(super) fn code(&self) -> Option<ErrorCode> {
+    pub(crate) fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Lost => None,
             Self::Error(error) => Some(error.code),
@@ -75,29 +83,29 @@ impl Refusal {
 }
 
 /// A client.
-pub(super) struct Client {
-    pub(super) name: Name,
-    pub(super) context: Rc<Context>,
-    pub(super) random: Rng,
+pub(crate) struct Client {
+    pub(crate) name: Name,
+    pub(crate) context: Rc<Context>,
+    pub(crate) random: Rng,
     connection: Option<Rc<Connection>>,
 }
 
 impl Client {
-    pub(super) fn new(name: &str, context: &Rc<Context>, random: Rng) -> Self {
+    pub(crate) fn new(name: &str, context: &Rc<Context>, random: Rng) -> Self {
         let (name, context) = (Name::from(name), Rc::clone(context));
         Self { name, context, random, connection: None }
     }
 
-    pub(super) fn witness(&self) -> Rc<Witness> {
+    pub(crate) fn witness(&self) -> Rc<Witness> {
         Rc::clone(&self.context.witness)
     }
 
-    pub(super) fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.context.stop.get()
     }
 
     /// The live connection, or a new one, as often as it takes.
-    pub(super) async fn connection(&mut self) -> Rc<Connection> {
+    pub(crate) async fn connection(&mut self) -> Rc<Connection> {
         loop {
             if let Some(live) = self.connection.as_ref().filter(|it| !it.is_lost()) {
                 return Rc::clone(live);
@@ -114,19 +122,19 @@ impl Client {
         let told = self.context.addresses.borrow().clone();
         // A core's own port goes with the number of cores; the shared one stays.
         match told.is_empty() || self.random.one_in(2) {
-            true => shared_address(),
+            true => *pick(&mut self.random, &self.context.doors),
             false => *pick(&mut self.random, &told),
         }
     }
 
-    pub(super) fn hang_up(&mut self) {
+    pub(crate) fn hang_up(&mut self) {
         if let Some(connection) = self.connection.take() {
             connection.close();
         }
     }
 
     /// Asks once; the caller reads the answer it wants out of the response.
-    pub(super) async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &mut self,
         request: &Request<'_>,
         wait: Duration,
@@ -151,7 +159,7 @@ impl Client {
     }
 
     /// Asks until there is an answer; `may` says which errors may be told.
-    pub(super) async fn insist<T>(
+    pub(crate) async fn insist<T>(
         &mut self,
         request: &Request<'_>,
         may: impl Fn(ErrorCode) -> bool,
@@ -172,7 +180,7 @@ impl Client {
     }
 
     /// Objects to an error that nothing explains.
-    pub(super) fn judge(&self, error: &ErrorReply, asked_at: Instant, what: &str) {
+    pub(crate) fn judge(&self, error: &ErrorReply, asked_at: Instant, what: &str) {
         let disturbances = &self.context.witness.disturbances;
         let explained = match error.code {
             ErrorCode::QueueFull | ErrorCode::Timeout | ErrorCode::Expired | ErrorCode::Retry => {
@@ -193,7 +201,7 @@ impl Client {
 
     /// The topic of this name, as soon as there is one; None when there is none and never will
     /// be.
-    pub(super) async fn topic(&mut self, name: &str) -> Option<Topic> {
+    pub(crate) async fn topic(&mut self, name: &str) -> Option<Topic> {
         let topics = vec![name.to_owned()];
         let request = Request::Metadata(MetadataRequest { topics });
         let wanted = |response: &Response<'_>| match response {

@@ -5,17 +5,19 @@
 //! server having said that it is gone.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use barrage_model::{Offset, PartitionKey};
 use barrage_wire::{
     At, ErrorCode, ErrorReply, FetchReply, FetchRequest, Hint, ListOffsetRequest, Request, Response,
 };
+use barrage_world::sim::Rng;
 use barrage_world::{Instant, sleep};
 
 use super::batch;
 use super::client::{Client, Refusal, Topic};
-use super::plan::{ConsumerPlan, Reading, between, milliseconds};
+use super::draw::{between, milliseconds, pick};
 use super::witness::Bounds;
 use crate::history::ReadOut;
 
@@ -24,6 +26,37 @@ const PAUSE_AFTER_REFUSAL: Duration = milliseconds(10);
 const ANEW_ONE_IN: u64 = 20;
 /// Fetches of the final reading that bring nothing, before it is given up.
 const EMPTY_FETCHES_MAX: u64 = 200;
+
+/// How a consumer goes through a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reading {
+    Start,
+    End,
+    Time,
+}
+
+/// One consumer.
+#[derive(Clone, Debug)]
+pub(crate) struct ConsumerPlan {
+    pub(crate) reading: Reading,
+    pub(crate) bytes_max: u32,
+    pub(crate) bytes_min: u32,
+    pub(crate) wait_ms: u32,
+    pub(crate) think_time: RangeInclusive<Duration>,
+}
+
+impl ConsumerPlan {
+    pub(crate) fn draw(random: &mut Rng) -> Self {
+        let reading = [Reading::Start, Reading::Start, Reading::End, Reading::Time];
+        Self {
+            reading: *pick(random, &reading),
+            bytes_max: *pick(random, &[1, 2_000, 40_000, 1 << 20]),
+            bytes_min: *pick(random, &[0, 1, 5_000]),
+            wait_ms: *pick(random, &[0, 50, 1_000]),
+            think_time: milliseconds(1)..=milliseconds(random.between(10, 300)),
+        }
+    }
+}
 
 /// What to fetch.
 #[derive(Clone, Copy, Debug)]
@@ -46,18 +79,18 @@ enum Fetched {
 }
 
 /// See the module.
-pub(super) struct Consumer {
+pub(crate) struct Consumer {
     client: Client,
     plan: ConsumerPlan,
 }
 
 impl Consumer {
-    pub(super) fn new(client: Client, plan: ConsumerPlan) -> Self {
+    pub(crate) fn new(client: Client, plan: ConsumerPlan) -> Self {
         Self { client, plan }
     }
 
     /// Reads until it is told to stop, or the topic goes.
-    pub(super) async fn run(mut self, topic: &Topic) -> Client {
+    pub(crate) async fn run(mut self, topic: &Topic) -> Client {
         let mut positions: BTreeMap<u32, u64> = BTreeMap::new();
         while !self.client.is_stopped() {
             let partition = self.client.random.below(u64::from(topic.partitions)) as u32;
@@ -109,7 +142,7 @@ impl Consumer {
 }
 
 /// Asks for an offset, and looks whether the answer can be.
-pub(super) async fn list_offset(client: &mut Client, key: PartitionKey, at: At) -> Option<u64> {
+pub(crate) async fn list_offset(client: &mut Client, key: PartitionKey, at: At) -> Option<u64> {
     let witness = client.witness();
     let (before, asked_at) = (witness.bounds(key), Instant::now());
     let request = Request::ListOffset(ListOffsetRequest { key, at });
@@ -256,7 +289,7 @@ fn judge(client: &Client, key: PartitionKey, error: &ErrorReply, asked_at: Insta
 
 /// Reads everything a partition holds; answers how many records that were, or nothing if it did
 /// not come to the end.
-pub(super) async fn read_all(client: &mut Client, key: PartitionKey) -> Option<u64> {
+pub(crate) async fn read_all(client: &mut Client, key: PartitionKey) -> Option<u64> {
     let mut offset = loop {
         match list_offset(client, key, At::Start).await {
             Some(offset) => break offset,
