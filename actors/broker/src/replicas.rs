@@ -14,13 +14,13 @@
 //! the founder serves, nobody can have joined who might hold it.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_cluster::beacon;
-use barrage_commitlog::Options;
-use barrage_model::ShardId;
+use barrage_model::{NodeId, ShardId};
+use barrage_raft::{Content, OpenError, SeedError};
 use barrage_world::{Instant, sleep, spawn, timeout};
 
 use crate::beacons::now_ms;
@@ -36,6 +36,17 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const UNNEEDED_FOR: Duration = Duration::from_millis(2 * beacon::PRESENT_MS);
 /// What may be under way when a replica is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a replica is not there yet.
+#[derive(Debug, thiserror::Error)]
+enum BringIn {
+    #[error(transparent)]
+    Folder(#[from] StartError),
+    #[error(transparent)]
+    Copy(#[from] SeedError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
 
 /// What stands where a replica belongs.
 pub(crate) enum Place {
@@ -66,7 +77,8 @@ impl Core {
         own.map(|(shard, _)| *shard).filter(here).collect()
     }
 
-    /// At start: opens what lies on the disk, and on a founder what is to lie there.
+    /// At start: opens what lies on the disk, and on a founder what is to lie there. What is not
+    /// whole is made so later, while the node serves.
     pub(crate) async fn open_shards(self: &Rc<Self>) -> Result<(), StartError> {
         let catalog = self.catalog();
         let own: Vec<ShardId> = (1..=catalog.shards())
@@ -74,47 +86,66 @@ impl Core {
             .filter(|shard| self.core_of(*shard) == self.id)
             .collect();
         let count = own.len();
-        for shard in own {
-            let dir = start::shard_path(&self.options, shard);
-            let is_whole = !Shard::is_incomplete(&dir).await?;
-            let holders = catalog.nodes().assignment().get(&shard);
+        for id in own {
+            let options = self.shard_options(id, count);
+            let holders = catalog.nodes().assignment().get(&id);
             let alone = holders.is_some_and(|holders| **holders == [self.node()]);
             // See the invariant above. What was here once left a mark behind.
-            let founding = self.node() == FOUNDER && alone && Shard::is_unknown(&dir).await?;
-            if is_whole || founding {
-                let shard = self.open_shard(shard, count, founding).await?;
-                self.add_shard(shard);
+            let founding = self.node() == FOUNDER && alone;
+            match options.content().await? {
+                Content::Whole => self.open_or_repair(options, alone).await?,
+                Content::Empty if founding => {
+                    let opened = Shard::open(options, true).await;
+                    let shard = opened.map_err(|source| StartError::Shard { shard: id, source })?;
+                    self.add_shard(shard);
+                }
+                Content::Empty | Content::Incomplete => {}
             }
         }
         Ok(())
     }
 
-    async fn open_shard(
+    /// Opens a replica. One with a damaged log is set aside and copied anew where others have it;
+    /// a replica that nobody else has is not touched, and the node does not start.
+    async fn open_or_repair(
         self: &Rc<Self>,
-        id: ShardId,
-        shards_of_core: usize,
-        founding: bool,
-    ) -> Result<Shard, StartError> {
-        let options = self.shard_options(id, shards_of_core).await?;
-        let opened = Shard::open(options, founding).await;
-        opened.map_err(|source| StartError::Shard { shard: id, source })
+        options: ShardOptions,
+        alone: bool,
+    ) -> Result<(), StartError> {
+        let (id, folder) = (options.log.shard, options.folder());
+        let error = match Shard::open(options, false).await {
+            Ok(shard) => {
+                self.add_shard(shard);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if alone || !Shard::is_damage(&error) {
+            return Err(StartError::Shard { shard: id, source: error });
+        }
+        match folder.set_damaged_aside().await {
+            Ok(path) => {
+                let path = path.display();
+                tracing::error!(shard = %id, %error, %path, "damaged: copied anew from its peers");
+                Ok(())
+            }
+            Err(refused) => {
+                tracing::error!(shard = %id, error = %refused, "a damaged copy cannot be replaced");
+                Err(StartError::Shard { shard: id, source: error })
+            }
+        }
     }
 
-    async fn shard_options(
-        &self,
-        id: ShardId,
-        shards_of_core: usize,
-    ) -> Result<ShardOptions, StartError> {
-        let log: Options = start::log_options(&self.options, id, shards_of_core);
-        Ok(ShardOptions {
+    fn shard_options(&self, id: ShardId, shards_of_core: usize) -> ShardOptions {
+        ShardOptions {
             node: self.node(),
-            dir: start::shard_dir(&self.options, id).await?,
-            log,
+            dir: start::shard_path(&self.options, id),
+            log: start::log_options(&self.options, id, shards_of_core),
             checkpoint_bytes: start::checkpoint_bytes(&self.options),
             waiting_bytes_max: start::waiting_bytes_max(&self.options),
             timing: self.options.timing.clone(),
             peers: Rc::clone(&self.peers),
-        })
+        }
     }
 
     /// Puts an opened shard into service.
@@ -125,6 +156,7 @@ impl Core {
             let reason = watched.group().failed().await;
             core.fail(format!("shard {}: {reason}", watched.id()));
         }));
+        drop(spawn(Rc::clone(self).watch_for_gap(shard.clone())));
         drop(spawn(shard.clone().keep_retention(self.options.retention_tick)));
         drop(spawn(Rc::clone(self).keep_members(shard.group().clone())));
         drop(spawn(Rc::clone(self).keep_agreeing(shard.clone())));
@@ -161,12 +193,15 @@ impl Core {
 
     /// Makes a replica whole and opens it.
     async fn bring_in(self: Rc<Self>, id: ShardId, bytes: Rc<Cell<u64>>) {
-        let count = self.assigned_here().len();
+        let options = self.shard_options(id, self.assigned_here().len());
+        let sources = || self.sources(id);
         loop {
             let opened = async {
-                let options = self.shard_options(id, count).await?;
-                let _ = (&options, &bytes);
-                self.open_shard(id, count, false).await
+                start::make_shard_dir(&self.options, id).await?;
+                if options.content().await? != Content::Whole {
+                    options.make_whole(sources, &bytes).await?;
+                }
+                Ok::<_, BringIn>(Shard::open(options.clone(), false).await?)
             };
             match opened.await {
                 Ok(shard) if self.is_closing.get() => {
@@ -183,6 +218,36 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Who may have a shard: those assigned, and those who are said to vote.
+    fn sources(&self, shard: ShardId) -> Vec<NodeId> {
+        let catalog = self.catalog();
+        let mut nodes: Vec<NodeId> = self.leading_node(shard).into_iter().collect();
+        nodes.extend(catalog.nodes().assignment().get(&shard).into_iter().flatten());
+        if let Some((_, row)) = self.board.borrow().leading(shard, now_ms()) {
+            nodes.extend(&row.voters);
+        }
+        let mut seen = BTreeSet::new();
+        nodes.retain(|node| *node != self.node() && seen.insert(*node));
+        nodes
+    }
+
+    /// A replica that was away for longer than its peers keep entries is closed and copied anew.
+    async fn watch_for_gap(self: Rc<Self>, shard: Shard) {
+        shard.group().needs_seed().await;
+        let id = shard.id();
+        if self.is_closing.get() || self.places.borrow_mut().remove(&id).is_none() {
+            return;
+        }
+        tracing::warn!(shard = %id, "this copy was away for too long and is made anew");
+        shard.shutdown(Instant::now() + CLOSE_TIMEOUT).await;
+        drop(shard);
+        let folder = self.shard_options(id, 1).folder();
+        if let Err(error) = folder.mark_incomplete().await {
+            self.fail(format!("shard {id}: {error}"));
+        }
+        // It is assigned and not here: it is brought in with the next look.
     }
 
     /// Open replicas that this node is not to hold, and whose groups do not count on it.
@@ -205,8 +270,7 @@ impl Core {
         tracing::info!(shard = %id, "other nodes hold it now; the copy here goes");
         shard.shutdown(Instant::now() + CLOSE_TIMEOUT).await;
         drop(shard);
-        let dir = start::shard_path(&self.options, id);
-        if let Err(error) = Shard::dismantle(&dir, id).await {
+        if let Err(error) = self.shard_options(id, 1).folder().dismantle().await {
             tracing::warn!(shard = %id, %error, "its files could not be removed");
         }
         self.news.notify_all();

@@ -16,6 +16,7 @@ use std::rc::Rc;
 
 use barrage_commitlog::Options;
 use barrage_model::ShardId;
+use barrage_raft::{Content, Folder};
 use barrage_world::{fs, spawn};
 use thiserror::Error;
 
@@ -24,7 +25,6 @@ use crate::catalog_shard::{CatalogOptions, CatalogShard};
 use crate::core::{CATALOG_CORE, CATALOG_SHARD, Core};
 use crate::home::{FOUNDER, SHARDS_DIR};
 use crate::options::BrokerOptions;
-use crate::shard::Shard;
 
 /// The catalog's log is small: commands of a few hundred bytes.
 const CATALOG_SEGMENT_BYTES: u64 = 16 << 20;
@@ -148,17 +148,24 @@ async fn prepare(core: &Core) -> Result<(), StartError> {
 async fn open_catalog(core: &Rc<Core>) -> Result<(), StartError> {
     prepare(core).await?;
     let path = shard_path(&core.options, CATALOG_SHARD);
-    let is_new = Shard::is_unknown(&path).await?;
+    let mut log = Options::new(CATALOG_SHARD);
+    log.segment_bytes = core.options.segment_bytes.min(CATALOG_SEGMENT_BYTES);
+    log.cache_bytes = CATALOG_CACHE_BYTES;
+    let folder = Folder { dir: path.clone(), log: log.clone() };
+    let content = folder.content().await.map_err(|source| StartError::Io {
+        action: "look into",
+        path: path.clone(),
+        source,
+    })?;
+    let is_new = content == Content::Empty;
     let founding = core.node() == FOUNDER && is_new;
     if is_new && has_data_shards(&core.options).await? {
         return Err(StartError::CatalogMissing { path });
     }
-    let mut log = Options::new(CATALOG_SHARD);
-    log.segment_bytes = core.options.segment_bytes.min(CATALOG_SEGMENT_BYTES);
-    log.cache_bytes = CATALOG_CACHE_BYTES;
+    make_shard_dir(&core.options, CATALOG_SHARD).await?;
     let options = CatalogOptions {
         node: core.node(),
-        dir: shard_dir(&core.options, CATALOG_SHARD).await?,
+        dir: path,
         log,
         checkpoint_bytes: *core.options.checkpoint_bytes.end(),
         timing: core.options.timing.clone(),
@@ -236,16 +243,15 @@ pub(crate) fn shard_path(options: &BrokerOptions, shard: ShardId) -> PathBuf {
     options.data_dir.join(SHARDS_DIR).join(shard.to_string())
 }
 
-/// Where a shard lies, made if it is missing.
-pub(crate) async fn shard_dir(
+/// Makes the place where a shard lies, if it is missing.
+pub(crate) async fn make_shard_dir(
     options: &BrokerOptions,
     shard: ShardId,
-) -> Result<PathBuf, StartError> {
+) -> Result<(), StartError> {
     let dir = shard_path(options, shard);
     let failed = |source| StartError::Io { action: "create", path: dir.clone(), source };
     fs::create_dir_all(&dir).await.map_err(failed)?;
     // The shard's log makes its own folder's name durable; the name of the folder around all
     // shards is this one's to keep.
-    fs::sync_dir(&options.data_dir).await.map_err(failed)?;
-    Ok(dir)
+    fs::sync_dir(&options.data_dir).await.map_err(failed)
 }

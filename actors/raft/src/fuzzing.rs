@@ -11,7 +11,7 @@ use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 
 use crate::format;
-use crate::format::rpc::{self, Answer, Request, Route};
+use crate::format::rpc::{self, Answer, Request, Route, SeedAsk};
 use crate::vocabulary::{
     CommittedLeaderId, Membership, Meta, RaftEntry, RaftLogId, RaftVote, StoredMembership,
     to_raft_entry,
@@ -138,6 +138,11 @@ pub fn messages(command: Entry) -> Vec<Message> {
         Request::PreVote(vote()),
         Request::Transfer(openraft::raft::TransferLeaderRequest::new(leader, TO.0, None)),
         Request::Checkpoint { vote: leader, meta, bytes: Bytes::from(checkpoint) },
+        Request::Seed { vote: leader, ask: SeedAsk::Plan { previous: None } },
+        Request::Seed {
+            vote: leader,
+            ask: SeedAsk::Entries { start: LogIndex(4), end: LogIndex(9) },
+        },
     ];
     let answers = [
         Answer::Append(AppendEntriesResponse::Success),
@@ -148,6 +153,8 @@ pub fn messages(command: Entry) -> Vec<Message> {
         Answer::Transfer(Ok(())),
         Answer::Checkpoint(leader),
         Answer::Refused("closing".to_owned()),
+        Answer::SeedElsewhere(Some(TO)),
+        Answer::SeedEntries(Bytes::from_static(b"entries")),
     ];
     let route = Route { shard: SHARD, from: FROM, to: TO };
     let requests = requests.map(|request| MessageKind::Request(route, request));

@@ -22,7 +22,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use barrage_commitlog::{self as commitlog, CommitLog, RecoveryReport};
+use barrage_commitlog::{self as commitlog, CommitLog, Floor, RecoveryReport};
 use barrage_model::{LogId, NodeId, ShardId, Term};
 use barrage_world as world;
 use barrage_world::channel::{Event, Mutex, oneshot, watch};
@@ -30,8 +30,11 @@ use barrage_world::planted;
 use futures_util::FutureExt;
 use openraft::async_runtime::{WatchReceiver, watch::Watch};
 use openraft::errors::RaftError;
-use openraft::{AsyncRuntime, Instant as _, Raft, RaftMetrics, RaftTypeConfig, ReadPolicy, ServerState};
+use openraft::{
+    AsyncRuntime, Instant as _, Raft, RaftMetrics, RaftTypeConfig, ReadPolicy, ServerState,
+};
 
+use crate::folder;
 use crate::format;
 use crate::machine::{Adapter, Machine, RestoreError};
 use crate::network::Network;
@@ -46,6 +49,8 @@ const RESERVED_COMMAND_BYTES_MAX: u64 = 64 * 1024;
 /// From the start of openraft, when all known commits have been re-applied, to the first entry of
 /// the own term: one vote and two appends.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long retention waits for openraft to let entries go.
+const PURGE_WAIT: Duration = Duration::from_millis(100);
 /// After a checkpoint could not be written (a full disk), the next attempt.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
 
@@ -62,7 +67,8 @@ pub struct GroupOptions<M> {
     pub shard: ShardId,
     /// The shard's directory.
     pub dir: PathBuf,
-    /// The shard log's options.
+    /// The shard log's options. Their `floor` says what a late replica gets: the checkpoint, or
+    /// every entry whose records are still there.
     pub log: commitlog::Options,
     /// Payload applied since the newest checkpoint that makes the next one due; every entry counts
     /// for 16 KiB more. A restart re-applies up to this much, after a damaged checkpoint twice.
@@ -87,6 +93,9 @@ pub enum OpenError {
     /// The checkpoint is not what this crate wrote.
     #[error("checkpoint is damaged: {0}")]
     Checkpoint(#[from] format::FormatError),
+    /// The folder says that something is missing: the replica must be seeded first.
+    #[error("replica is incomplete and must be seeded")]
+    Incomplete,
     /// The machine does not understand its checkpoint.
     #[error(transparent)]
     Restore(#[from] RestoreError),
@@ -117,6 +126,7 @@ pub(crate) struct Core {
     pub(crate) raft: Raft<Types, Adapter>,
     pub(crate) metrics: Metrics,
     pub(crate) log: CommitLog,
+    pub(crate) floor: Floor,
     recovery: RecoveryReport,
     adapter: Adapter,
     committed: watch::Receiver<Option<LogId>>,
@@ -127,8 +137,12 @@ pub(crate) struct Core {
     checkpointing: Mutex<()>,
     /// Held while members change.
     pub(crate) changing_members: Mutex<()>,
+    /// Pieces being given to replicas that are copied.
+    pub(crate) giving: Rc<Cell<u32>>,
     failure: RefCell<Option<String>>,
     failed: Event,
+    is_behind: Cell<bool>,
+    behind: Event,
     closing: Cell<bool>,
 }
 
@@ -146,19 +160,21 @@ impl<M: Machine> Group<M> {
     pub async fn open(options: GroupOptions<M>) -> Result<Self, OpenError> {
         let GroupOptions { node, shard, dir, log, checkpoint_bytes, timing, peers, mut machine } =
             options;
+        if folder::is_marked(&dir).await.map_err(OpenError::Read)? {
+            return Err(OpenError::Incomplete);
+        }
         assert!(timing.is_sound(), "a follower must hear a heartbeat before it stands: {timing:?}");
-        let restored =
-            match CommitLog::read_checkpoint(&dir, shard).await.map_err(OpenError::Read)? {
-                None => None,
-                Some((id, bytes)) => {
-                    let (last_membership, state) = format::decode_checkpoint(&bytes)?;
-                    machine.restore(state)?;
-                    Some(Meta { last_log_id: Some(to_raft_log_id(id)), last_membership })
-                }
-            };
-        let applied = restored.as_ref().and_then(|meta| meta.last_log_id);
-        let applied = applied.as_ref().map(crate::vocabulary::from_raft_log_id);
-        let (log, recovery) = CommitLog::open(dir.clone(), log, applied).await?;
+        let floor = log.floor;
+        let mut found = CommitLog::read_checkpoint(&dir, shard).await.map_err(OpenError::Read)?;
+        let mut restored = None;
+        if let Some(found) = &mut found {
+            let bytes = std::mem::take(&mut found.state);
+            let (last_membership, state) = format::decode_checkpoint(&bytes)?;
+            machine.restore(state)?;
+            let last_log_id = Some(to_raft_log_id(found.id));
+            restored = Some(Meta { last_log_id, last_membership });
+        }
+        let (log, recovery) = CommitLog::open(dir.clone(), log, found).await?;
         machine.attach(&log);
         let machine = Rc::new(RefCell::new(machine));
         let adapter = Adapter::new(Rc::clone(&machine) as _, log.clone(), dir, shard, restored);
@@ -177,6 +193,7 @@ impl<M: Machine> Group<M> {
             metrics: raft.metrics(),
             raft,
             log,
+            floor,
             recovery,
             adapter,
             committed,
@@ -184,8 +201,11 @@ impl<M: Machine> Group<M> {
             confirmed_within,
             checkpointing: Mutex::new(()),
             changing_members: Mutex::new(()),
+            giving: Rc::default(),
             failure: RefCell::new(None),
             failed: Event::new(),
+            is_behind: Cell::new(false),
+            behind: Event::new(),
             closing: Cell::new(false),
         });
         drop(world::spawn(watch_raft(Rc::downgrade(&core))));
@@ -349,10 +369,32 @@ impl<M: Machine> Group<M> {
         self.core.committed.clone()
     }
 
-    /// Takes a checkpoint now and moves the raft floor to the one before it. Does nothing when
-    /// nothing was applied since the newest one.
+    /// Takes a checkpoint now and, when the raft floor follows them, moves it to the one before.
+    /// Does nothing when nothing was applied since the newest one.
     pub async fn take_checkpoint(&self) -> io::Result<()> {
         self.core.take_checkpoint().await
+    }
+
+    /// Drops the oldest segments of which nothing is wanted any more. When the floor follows the
+    /// records it moves first, behind what is dropped.
+    ///
+    /// # Errors
+    /// When the disk refuses, or the group has stopped.
+    pub async fn retain(&self) -> io::Result<()> {
+        if self.core.floor == Floor::Records
+            && let Some(released) = self.core.log.released_floor().await?
+        {
+            let purging = self.core.raft.trigger().purge_log(released.index.0).await;
+            purging.map_err(io::Error::other)?;
+            // A leader purges nothing that it is just sending to a follower: what cannot go now goes
+            // with the next call.
+            let purged = |metrics: &RaftMetrics<Types>| {
+                metrics.purged.as_ref().is_some_and(|id| id.index >= released.index.0)
+            };
+            let wait = self.core.raft.wait(Some(PURGE_WAIT));
+            drop(wait.metrics(purged, "the floor has moved").await);
+        }
+        self.core.log.retain().await
     }
 
     /// Why the group is dead, if it is.
@@ -374,6 +416,19 @@ impl<M: Machine> Group<M> {
             let listener = self.core.failed.listen();
             if let Some(reason) = self.failure() {
                 return reason;
+            }
+            listener.await;
+        }
+    }
+
+    /// Waits until this replica is known to miss records that no peer's log goes back to. It goes on
+    /// as it is, without getting nearer: the caller shuts it down, marks its folder as incomplete,
+    /// and has it seeded. Never with a floor that follows the checkpoints.
+    pub async fn needs_seed(&self) {
+        loop {
+            let listener = self.core.behind.listen();
+            if self.core.is_behind.get() {
+                return;
             }
             listener.await;
         }
@@ -414,6 +469,14 @@ impl Core {
         self.failed.notify_all();
     }
 
+    /// The leader's log begins behind the end of this one.
+    pub(crate) fn falls_behind(&self) {
+        if !self.is_behind.replace(true) {
+            tracing::warn!(shard = %self.shard, "replica is behind what the leader's log holds");
+        }
+        self.behind.notify_all();
+    }
+
     async fn take_checkpoint(&self) -> io::Result<()> {
         if planted("raft-purge-before-checkpoint")
             && let Some(applied) = self.adapter.applied()
@@ -429,7 +492,9 @@ impl Core {
         // the newest file is damaged, the older one and the log after it still give the state.
         let told = self.raft.trigger().snapshot().await;
         told.map_err(io::Error::other)?;
-        if let Some(before) = before {
+        if let Some(before) = before
+            && self.floor == Floor::Checkpoint
+        {
             let purged = self.raft.trigger().purge_log(before.index.0).await;
             purged.map_err(io::Error::other)?;
         }

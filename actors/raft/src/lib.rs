@@ -13,6 +13,7 @@
 #[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 mod conformance;
 mod copies;
+mod folder;
 mod format;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -23,17 +24,21 @@ mod network;
 mod peers;
 mod proposal;
 mod runtime;
+mod seed;
 mod serve;
+mod source;
 mod store;
 mod timing;
 mod vocabulary;
 
 pub use crate::copies::NotOnAll;
+pub use crate::folder::{Content, Folder, FolderError};
 pub use crate::format::FormatError;
 pub use crate::group::{Group, GroupOptions, OpenError};
 pub use crate::machine::{Applied, Machine, RestoreError, UnknownCommand};
 pub use crate::membership::{MembershipError, Role, Status};
 pub use crate::peers::{Answer, Call, NoPeers, PeerError, Peers, Urgency};
 pub use crate::proposal::{Committed, Proposal, ProposeError, Proposed};
+pub use crate::seed::{SeedError, SeedOptions, SeedProgress, seed};
 pub use crate::serve::HandleError;
 pub use crate::timing::Timing;

@@ -372,9 +372,10 @@ impl RaftStateMachine<Types> for Adapter {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let Some(meta) = self.progress.borrow().checkpoint.clone() else { return Ok(None) };
-        let Some((id, bytes)) = CommitLog::read_checkpoint(&self.dir, self.shard).await? else {
+        let Some(found) = CommitLog::read_checkpoint(&self.dir, self.shard).await? else {
             return Err(io::Error::other("the newest checkpoint is gone"));
         };
+        let (id, bytes) = (found.id, found.state);
         // The file may be newer than the meta when it was just replaced; its own head says.
         let (membership, _) = format::decode_checkpoint(&bytes).map_err(io::Error::other)?;
         let found = Meta { last_log_id: Some(to_raft_log_id(id)), last_membership: membership };

@@ -4,6 +4,7 @@
 //!
 //! Must never: answer a request meant for another replica; hand openraft what it would panic over.
 
+use barrage_commitlog::Floor;
 use barrage_world::{self as world, planted};
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
@@ -51,6 +52,7 @@ impl Core {
             Request::Checkpoint { vote, meta, bytes } => {
                 return self.install(vote, meta, bytes).await;
             }
+            Request::Seed { vote, ask } => return self.give(vote, ask).await,
         };
         answered.unwrap_or_else(|error| Answer::Refused(error.to_string()))
     }
@@ -93,6 +95,14 @@ impl Core {
             Ok(AppendEntriesResponse::HigherVote(higher)) => return Answer::Checkpoint(higher),
             Ok(_) => return Answer::Checkpoint(vote),
             Err(error) => return Answer::Refused(error.to_string()),
+        }
+        if self.floor == Floor::Records {
+            // The log ends before the leader's begins. With the checkpoint alone this replica would
+            // miss the records in between for ever, and nobody would know.
+            self.falls_behind();
+            return Answer::Refused(
+                "the records before this checkpoint are missing here".to_owned(),
+            );
         }
         let snapshot = Snapshot { meta, snapshot: bytes };
         match self.raft.install_full_snapshot(vote, snapshot).await {

@@ -17,6 +17,9 @@ pub(crate) const UNREACHABLE: u8 = 5;
 /// It exists already.
 pub(crate) const CONFLICT: u8 = 6;
 
+/// The command did its work, and the cluster is not well.
+pub(crate) const UNHEALTHY: u8 = 7;
+
 /// Prints the error, with what to do about it, and gives its exit code. Whoever reads our output
 /// and goes away (`| head`) is no error.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
@@ -27,6 +30,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let refused = error.downcast_ref::<ClientError>();
     if refused.and_then(ClientError::code) == Some(ErrorCode::UnknownTopic) {
         say("  `barrage topic ls` shows what there is, `barrage topic create` makes one.");
+    } else if refused.and_then(ClientError::code) == Some(ErrorCode::NotLeader) {
+        say("  No node that was asked leads it. Perhaps a leader is being elected just now;");
+        say("  else name more nodes with --server, and see `barrage cluster status`.");
     } else if let Some(fix) = refused.and_then(ClientError::fix) {
         say(&format!("  {fix}"));
     }

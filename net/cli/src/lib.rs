@@ -1,4 +1,4 @@
-//! The client sub-commands of `barrage`: topics, produce, consume, stats.
+//! The client sub-commands of `barrage`: topics, produce, consume, stats, cluster.
 //!
 //! Owns: flags, what is printed, exit codes. Data goes to stdout, words to stderr, nothing asks
 //! back. Must never: know how the server works; everything goes through `barrage-client`.
@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests"))]
 #![expect(clippy::disallowed_methods, reason = "outside of the broker: real clocks and threads")]
 
+mod cluster;
 mod consume;
 mod exit;
 #[doc(hidden)]
@@ -36,11 +37,15 @@ pub enum ClientCommand {
     Consume(consume::ConsumeArgs),
     /// Show a node's counters, per core and shard
     Stats(stats::StatsArgs),
+    /// Show and change the cluster: nodes, shards, copies
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
 }
 
 /// Runs a command to its end.
 ///
-/// Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 5 unreachable, 6 conflict.
+/// Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 5 unreachable, 6 conflict, 7 the cluster is
+/// not well (`cluster status`).
 #[must_use]
 pub fn run(command: ClientCommand) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -53,6 +58,7 @@ pub fn run(command: ClientCommand) -> ExitCode {
             ClientCommand::Produce(args) => produce::run(args).await,
             ClientCommand::Consume(args) => consume::run(args).await,
             ClientCommand::Stats(args) => stats::run(args).await,
+            ClientCommand::Cluster(command) => cluster::run(command).await,
         }
     });
     // A thread that still waits for stdin must not keep the process.
@@ -100,6 +106,8 @@ mod tests {
                 true,
             ),
             ("produce t --compression zip", false),
+            ("produce t --acks all", true),
+            ("produce t --acks none", false),
             ("produce t --timeout 0s", false),
             ("produce t --key-separator=", false),
             ("produce", false),
@@ -109,6 +117,19 @@ mod tests {
             ("consume t --format %x", false),
             ("stats -o json", true),
             ("stats -o yaml", false),
+            ("cluster status --wait 30s -o json --server a:1,b:1", true),
+            ("cluster status --wait soon", false),
+            ("cluster nodes", true),
+            ("cluster shards -o json", true),
+            ("cluster balance", true),
+            ("cluster transfer --shard 3 --to 2", true),
+            ("cluster transfer --shard 3", false),
+            ("cluster decommission 3 --wait", true),
+            ("cluster decommission --wait=10m 3", true),
+            ("cluster decommission", false),
+            ("cluster recommission 3", true),
+            ("cluster copies 3", true),
+            ("cluster copies 2", false),
         ];
         for (line, fits) in table {
             let words = std::iter::once("barrage").chain(line.split_whitespace());

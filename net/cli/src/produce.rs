@@ -15,6 +15,7 @@ use barrage_model::batch::Compression;
 use barrage_model::limits::RECORD_BYTES_MAX;
 use barrage_model::units::parse_duration;
 use barrage_model::{PartitionId, TopicName};
+use barrage_wire::Acks;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::exit::{FAILURE, say};
@@ -41,6 +42,9 @@ pub struct ProduceArgs {
     /// How batches are compressed: none, gzip, snappy, lz4, zstd
     #[arg(long, value_name = "NAME", default_value = "none")]
     compression: Compression,
+    /// When a record counts as acknowledged: on a majority of replicas (quorum), or on every one
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = AcksArg::Quorum)]
+    acks: AcksArg,
     /// Send everything to this partition
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
@@ -56,6 +60,15 @@ pub struct ProduceArgs {
     server: ServerArgs,
 }
 
+/// When the server says yes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum AcksArg {
+    /// On disk on a majority of replicas
+    Quorum,
+    /// On disk on every replica
+    All,
+}
+
 /// A type of its own, because clap takes a `Vec` for a flag that may be repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Separator(Vec<u8>);
@@ -66,6 +79,10 @@ pub(crate) async fn run(args: ProduceArgs) -> anyhow::Result<ExitCode> {
     let client = args.server.connect().await?;
     let tally = Arc::new(Mutex::new(Tally::new(receipts)));
     let options = ProducerOptions {
+        acks: match args.acks {
+            AcksArg::Quorum => Acks::Quorum,
+            AcksArg::All => Acks::All,
+        },
         compression: args.compression,
         batch_bytes: BATCH_BYTES,
         delivery_timeout: args.timeout,

@@ -22,10 +22,14 @@ pub struct ServerArgs {
 impl ServerArgs {
     /// Connects to the first that answers.
     pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(self.options()).await?)
+    }
+
+    /// What the client is given.
+    pub(crate) fn options(&self) -> ClientOptions {
         let servers = self.server.iter().map(|server| with_port(server.trim())).collect();
         let client_name = concat!("barrage ", env!("CARGO_PKG_VERSION")).to_owned();
-        let options = ClientOptions { servers, client_name, ..ClientOptions::default() };
-        Ok(Client::connect(options).await?)
+        ClientOptions { servers, client_name, ..ClientOptions::default() }
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct Tally {
     acked: u64,
     failed: u64,
     unknown: u64,
+    stored: u64,
     latency_us: Option<Histogram<u64>>,
     receipts: Option<BufWriter<File>>,
     receipts_error: Option<io::Error>,
@@ -34,6 +35,8 @@ pub(crate) struct Summary {
     acked: u64,
     failed: u64,
     unknown: u64,
+    /// Kept, but with less than was asked: not on all replicas.
+    stored: u64,
     seconds: f64,
     records_per_s: f64,
     mib_per_s: f64,
@@ -48,6 +51,7 @@ impl Tally {
             acked: 0,
             failed: 0,
             unknown: 0,
+            stored: 0,
             // Two digits of an hour are a few KiB; making one with sound bounds cannot fail.
             latency_us: Histogram::new_with_max(LATENCY_US_MAX, 2).ok(),
             receipts: receipts.map(BufWriter::new),
@@ -71,6 +75,10 @@ impl Tally {
                     histogram.saturating_record_n(micros, count);
                 }
                 self.write_receipts(report, base_offset.0);
+            }
+            Outcome::Stored { error } => {
+                self.stored += count;
+                self.remember(count, &error.to_string());
             }
             Outcome::Failed { error } => self.handle_failed(count, &error.to_string()),
             Outcome::Unknown { error } => {
@@ -98,6 +106,7 @@ impl Tally {
             acked: self.acked,
             failed: self.failed,
             unknown: self.unknown,
+            stored: self.stored,
             seconds,
             records_per_s: per_second(self.acked, seconds),
             mib_per_s: per_second(bytes, seconds) / f64::from(1 << 20),
@@ -127,16 +136,18 @@ impl Tally {
 
 impl Summary {
     pub(crate) const fn is_complete(&self) -> bool {
-        self.failed == 0 && self.unknown == 0
+        self.failed == 0 && self.unknown == 0 && self.stored == 0
     }
 
     /// One line, and one for each kind of error.
     pub(crate) fn in_words(&self) -> String {
+        let mut counts =
+            format!("acked {}, failed {}, unknown {}", self.acked, self.failed, self.unknown);
+        if self.stored > 0 {
+            counts.push_str(&format!(", stored with less than asked {}", self.stored));
+        }
         let mut words = format!(
-            "acked {}, failed {}, unknown {} in {:.2} s: {:.0} records/s, {:.1} MiB/s, p99 {}",
-            self.acked,
-            self.failed,
-            self.unknown,
+            "{counts} in {:.2} s: {:.0} records/s, {:.1} MiB/s, p99 {}",
             self.seconds,
             self.records_per_s,
             self.mib_per_s,
@@ -176,7 +187,14 @@ mod tests {
         let acked = Outcome::Acked { base_offset: Offset(0) };
         let failed = Outcome::Failed { error: ClientError::Closed };
         let unknown = Outcome::Unknown { error: ClientError::DeliveryTimeout };
-        let table = [(&acked, 98, 10), (&acked, 2, 3_000), (&failed, 3, 1), (&unknown, 4, 1)];
+        let stored = Outcome::Stored { error: ClientError::Closed };
+        let table = [
+            (&acked, 98, 10),
+            (&acked, 2, 3_000),
+            (&failed, 3, 1),
+            (&unknown, 4, 1),
+            (&stored, 5, 1),
+        ];
         for (outcome, record_count, milliseconds) in table {
             tally.handle_report(&Report {
                 partition: PartitionId(0),
@@ -188,12 +206,13 @@ mod tests {
         }
         let summary = tally.summary(1 << 20, Duration::from_secs(2));
         assert_eq!((summary.acked, summary.failed, summary.unknown), (100, 3, 4));
+        assert_eq!(summary.stored, 5);
         assert!(!summary.is_complete());
         assert!((9_900..=10_100).contains(&summary.p50_us), "{}", summary.p50_us);
         assert!((2_900_000..=3_100_000).contains(&summary.p99_us), "{}", summary.p99_us);
         let words = summary.in_words();
         assert!(words.contains("50 records/s, 0.5 MiB/s"), "{words}");
-        assert!(words.contains("3 x closed"), "{words}");
+        assert!(words.contains("8 x closed"), "{words}");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! One TCP connection: handshake, then many requests in flight, answers by correlation id.
 //!
-//! Owns: the socket's two halves, each in a task of its own, and the table of waiting calls.
+//! Owns: the socket's two halves, each in a task of its own, the table of waiting calls, and a
+//! watch over a server that went silent: it may be stopped, or its host gone, without a word to
+//! us. Whether it lives is asked over a second connection, because a busy server may have good
+//! reasons not to read from this one.
 //! Must never: retry, reorder requests, or outlive its last handle.
 //!
 //! Invariants: requests leave in the order of `start`; every call ends exactly once, with its
@@ -22,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::error::{ClientError, Stage};
 use crate::options::ClientOptions;
@@ -30,6 +34,14 @@ use crate::options::ClientOptions;
 const OUTGOING_MAX: usize = 4096;
 /// Frames gathered into one write.
 const GATHER_MAX: usize = 32;
+/// How often the watch looks.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+/// Silence while an answer is due, until somebody looks whether the server lives.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
+/// The same when it was found alive, again and again.
+const SILENCE_MAX: Duration = Duration::from_secs(8);
+/// A server that does not shake hands within this time does not live.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Room for a read when no large frame is known to come.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -46,6 +58,8 @@ struct Inner {
     request_timeout: Duration,
     outgoing: mpsc::Sender<Outgoing>,
     calls: Mutex<Calls>,
+    /// When something was heard last.
+    heard: Mutex<Instant>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -59,8 +73,23 @@ struct Outgoing {
 #[derive(Debug, Default)]
 struct Calls {
     correlation_next: u32,
-    waiting: HashMap<Correlation, oneshot::Sender<Result<Frame, ClientError>>>,
+    waiting: HashMap<Correlation, Waiting>,
     failed: Option<ClientError>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    sender: oneshot::Sender<Result<Frame, ClientError>>,
+    /// A live server may hold its answer back until then.
+    due: Instant,
+}
+
+/// Both halves of a socket after the handshake.
+struct Opened {
+    hello: HelloReply,
+    read: OwnedReadHalf,
+    decoder: FrameDecoder,
+    write: OwnedWriteHalf,
 }
 
 /// A request on its way. Dropping it forgets the answer.
@@ -74,65 +103,16 @@ pub(crate) struct Call {
 impl Connection {
     /// Connects and shakes hands.
     pub(crate) async fn dial(server: &str, options: &ClientOptions) -> Result<Self, ClientError> {
-        let attempt = Self::dial_unbounded(server, options);
-        match tokio::time::timeout(options.connect_timeout, attempt).await {
-            Ok(result) => result,
-            Err(_) => {
-                let cause = format!("no answer within {:?}", options.connect_timeout);
-                let server = server.to_owned();
-                Err(ClientError::Unreachable { server, stage: Stage::Connect, cause })
-            }
-        }
+        let opened = open(server, options, options.connect_timeout).await;
+        let opened = opened.map_err(|(stage, error)| {
+            let (server, cause) = (server.to_owned(), error.to_string());
+            ClientError::Unreachable { server, stage, cause }
+        })?;
+        Ok(Self::start_tasks(server, options, opened))
     }
 
-    async fn dial_unbounded(server: &str, options: &ClientOptions) -> Result<Self, ClientError> {
-        let unreachable = |stage, cause: String| ClientError::Unreachable {
-            server: server.to_owned(),
-            stage,
-            cause,
-        };
-        let addresses = tokio::net::lookup_host(server)
-            .await
-            .map_err(|error| unreachable(Stage::Resolve, error.to_string()))?;
-        let mut last = unreachable(Stage::Resolve, "the name has no address".to_owned());
-        let mut stream = None;
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(connected) => {
-                    stream = Some(connected);
-                    break;
-                }
-                Err(error) => last = unreachable(Stage::Connect, error.to_string()),
-            }
-        }
-        let Some(mut stream) = stream else { return Err(last) };
-        let handshake = |error: io::Error| unreachable(Stage::Handshake, error.to_string());
-        stream.set_nodelay(true).map_err(handshake)?;
-        let mut out = BytesMut::new();
-        Request::Hello(Hello::new(options.client_name.clone())).encode(Correlation(0), &mut out);
-        stream.write_all(&out).await.map_err(handshake)?;
-        let mut decoder = FrameDecoder::new(clamp(FRAME_BYTES_MAX_BEFORE_HANDSHAKE));
-        let (mut read, write) = stream.into_split();
-        let frame = read_frame(&mut read, &mut decoder).await.map_err(handshake)?;
-        let hello = match Response::decode(&frame.header, &frame.body) {
-            Ok(Response::Hello(hello)) => hello,
-            Ok(Response::Error { error, .. }) => {
-                return Err(unreachable(Stage::Handshake, error.to_string()));
-            }
-            Ok(_) => return Err(unreachable(Stage::Handshake, "not a Hello".to_owned())),
-            Err(error) => return Err(unreachable(Stage::Handshake, error.to_string())),
-        };
-        decoder.set_length_max(clamp(FRAME_BYTES_MAX));
-        Ok(Self::start_tasks(server, options, hello, (read, decoder), write))
-    }
-
-    fn start_tasks(
-        server: &str,
-        options: &ClientOptions,
-        hello: HelloReply,
-        (read, decoder): (OwnedReadHalf, FrameDecoder),
-        write: OwnedWriteHalf,
-    ) -> Self {
+    fn start_tasks(server: &str, options: &ClientOptions, opened: Opened) -> Self {
+        let Opened { hello, read, decoder, write } = opened;
         let (outgoing, waiting) = mpsc::channel(OUTGOING_MAX);
         let inner = Arc::new(Inner {
             server: server.to_owned(),
@@ -140,14 +120,26 @@ impl Connection {
             request_timeout: options.request_timeout,
             outgoing,
             calls: Mutex::new(Calls { correlation_next: 1, ..Calls::default() }),
+            heard: Mutex::new(Instant::now()),
             tasks: Mutex::new(Vec::new()),
         });
         let reader = tokio::spawn(read_all(read, decoder, Arc::downgrade(&inner)));
         let writer = tokio::spawn(write_all(write, waiting, Arc::downgrade(&inner)));
+        let watch = tokio::spawn(watch(options.clone(), Arc::downgrade(&inner)));
         if let Ok(mut tasks) = inner.tasks.lock() {
-            tasks.extend([reader.abort_handle(), writer.abort_handle()]);
+            tasks.extend([&reader, &writer, &watch].map(tokio::task::JoinHandle::abort_handle));
         }
         Self { inner }
+    }
+
+    /// Where it was dialled.
+    pub(crate) fn server(&self) -> &str {
+        &self.inner.server
+    }
+
+    /// Whether both are handles on one connection.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// What the server said of itself.
@@ -172,7 +164,7 @@ impl Connection {
         patience: Duration,
     ) -> Result<Frame, ClientError> {
         let limit = self.inner.request_timeout + patience;
-        self.start(limit, |correlation, head| {
+        self.start(limit, patience, |correlation, head| {
             request.encode(correlation, head);
             Bytes::new()
         })?
@@ -190,7 +182,7 @@ impl Connection {
         let limit = self.inner.request_timeout;
         // The server answers first; our own limit only catches a server that does not.
         let timeout_ms = u32::try_from(limit.as_millis() * 4 / 5).unwrap_or(u32::MAX);
-        self.start(limit, |correlation, head| {
+        self.start(limit, Duration::ZERO, |correlation, head| {
             let request = ProduceRequest { key, acks, timeout_ms, batch: &batch };
             request.encode_head(correlation, head);
             batch
@@ -200,6 +192,7 @@ impl Connection {
     fn start(
         &self,
         limit: Duration,
+        patience: Duration,
         encode: impl FnOnce(Correlation, &mut BytesMut) -> Bytes,
     ) -> Result<Call, ClientError> {
         let (sender, answer) = oneshot::channel();
@@ -216,7 +209,8 @@ impl Connection {
             let cause = "too many requests wait for the socket".to_owned();
             return Err(self.inner.disconnected(cause));
         }
-        calls.waiting.insert(correlation, sender);
+        let due = Instant::now() + patience;
+        calls.waiting.insert(correlation, Waiting { sender, due });
         drop(calls);
         Ok(Call { connection: self.clone(), limit, answer })
     }
@@ -249,11 +243,19 @@ impl Inner {
     }
 
     fn complete(&self, frame: Frame) {
-        let sender = self.calls().waiting.remove(&frame.header.correlation);
-        // No sender: the caller is gone, or the server answered twice.
-        if let Some(sender) = sender {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let waiting = self.calls().waiting.remove(&frame.header.correlation);
+        // Nobody: the caller is gone, or the server answered twice.
+        if let Some(Waiting { sender, .. }) = waiting {
             drop(sender.send(Ok(frame)));
         }
+    }
+
+    /// Since when the server owes an answer and is silent.
+    fn silent_since(&self) -> Option<Instant> {
+        let due = self.calls().waiting.values().map(|waiting| waiting.due).min()?;
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(due.max(heard))
     }
 
     /// Ends the connection: every call gets the reason.
@@ -263,7 +265,7 @@ impl Inner {
             calls.failed.get_or_insert_with(|| error.clone());
             std::mem::take(&mut calls.waiting)
         };
-        for sender in waiting.into_values() {
+        for Waiting { sender, .. } in waiting.into_values() {
             drop(sender.send(Err(error.clone())));
         }
         self.stop_tasks();
@@ -291,6 +293,94 @@ pub(crate) fn decode<'a>(server: &str, frame: &'a Frame) -> Result<Response<'a>,
         Err(error) => {
             Err(ClientError::Protocol { server: server.to_owned(), cause: error.to_string() })
         }
+    }
+}
+
+/// Connects and shakes hands within `limit`, which the addresses of the name share.
+async fn open(
+    server: &str,
+    options: &ClientOptions,
+    limit: Duration,
+) -> Result<Opened, (Stage, io::Error)> {
+    let deadline = Instant::now() + limit;
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
+    let found = tokio::time::timeout_at(deadline, tokio::net::lookup_host(server)).await;
+    let found = found.unwrap_or_else(|_| Err(late()));
+    let addresses: Vec<_> = found.map_err(|error| (Stage::Resolve, error))?.collect();
+    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    let mut last = io::Error::other("the name has no address");
+    for address in addresses {
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                let shaken = tokio::time::timeout_at(deadline, shake_hands(stream, options)).await;
+                let shaken = shaken.unwrap_or_else(|_| Err(late()));
+                return shaken.map_err(|error| (Stage::Handshake, error));
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = late(),
+        }
+    }
+    Err((Stage::Connect, last))
+}
+
+async fn shake_hands(mut stream: TcpStream, options: &ClientOptions) -> io::Result<Opened> {
+    stream.set_nodelay(true)?;
+    let mut out = BytesMut::new();
+    Request::Hello(Hello::new(options.client_name.clone())).encode(Correlation(0), &mut out);
+    stream.write_all(&out).await?;
+    let mut decoder = FrameDecoder::new(clamp(FRAME_BYTES_MAX_BEFORE_HANDSHAKE));
+    let (mut read, write) = stream.into_split();
+    let frame = read_frame(&mut read, &mut decoder).await?;
+    let hello = match Response::decode(&frame.header, &frame.body) {
+        Ok(Response::Hello(hello)) => hello,
+        Ok(Response::Error { error, .. }) => return Err(io::Error::other(error.to_string())),
+        Ok(_) => return Err(io::Error::other("not a Hello")),
+        Err(error) => return Err(io::Error::other(error.to_string())),
+    };
+    decoder.set_length_max(clamp(FRAME_BYTES_MAX));
+    Ok(Opened { hello, read, decoder, write })
+}
+
+/// Gives the connection up when its server owes an answer, is silent, and does not shake hands on
+/// a second one either.
+async fn watch(options: ClientOptions, inner: Weak<Inner>) {
+    let mut silence = SILENCE_MIN;
+    let mut looked = Instant::now();
+    loop {
+        tokio::time::sleep(WATCH_EVERY).await;
+        let Some((server, since)) =
+            inner.upgrade().map(|inner| (inner.server.clone(), inner.silent_since()))
+        else {
+            return;
+        };
+        let Some(since) = since else {
+            silence = SILENCE_MIN;
+            continue;
+        };
+        if since.max(looked).elapsed() < silence {
+            // Heard since the last look: it is alive without our asking.
+            silence = if since > looked { SILENCE_MIN } else { silence };
+            continue;
+        }
+        let probed = open(&server, &options, PROBE_TIMEOUT.min(options.connect_timeout)).await;
+        let Some(inner) = inner.upgrade() else { return };
+        looked = Instant::now();
+        if is_alive(&probed) {
+            silence = (silence * 2).min(SILENCE_MAX);
+        } else if inner.silent_since() == Some(since) {
+            let cause = format!("silent for {:?}, and no handshake", since.elapsed());
+            return inner.fail(&inner.disconnected(cause));
+        }
+    }
+}
+
+/// What the attempt to shake hands tells. A refusal is an answer; a name that does not resolve
+/// says nothing about the server.
+fn is_alive(probed: &Result<Opened, (Stage, io::Error)>) -> bool {
+    match probed {
+        Ok(_) | Err((Stage::Resolve, _)) => true,
+        Err((Stage::Connect, _)) => false,
+        Err((Stage::Handshake, error)) => error.kind() != io::ErrorKind::TimedOut,
     }
 }
 

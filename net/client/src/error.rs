@@ -113,7 +113,7 @@ pub enum ErrorKind {
     NotFound,
     /// It exists already, or someone else owns it.
     Conflict,
-    /// No server answers.
+    /// No server answers, or none that may do it.
     Unreachable,
     /// The call itself was wrong.
     Usage,
@@ -136,7 +136,7 @@ impl ClientError {
                 ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => ErrorKind::NotFound,
                 ErrorCode::TopicExists | ErrorCode::ProducerFenced => ErrorKind::Conflict,
                 ErrorCode::InvalidArgument => ErrorKind::Usage,
-                ErrorCode::ShuttingDown => ErrorKind::Unreachable,
+                ErrorCode::ShuttingDown | ErrorCode::NotLeader => ErrorKind::Unreachable,
                 _ => ErrorKind::Other,
             },
             _ => ErrorKind::Other,
@@ -187,8 +187,33 @@ impl ClientError {
         }
     }
 
+    /// The request was surely not carried out, whether it changes something or not: it was refused
+    /// at the door, or never left.
+    pub(crate) const fn is_refused_untouched(&self) -> bool {
+        match self {
+            Self::Refused(reply) if matches!(reply.code, ErrorCode::NotLeader) => true,
+            _ => self.is_surely_without_effect(),
+        }
+    }
+
+    /// Another server may do better.
+    pub(crate) const fn is_of_this_server(&self) -> bool {
+        match self {
+            Self::Refused(reply) => matches!(
+                reply.code,
+                ErrorCode::NotLeader
+                    | ErrorCode::ShuttingDown
+                    | ErrorCode::StorageFailed
+                    | ErrorCode::TooManyConnections
+                    | ErrorCode::Timeout
+            ),
+            _ => true,
+        }
+    }
+
     /// Another attempt, perhaps over another connection, may succeed.
-    pub(crate) const fn is_retriable(&self) -> bool {
+    #[must_use]
+    pub const fn is_retriable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Disconnected { .. } | Self::RequestTimeout { .. } => {
                 true

@@ -8,7 +8,9 @@
 //! - A record whose [`Delivery`] says yes is on disk on a majority. It is there once, however
 //!   often its batch had to be sent, and in the order of `send` within its partition.
 //! - [`DeliveryError::Failed`] means surely not written, [`DeliveryError::Unknown`] is said when
-//!   nobody can know.
+//!   nobody can know, [`DeliveryError::Stored`] when it was written with less than was asked.
+//! - All of this holds while leaders move and nodes come and go: any node that answers tells where
+//!   to go on.
 //! - A consumer gives each record once, in order within its partition, checked against the CRC
 //!   that the producer made.
 //!
@@ -51,6 +53,7 @@ mod connection;
 mod consumer;
 mod error;
 mod options;
+mod pause;
 mod pool;
 mod producer;
 mod route;

@@ -1,15 +1,20 @@
 //! Where the partitions of one topic live, and the connections to them.
 //!
-//! Owns: the last metadata of the topic. An address that cannot be reached from here (a container's
-//! inner address, say) is replaced by the server the client was given: any core accepts any
-//! request and forwards it. Must never: change the topic's id under a producer or consumer.
+//! Owns: the last metadata of the topic. A leader that the cluster names but that cannot be reached
+//! from here (at a container's inner address, say) is replaced by any server, which takes the
+//! request if the partition is its own; the leader itself is tried again and again beside that, and
+//! takes over as soon as it answers.
+//! Must never: change the topic's id under a producer or consumer; send to anybody while nobody is
+//! known to lead.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use barrage_model::{PartitionId, PartitionKey, TopicId};
-use barrage_wire::{ErrorCode, ErrorReply, Hint};
+use barrage_wire::{At, ErrorCode, ErrorReply, ListOffsetReply, TopicRoutes};
+use tokio::time::Instant;
 
-use crate::client::Client;
+use crate::client::{Client, PATIENCE, Whom, as_seen_from, leader_of};
 use crate::connection::Connection;
 use crate::error::ClientError;
 
@@ -21,26 +26,40 @@ pub(crate) struct Routes {
     topic: TopicId,
     partition_count: u32,
     state: Mutex<State>,
+    /// Held while metadata is asked for.
+    refreshed: tokio::sync::Mutex<Refreshed>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// By partition.
+    /// By partition; empty while nobody is known to lead it.
     addresses: Vec<String>,
-    /// Addresses that failed while another server answered.
+    /// Addresses that failed while the cluster named them.
     avoided: Vec<String>,
+}
+
+/// How the last look at the metadata ended.
+#[derive(Debug)]
+struct Refreshed {
+    at: Instant,
+    failure: Option<ClientError>,
 }
 
 /// Bound on remembered bad addresses; a cluster announces a few dozen.
 const AVOIDED_MAX: usize = 1024;
+/// Metadata this fresh serves all who asked for it meanwhile.
+const FRESH: Duration = Duration::from_millis(50);
 
 impl Routes {
     /// Asks for the topic's metadata.
     pub(crate) async fn resolve(client: &Client, name: &str) -> Result<Self, ClientError> {
-        let (topic, addresses) = ask(client, name).await?;
+        let (topic, addresses) = ask(client, name, Whom::default()).await?;
         let partition_count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let state = Mutex::new(State { addresses, avoided: Vec::new() });
-        Ok(Self { client: client.clone(), name: name.to_owned(), topic, partition_count, state })
+        let refreshed = Refreshed { at: Instant::now(), failure: None };
+        let refreshed = tokio::sync::Mutex::new(refreshed);
+        let (client, name) = (client.clone(), name.to_owned());
+        Ok(Self { client, name, topic, partition_count, state, refreshed })
     }
 
     pub(crate) const fn client(&self) -> &Client {
@@ -55,65 +74,128 @@ impl Routes {
         PartitionKey { topic: self.topic, partition }
     }
 
+    /// An offset of the partition, asked of its leader if that is known.
+    pub(crate) async fn list_offset(
+        &self,
+        partition: PartitionId,
+        at: At,
+    ) -> Result<ListOffsetReply, ClientError> {
+        let first = Some(self.address(partition)).filter(|address| !address.is_empty());
+        let whom = Whom { first, last: Vec::new() };
+        self.client.list_offset_from(self.key(partition), at, whom).await
+    }
+
     /// A connection that leads to the partition, if there is one now.
     pub(crate) fn live(&self, partition: PartitionId) -> Option<Connection> {
-        match self.address(partition) {
-            Some(address) => self.client.pool().live(&address),
-            None => {
-                let servers = &self.client.pool().options().servers;
-                servers.iter().find_map(|server| self.client.pool().live(server))
-            }
+        let pool = self.client.pool();
+        let address = self.address(partition);
+        if let Some(connection) = pool.live(&address) {
+            self.state().avoided.retain(|avoided| *avoided != address);
+            return Some(connection);
         }
+        if !self.state().avoided.contains(&address) {
+            return None;
+        }
+        pool.nudge(&address);
+        pool.live_any()
     }
 
     /// A connection that leads to the partition, dialled if need be.
     pub(crate) async fn connect(&self, partition: PartitionId) -> Result<Connection, ClientError> {
         let pool = self.client.pool();
-        let Some(address) = self.address(partition) else {
-            return pool.any().await.map(|(_, connection)| connection);
-        };
-        let direct = match pool.get(&address).await {
-            Ok(connection) => return Ok(connection),
-            Err(error) => error,
-        };
-        // The node restarted with other ports, or its address means nothing here.
-        let Ok((_, fallback)) = pool.any().await else { return Err(direct) };
-        self.refresh().await?;
-        match self.address(partition) {
-            Some(fresh) if fresh != address => pool.get(&fresh).await,
-            _ => {
-                self.avoid(address);
-                Ok(fallback)
+        let address = self.address(partition);
+        let mut unreachable = None;
+        if !address.is_empty() {
+            match pool.get_within(&address, PATIENCE).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => unreachable = Some(error),
             }
         }
+        if let Err(error) = self.refresh(Some(&address)).await {
+            // What is gone is gone; if only nobody answers, the leader's silence says more.
+            return Err(unreachable.filter(|_| error.is_retriable()).unwrap_or(error));
+        }
+        let fresh = self.address(partition);
+        if fresh.is_empty() {
+            return Err(self.no_leader(partition));
+        }
+        if fresh != address {
+            return pool.get_within(&fresh, PATIENCE).await;
+        }
+        // The node is going down and nobody noticed yet, or its address means nothing here.
+        let (_, fallback) = pool.any(&[]).await?;
+        self.avoid(address);
+        Ok(fallback)
     }
 
-    /// Asks for the topic's metadata again.
-    pub(crate) async fn refresh(&self) -> Result<(), ClientError> {
-        let (topic, addresses) = ask(&self.client, &self.name).await?;
-        if topic != self.topic {
+    /// Asks for the topic's metadata again; the server at `except` only if nobody else answers.
+    pub(crate) async fn refresh(&self, except: Option<&str>) -> Result<(), ClientError> {
+        let asked = Instant::now();
+        let mut refreshed = self.refreshed.lock().await;
+        // Many partitions ask at once: one look serves all, whether it found somebody or not.
+        match &refreshed.failure {
+            None if refreshed.at + FRESH > asked => return Ok(()),
+            Some(error) if refreshed.at > asked => return Err(error.clone()),
+            _ => {}
+        }
+        let result = self.refresh_now(except).await;
+        *refreshed = Refreshed { at: Instant::now(), failure: result.clone().err() };
+        result
+    }
+
+    async fn refresh_now(&self, except: Option<&str>) -> Result<(), ClientError> {
+        let last = except.filter(|address| !address.is_empty()).map(str::to_owned);
+        let whom = Whom { first: None, last: last.into_iter().collect() };
+        let (topic, addresses) = ask(&self.client, &self.name, whom).await?;
+        if topic < self.topic {
+            // Ids only grow: that node has not heard yet that the topic was made again.
+            let message = format!("a node does not know topic {} as it is now", self.name);
+            return Err(ClientError::Refused(ErrorReply::new(ErrorCode::NotLeader, message)));
+        }
+        if topic > self.topic {
             return Err(ClientError::TopicReplaced { topic: self.name.clone() });
         }
         self.state().addresses = addresses;
         Ok(())
     }
 
-    /// A server said where the partition's leader is.
-    pub(crate) fn handle_error(&self, partition: PartitionId, error: &ClientError) {
-        let ClientError::Refused(ErrorReply { hint: Hint::Leader { address, .. }, .. }) = error
-        else {
-            return;
-        };
-        if let Some(place) = self.state().addresses.get_mut(partition.0 as usize) {
-            place.clone_from(address);
+    /// A request to `server` failed: perhaps it said where the partition's leader is. True when
+    /// somebody else should be asked.
+    pub(crate) fn handle_error(
+        &self,
+        partition: PartitionId,
+        server: &str,
+        error: &ClientError,
+    ) -> bool {
+        match leader_of(error).map(|address| as_seen_from(server, address.to_owned())) {
+            Some(leader) if leader != server => {
+                if let Some(place) = self.state().addresses.get_mut(partition.0 as usize) {
+                    *place = leader;
+                }
+                false
+            }
+            _ => match error.code() {
+                Some(ErrorCode::UnknownTopic | ErrorCode::UnknownPartition) => true,
+                _ => error.is_retriable() && error.is_of_this_server(),
+            },
         }
     }
 
-    fn address(&self, partition: PartitionId) -> Option<String> {
-        let state = self.state();
-        let address = state.addresses.get(partition.0 as usize)?;
-        let usable = !address.is_empty() && !state.avoided.contains(address);
-        usable.then(|| address.clone())
+    /// True when the partition is led elsewhere than where `connection` goes, as far as is known.
+    pub(crate) fn is_led_elsewhere(&self, partition: PartitionId, connection: &Connection) -> bool {
+        let address = self.address(partition);
+        !address.is_empty()
+            && address != connection.server()
+            && !self.state().avoided.contains(&address)
+    }
+
+    fn no_leader(&self, partition: PartitionId) -> ClientError {
+        let message = format!("nobody is known to lead partition {partition} of {}", self.name);
+        ClientError::Refused(ErrorReply::new(ErrorCode::NotLeader, message))
+    }
+
+    fn address(&self, partition: PartitionId) -> String {
+        self.state().addresses.get(partition.0 as usize).cloned().unwrap_or_default()
     }
 
     fn avoid(&self, address: String) {
@@ -128,12 +210,22 @@ impl Routes {
     }
 }
 
-async fn ask(client: &Client, name: &str) -> Result<(TopicId, Vec<String>), ClientError> {
-    let reply = client.metadata(&[name]).await?;
+async fn ask(
+    client: &Client,
+    name: &str,
+    whom: Whom,
+) -> Result<(TopicId, Vec<String>), ClientError> {
     let unknown = || {
         let message = format!("topic {name} does not exist");
         ClientError::Refused(ErrorReply::new(ErrorCode::UnknownTopic, message))
     };
+    let is_unknown = |row: &TopicRoutes| row.error == ErrorCode::UnknownTopic.number();
+    let (mut reply, mut server) = client.metadata_from(&[name], whom).await?;
+    if reply.topics.iter().any(is_unknown) && client.pool().servers().len() > 1 {
+        // A node that was away may not know what the others know.
+        let whom = Whom { first: None, last: vec![server] };
+        (reply, server) = client.metadata_from(&[name], whom).await?;
+    }
     let row = reply.topics.into_iter().next().ok_or_else(unknown)?;
     match ErrorCode::from_number(row.error) {
         None if row.partitions.is_empty() => return Err(unknown()),
@@ -144,34 +236,6 @@ async fn ask(client: &Client, name: &str) -> Result<(TopicId, Vec<String>), Clie
             return Err(ClientError::Refused(ErrorReply::new(code, message)));
         }
     }
-    let dialled = client.pool().options().servers.first().map_or("", String::as_str);
-    let addresses = row.partitions.into_iter().map(|route| as_seen_from(dialled, route.address));
+    let addresses = row.partitions.into_iter().map(|route| as_seen_from(&server, route.address));
     Ok((row.topic, addresses.collect()))
-}
-
-/// A server that listens everywhere announces `0.0.0.0`: for us it is the host that we dialled.
-fn as_seen_from(dialled: &str, address: String) -> String {
-    let host = dialled.rsplit_once(':').map_or(dialled, |(host, _)| host);
-    match address.rsplit_once(':') {
-        Some(("0.0.0.0" | "[::]", port)) => format!("{host}:{port}"),
-        _ => address,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::as_seen_from;
-
-    #[test]
-    fn unspecified_hosts_become_the_host_that_was_dialled() {
-        let table = [
-            ("db1:7400", "0.0.0.0:7401", "db1:7401"),
-            ("[::1]:7400", "[::]:7401", "[::1]:7401"),
-            ("db1:7400", "10.0.0.7:7401", "10.0.0.7:7401"),
-            ("db1:7400", "", ""),
-        ];
-        for (dialled, address, expected) in table {
-            assert_eq!(as_seen_from(dialled, address.to_owned()), expected);
-        }
-    }
 }

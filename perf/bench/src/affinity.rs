@@ -25,6 +25,18 @@ impl CoreList {
         Self((first..end).collect())
     }
 
+    /// A part for each of `count` servers: as many cores each as go round, at least one; with fewer
+    /// cores than servers some share.
+    pub(crate) fn deal(&self, count: usize) -> Vec<Self> {
+        let size = (self.count() / count).max(1);
+        let part = |index: usize| {
+            let mut cores: Vec<usize> = (0..size).map(|n| self.nth(index * size + n)).collect();
+            cores.sort_unstable();
+            Self(cores)
+        };
+        (0..count).map(part).collect()
+    }
+
     /// The list as `start --cores` reads it, where a lone number would be a count.
     pub(crate) fn flag(&self) -> String {
         let parts: Vec<String> = self.0.iter().map(|core| format!("{core}-{core}")).collect();
@@ -120,6 +132,20 @@ mod tests {
         check("2-1", None);
         check("a", None);
         check("0,99999999", None);
+    }
+
+    #[test]
+    fn cores_are_dealt_out_evenly_and_shared_when_few() {
+        let check = |cores: &str, parts: &[&str]| {
+            let dealt = cores.parse::<CoreList>().unwrap().deal(parts.len());
+            assert_eq!(dealt.iter().map(ToString::to_string).collect::<Vec<_>>(), parts, "{cores}");
+        };
+        check("0,2", &["0,2"]);
+        check("0", &["0", "0", "0"]);
+        check("0-1", &["0", "1", "0"]);
+        check("0-3", &["0", "1", "2"]);
+        check("2-7", &["2,3", "4,5", "6,7"]);
+        check("0-6", &["0,1", "2,3", "4,5"]);
     }
 
     #[test]

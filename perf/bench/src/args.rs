@@ -1,8 +1,10 @@
 //! The command line of `barrage bench`, and the plan it stands for.
 //!
 //! Owns: flags, their defaults and what they may not be. Must never: start anything.
-//! Invariants: a [`Plan`] names at least one core on each side, one producer, one partition.
+//! Invariants: a [`Plan`] names at least one core on each side, one producer, one partition, and
+//! one node or three.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +39,9 @@ pub struct BenchArgs {
     /// Batches a producer sends ahead of their answers [default: 16 MiB of them, 4 to 64].
     #[arg(long, value_name = "N")]
     pub in_flight: Option<usize>,
+    /// Servers that hold copies: 1, or 3 of which two must have a batch before its answer.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub nodes: usize,
     /// Partitions of the topic.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub partitions: u32,
@@ -46,7 +51,7 @@ pub struct BenchArgs {
     /// Seconds of the bare loop before it [default: as --duration, at most 10].
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub bare_duration: Option<Duration>,
-    /// Cores of the server [default: all but the last].
+    /// Cores of the server [default: all but the last; with --nodes 3: all, a third for each].
     #[arg(long, value_name = "LIST")]
     pub server_cores: Option<CoreList>,
     /// Cores of the load generator [default: the last].
@@ -82,6 +87,9 @@ pub struct BenchArgs {
     /// Where a bare server writes its address.
     #[arg(long, hide = true)]
     pub ready_file: Option<PathBuf>,
+    /// The two others, if a bare server is the one of three that receives.
+    #[arg(long, hide = true, value_name = "ADDRESS")]
+    pub forward: Vec<SocketAddr>,
 }
 
 /// What to measure.
@@ -122,7 +130,8 @@ pub(crate) struct Plan {
     pub partitions: u32,
     pub duration: Duration,
     pub bare_duration: Duration,
-    pub server_cores: CoreList,
+    /// The cores of each node: of one, or of three.
+    pub node_cores: Vec<CoreList>,
     pub client_cores: CoreList,
     pub rate: u64,
     pub build: bool,
@@ -150,6 +159,8 @@ const BATCH_BYTES_DEFAULT: usize = 1 << 20;
 const BARE_DURATION_MAX: Duration = Duration::from_secs(10);
 const FILL_TAIL: ByteSize = ByteSize::mib(512);
 const FILL_COLD: ByteSize = ByteSize::gib(4);
+/// Copies of everything, each a server of its own.
+pub(crate) const NODES_MAX: usize = 3;
 const PRODUCERS_MAX: usize = 1024;
 const IN_FLIGHT_MAX: usize = 4096;
 const SECONDS_MAX: f64 = 86_400.0;
@@ -161,7 +172,9 @@ impl Plan {
     pub(crate) fn new(args: &BenchArgs) -> Result<Self, String> {
         let cores = machine::cores();
         let last = cores - 1;
+        let servers_end = if args.nodes == 1 { last.max(1) } else { cores };
         let server_cores = args.server_cores.clone();
+        let server_cores = server_cores.unwrap_or_else(|| CoreList::range(0, servers_end));
         let client_cores = args.client_cores.clone();
         let record_size = args.record_size.as_usize();
         let fill = args.fill.unwrap_or(match args.scenario {
@@ -173,6 +186,7 @@ impl Plan {
         within("--partitions", args.partitions as usize, 1, PRODUCERS_MAX)?;
         within("--in-flight", args.in_flight.unwrap_or(1), 1, IN_FLIGHT_MAX)?;
         within("--fetch-bytes", args.fetch_bytes.as_usize(), 1, FETCH_BYTES_MAX)?;
+        check_nodes(args)?;
         if args.rate == 0 {
             return Err("--rate must be at least 1".to_owned());
         }
@@ -185,7 +199,7 @@ impl Plan {
             partitions: args.partitions,
             duration: args.duration,
             bare_duration: args.bare_duration.unwrap_or(args.duration.min(BARE_DURATION_MAX)),
-            server_cores: server_cores.unwrap_or_else(|| CoreList::range(0, last.max(1))),
+            node_cores: server_cores.deal(args.nodes),
             client_cores: client_cores.unwrap_or_else(|| CoreList::range(last, cores)),
             rate: args.rate,
             build: args.build,
@@ -215,6 +229,20 @@ fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
         Scenario::Latency => BatchShape::Records(1),
         _ => BatchShape::Bytes(BATCH_BYTES_DEFAULT),
     })
+}
+
+fn check_nodes(args: &BenchArgs) -> Result<(), String> {
+    if ![1, NODES_MAX].contains(&args.nodes) {
+        return Err(format!("--nodes must be 1 or {NODES_MAX}, not {}", args.nodes));
+    }
+    if args.nodes > 1 && args.scenario == Scenario::ConsumeCold {
+        // It restarts what it reads from; a node that comes back on another port is no member.
+        return Err("consume-cold measures one node".to_owned());
+    }
+    if ![0, NODES_MAX - 1].contains(&args.forward.len()) {
+        return Err(format!("--forward must be given {} times", NODES_MAX - 1));
+    }
+    Ok(())
 }
 
 fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! The server processes a measurement starts, and the folder they write in.
+//! A server process that a measurement starts, and the folder they all write in.
 //!
 //! Owns: starting, waiting until ready, ending, removing the data. Must never: leave a process or
 //! data behind, also when the measurement fails.
@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::args::Plan;
-
 /// A folder that is removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Folder(PathBuf);
@@ -24,14 +22,15 @@ pub(crate) struct Folder(PathBuf);
 #[derive(Debug)]
 pub(crate) struct Child {
     process: std::process::Child,
-    name: &'static str,
+    name: String,
+    log: PathBuf,
     /// Where it listens.
     pub address: SocketAddr,
 }
 
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-const POLL_EVERY: Duration = Duration::from_millis(10);
+pub(crate) const POLL_EVERY: Duration = Duration::from_millis(10);
 const LOG_LINES_SHOWN: usize = 12;
 /// What a node writes under while it is measured: nothing but warnings.
 const LOG_VARIABLE: (&str, &str) = ("BARRAGE_LOG", "warn");
@@ -59,29 +58,8 @@ impl Drop for Folder {
 }
 
 impl Child {
-    /// Starts the yardstick's server.
-    pub(crate) fn start_bare(plan: &Plan, folder: &Folder) -> Result<Self> {
-        let mut command = Command::new(&plan.binary);
-        let data = folder.path().join("bare");
-        fs::create_dir_all(&data)?;
-        command.args(["bench", "bare-server", "--data"]).arg(data);
-        command.arg("--server-cores").arg(plan.server_cores.to_string());
-        Self::start("bare", command, folder)
-    }
-
-    /// Starts a node on the data in `folder`, which may be there already.
-    pub(crate) fn start_node(plan: &Plan, folder: &Folder) -> Result<Self> {
-        let mut command = Command::new(&plan.binary);
-        command.args(["start", "--listen", "127.0.0.1:0", "--data"]);
-        command.arg(folder.path().join("node"));
-        command.arg("--cores").arg(plan.server_cores.flag());
-        for setting in &plan.settings {
-            command.arg("--set").arg(setting);
-        }
-        Self::start("node", command, folder)
-    }
-
-    fn start(name: &'static str, mut command: Command, folder: &Folder) -> Result<Self> {
+    /// Starts a server and waits until it serves. `command` is all but where to say so.
+    pub(crate) fn start(name: &str, mut command: Command, folder: &Folder) -> Result<Self> {
         let ready = folder.path().join(format!("{name}.ready"));
         let log = folder.path().join(format!("{name}.log"));
         drop(fs::remove_file(&ready));
@@ -90,33 +68,51 @@ impl Child {
         command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
         let process = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         // From here on dropping the child ends the process, whatever fails.
-        let mut child = Self { process, name, address: SocketAddr::from(([0, 0, 0, 0], 0)) };
+        let address = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut child = Self { process, name: name.to_owned(), log, address };
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
             if let Some(address) = fs::read_to_string(&ready).ok().and_then(|t| address_in(&t)) {
                 child.address = address;
                 return Ok(child);
             }
-            if let Some(status) = child.process.try_wait()? {
-                bail!("the {name} server ended ({status}) before it served:\n{}", tail(&log));
-            }
+            child.check_alive()?;
             if Instant::now() >= deadline {
-                bail!("the {name} server does not serve after {READY_TIMEOUT:?}:\n{}", tail(&log));
+                let log = child.log_tail();
+                bail!("the {name} server does not serve after {READY_TIMEOUT:?}:\n{log}");
             }
             std::thread::sleep(POLL_EVERY);
         }
     }
 
-    /// Asks it to end, and waits until it has; an exit other than 0 is an error.
-    pub(crate) fn stop(mut self) -> Result<()> {
-        terminate(self.process.id())?;
+    /// Fails when it has ended.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        match self.process.try_wait()? {
+            Some(status) => bail!("the {} server ended: {status}\n{}", self.name, self.log_tail()),
+            None => Ok(()),
+        }
+    }
+
+    /// The last lines it wrote, under its name; nothing if it wrote none.
+    pub(crate) fn log_tail(&self) -> String {
+        let lines = tail(&self.log);
+        if lines.is_empty() { lines } else { format!("{}: {lines}", self.name) }
+    }
+
+    /// Asks it to end.
+    pub(crate) fn terminate(&self) -> Result<()> {
+        terminate(self.process.id())
+    }
+
+    /// Waits until it has ended; an exit other than 0 is an error.
+    pub(crate) fn await_end(mut self) -> Result<()> {
         let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline {
             if let Some(status) = self.process.try_wait()? {
                 if status.success() {
                     return Ok(());
                 }
-                bail!("the {} server ended with {status}", self.name);
+                bail!("the {} server ended with {status}:\n{}", self.name, self.log_tail());
             }
             std::thread::sleep(POLL_EVERY);
         }

@@ -12,7 +12,8 @@ use anyhow::{Result, anyhow};
 use barrage_wire::TopicRoutes;
 
 use crate::args::{Plan, WARM_UP};
-use crate::child::{Child, Folder};
+use crate::child::Folder;
+use crate::cluster::Cluster;
 use crate::lane::Lane;
 use crate::meter::{Meter, Reading, Window};
 use crate::produce;
@@ -25,8 +26,8 @@ const LONG: Duration = Duration::from_secs(3_600);
 
 /// Reads the newest records: after they were produced, over and over, or while they are.
 pub(crate) fn tail(plan: &Plan, folder: &Folder) -> Result<Measured> {
-    let child = Child::start_node(plan, folder)?;
-    let routes = Session::connect(child.address)?.create_topic(TOPIC, plan.partitions)?;
+    let cluster = Cluster::start_nodes(plan, folder)?;
+    let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
     let (reading, phase) = if plan.live {
         let lanes = produce::node_lanes(plan, &routes, false)?;
         let window = Window::after(WARM_UP, plan.duration);
@@ -39,21 +40,21 @@ pub(crate) fn tail(plan: &Plan, folder: &Folder) -> Result<Measured> {
         let window = Window::after(WARM_UP, plan.duration);
         (read_all(readers, window)?.read(), ("fill", written))
     };
-    child.stop()?;
+    cluster.stop()?;
     Ok(Measured { reading, phases: BTreeMap::from([phase]) })
 }
 
 /// Fills, restarts the node, reads everything from the start.
 pub(crate) fn cold(plan: &Plan, folder: &Folder) -> Result<Measured> {
-    let child = Child::start_node(plan, folder)?;
-    let routes = Session::connect(child.address)?.create_topic(TOPIC, plan.partitions)?;
+    let cluster = Cluster::start_nodes(plan, folder)?;
+    let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
     let written = fill(plan, &routes)?;
-    child.stop()?;
-    let child = Child::start_node(plan, folder)?;
-    let routes = Session::connect(child.address)?.routes(TOPIC)?;
+    cluster.stop()?;
+    let cluster = Cluster::start_nodes(plan, folder)?;
+    let routes = Session::connect(cluster.address())?.routes(TOPIC)?;
     let readers = readers(plan, &routes, AtEnd::Stop)?;
     let reading = read_all(readers, Window::after(Duration::ZERO, LONG))?.read();
-    child.stop()?;
+    cluster.stop()?;
     Ok(Measured { reading, phases: BTreeMap::from([("fill", written)]) })
 }
 

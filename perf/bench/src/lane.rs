@@ -49,7 +49,7 @@ struct Loop {
 const GATHER_BATCH_MAX: usize = 16 << 10;
 const GATHER_BYTES: usize = 128 << 10;
 const INPUT_BYTES: usize = 64 << 10;
-/// A server that answers nothing for so long is taken for dead.
+/// A server that answers nothing, or takes nothing in, for so long is taken for dead.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Lane {
@@ -58,6 +58,7 @@ impl Lane {
         affinity::pin(self.core).with_context(|| format!("cannot run on core {}", self.core))?;
         self.stream.set_nodelay(true)?;
         self.stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        self.stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         let slots = u32::try_from(self.in_flight).context("in flight")?;
         let mut state = Loop {
             slots: vec![None; self.in_flight],

@@ -23,6 +23,7 @@ mod args;
 mod bare;
 mod batches;
 mod child;
+mod cluster;
 mod consume;
 mod dialect;
 mod lane;
@@ -77,11 +78,13 @@ pub fn run(args: &BenchArgs) -> ExitCode {
 
 fn bare_server(args: &BenchArgs, plan: &Plan) -> Result<()> {
     let ready_file = args.ready_file.as_deref().context("bare-server needs --ready-file")?;
-    bare::serve(&plan.server_cores, &plan.data, ready_file)
+    let cores = plan.node_cores.first().context("a plan without nodes")?;
+    let (data, others) = (plan.data.as_path(), args.forward.as_slice());
+    bare::serve(&bare::Serving { cores, data, ready_file, others })
 }
 
 fn measure(plan: &Plan, output: Output) -> Result<()> {
-    if plan.server_cores.overlaps(&plan.client_cores) {
+    if plan.node_cores.iter().any(|cores| cores.overlaps(&plan.client_cores)) {
         eprintln!("barrage bench: server and client share cores; figures are lower for it");
     }
     let report = run::run(plan)?;

@@ -19,6 +19,8 @@ pub(crate) struct Report {
     pub scenario: String,
     #[serde(flatten)]
     pub reading: Reading,
+    /// Batches, each an entry of its own.
+    pub entries_per_s: f64,
     pub bare_records_per_s: f64,
     pub bare_mib_per_s: f64,
     pub bare_p50_us: u64,
@@ -44,14 +46,28 @@ pub(crate) struct Settings {
     pub in_flight: usize,
     pub partitions: u32,
     pub duration_s: f64,
+    /// Servers, each with a copy of everything.
+    pub nodes: usize,
+    /// What a producer asks for.
+    pub acks: &'static str,
+    /// The first server's; those of each are in `node_cores`.
     pub server_cores: String,
+    pub node_cores: Vec<String>,
     pub client_cores: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<u64>,
 }
 
+/// The only kind of acks that is measured (`dialect`); of one node it is that node.
+const ACKS: &str = "quorum";
+
 /// What every answer waits for.
-pub(crate) const DURABILITY: &str = "fdatasync before ack, 1 copy";
+pub(crate) const fn durability(plan: &Plan) -> &'static str {
+    match plan.node_cores.len() {
+        1 => "fdatasync before ack, 1 copy",
+        _ => "fdatasync before ack, 2 of 3 copies",
+    }
+}
 
 impl Settings {
     /// Of a plan, with the batches it led to.
@@ -61,6 +77,7 @@ impl Settings {
         batch_records: u32,
         in_flight: usize,
     ) -> Self {
+        let node_cores: Vec<String> = plan.node_cores.iter().map(ToString::to_string).collect();
         Self {
             record_size: plan.record_size,
             batch_bytes,
@@ -69,7 +86,10 @@ impl Settings {
             in_flight,
             partitions: plan.partitions,
             duration_s: plan.duration.as_secs_f64(),
-            server_cores: plan.server_cores.to_string(),
+            nodes: node_cores.len(),
+            acks: ACKS,
+            server_cores: node_cores.first().cloned().unwrap_or_default(),
+            node_cores,
             client_cores: plan.client_cores.to_string(),
             rate: None,
         }
@@ -103,13 +123,15 @@ impl Report {
             "{producers} producers, {in_flight} batches in flight each, {partitions} partitions, \
              {duration_s} s",
         );
-        let cores = format!(
-            "server {}, client {}",
-            self.settings.server_cores, self.settings.client_cores,
-        );
+        let Settings { nodes, acks, node_cores, client_cores, .. } = &self.settings;
+        let cores = format!("servers {}; client {client_cores}", node_cores.join(" | "));
+        let nodes = format!("{nodes}, acks={acks}");
+        let entries = thousands(self.entries_per_s);
         let mut about = Table::new();
         about.load_style(UTF8_FULL_CONDENSED);
         about.add_row(["ratio to bare", &ratio]);
+        about.add_row(["entries/s", &entries]);
+        about.add_row(["nodes", &nodes]);
         about.add_row(["durability", self.durability]);
         about.add_row(["records", &shape]);
         about.add_row(["load", &load]);

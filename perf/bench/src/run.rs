@@ -1,6 +1,6 @@
 //! One measurement from start to report: the yardstick first, then the scenario, in one folder.
 //!
-//! Owns: the order of things. Must never: run two servers at a time.
+//! Owns: the order of things. Must never: run the yardstick beside what is measured.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::args::{Plan, Scenario, WARM_UP};
-use crate::child::{Child, Folder};
+use crate::child::Folder;
+use crate::cluster::Cluster;
 use crate::meter::{Meter, Reading, Window};
-use crate::report::{DURABILITY, Report, Settings};
+use crate::report::{Report, Settings, durability};
 use crate::session::Session;
 use crate::{consume, latency, machine, produce};
 
@@ -48,13 +49,14 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     Ok(Report {
         scenario: name.map_or_else(String::new, |name| name.get_name().to_owned()),
         reading: measured.reading,
+        entries_per_s: measured.reading.records_per_s / f64::from(batches.records().max(1)),
         bare_records_per_s: bare.records_per_s,
         bare_mib_per_s: bare.mib_per_s,
         bare_p50_us: bare.p50_us,
         bare_p99_us: bare.p99_us,
         bare_p999_us: bare.p999_us,
         ratio_to_bare: ratio(measured.reading.records_per_s, bare.records_per_s),
-        durability: DURABILITY,
+        durability: durability(plan),
         commit: machine::commit(),
         machine: machine::Machine::read(folder.path()),
         settings,
@@ -64,20 +66,20 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
 
 /// The yardstick: the same load, without a broker.
 fn bare(plan: &Plan, folder: &Folder) -> Result<Reading> {
-    let child = Child::start_bare(plan, folder)?;
+    let cluster = Cluster::start_bare(plan, folder)?;
     let meter = if plan.scenario == Scenario::Latency {
-        latency::run_bare(plan, child.address)?
+        latency::run_bare(plan, cluster.address())?
     } else {
-        let lanes = produce::bare_lanes(plan, child.address)?;
+        let lanes = produce::bare_lanes(plan, cluster.address())?;
         produce::run(lanes, Window::after(WARM_UP, plan.bare_duration))?
     };
-    drop(child);
+    drop(cluster);
     Ok(meter.read())
 }
 
 fn produce(plan: &Plan, folder: &Folder) -> Result<Measured> {
-    let child = Child::start_node(plan, folder)?;
-    let routes = Session::connect(child.address)?.create_topic(TOPIC, plan.partitions)?;
+    let cluster = Cluster::start_nodes(plan, folder)?;
+    let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
     let load = |build: bool, duration: Duration| -> Result<Meter> {
         let lanes = produce::node_lanes(plan, &routes, build)?;
         produce::run(lanes, Window::after(WARM_UP, duration))
@@ -87,15 +89,15 @@ fn produce(plan: &Plan, folder: &Folder) -> Result<Measured> {
     if plan.build {
         phases.insert("produce, batches built", load(true, plan.duration)?.read());
     }
-    child.stop()?;
+    cluster.stop()?;
     Ok(Measured { reading, phases })
 }
 
 fn latency(plan: &Plan, folder: &Folder) -> Result<Measured> {
-    let child = Child::start_node(plan, folder)?;
-    let routes = Session::connect(child.address)?.create_topic(TOPIC, plan.partitions)?;
+    let cluster = Cluster::start_nodes(plan, folder)?;
+    let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
     let reading = latency::run_node(plan, &routes)?.read();
-    child.stop()?;
+    cluster.stop()?;
     Ok(Measured { reading, phases: BTreeMap::new() })
 }
 

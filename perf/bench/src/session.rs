@@ -4,6 +4,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use barrage_model::limits::FRAME_BYTES_MAX;
@@ -23,6 +24,9 @@ pub(crate) struct Session {
     pub limits: SessionLimits,
 }
 
+/// How long a new topic's partitions may be without a leader.
+const LEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+const LEADERS_ASK_EVERY: Duration = Duration::from_millis(20);
 const CORRELATION: Correlation = Correlation(0);
 
 impl Session {
@@ -77,7 +81,24 @@ impl Session {
             Response::TopicCreate(_) => Some(()),
             _ => None,
         })?;
-        self.routes(name)
+        self.routes_when_led(name)
+    }
+
+    /// Where the partitions live, once every one has a leader: nodes elect it after the topic is
+    /// made.
+    fn routes_when_led(&mut self, name: &str) -> Result<TopicRoutes> {
+        let deadline = Instant::now() + LEADERS_TIMEOUT;
+        loop {
+            let routes = self.routes(name);
+            let led = routes.as_ref().is_ok_and(|routes| {
+                let mut partitions = routes.partitions.iter();
+                partitions.all(|route| route.address.parse::<SocketAddr>().is_ok())
+            });
+            if led || Instant::now() >= deadline {
+                return routes;
+            }
+            std::thread::sleep(LEADERS_ASK_EVERY);
+        }
     }
 
     /// Where the topic's partitions live.

@@ -119,3 +119,27 @@ fn a_reader_refuses_a_gap_and_damage() {
         assert!(reader.run(window).is_err(), "{damage} was not noticed");
     }
 }
+
+#[test]
+fn one_node_or_three_are_planned() {
+    let planned = |flags: &str| {
+        let words = std::iter::once("bench").chain(flags.split_whitespace());
+        Plan::new(&Command::parse_from(words).args).map(|plan| plan.node_cores.len())
+    };
+    for (flags, nodes) in [
+        ("bare", Some(1)),
+        ("bare --nodes 3", Some(3)),
+        ("produce --nodes 3 --server-cores 0", Some(3)),
+        ("consume-tail --nodes 3 --live", Some(3)),
+        ("latency --nodes 3", Some(3)),
+        ("consume-cold --nodes 3", None),
+        ("consume-cold --nodes 1", Some(1)),
+        ("bare --nodes 0", None),
+        ("bare --nodes 2", None),
+        ("bare --nodes 4", None),
+        ("bare-server --forward 127.0.0.1:1", None),
+        ("bare-server --forward 127.0.0.1:1 --forward 127.0.0.1:2", Some(1)),
+    ] {
+        assert_eq!(planned(flags).ok(), nodes, "{flags}");
+    }
+}

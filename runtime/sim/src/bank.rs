@@ -61,6 +61,7 @@ pub const BUGS: &[Bug] = &[
     bug("raft-append-answered-early", REPLICAS, "the leader counts a copy that is not there yet"),
     bug("raft-checkpoint-ahead-of-state", REPLICAS, "a checkpoint claims more than it holds"),
     bug("raft-checkpoint-installed-in-memory", REPLICAS, "an installed checkpoint is not written"),
+    bug("raft-floor-ahead-of-retention", NODE, "entries go whose records are promised"),
     bug("raft-hole-replicated", REPLICAS, "what the floor has passed is left out for a follower"),
     bug("raft-leads-before-caught-up", REPLICAS, "a new leader serves before it has applied"),
     bug("raft-membership-not-in-checkpoint", REPLICAS, "a restored replica forgets who votes"),

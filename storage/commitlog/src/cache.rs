@@ -62,6 +62,11 @@ impl Cache {
         found.map(|slice| (slice, false))
     }
 
+    /// As [`Self::find`] in what this process wrote, without a trace.
+    pub(crate) fn peek_tail(&self, position: u64, len: usize) -> Option<Slice> {
+        self.tail.find(position, len)
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.tail.bytes + self.windows.bytes
     }

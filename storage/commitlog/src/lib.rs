@@ -12,6 +12,7 @@
 
 mod cache;
 mod checkpoint;
+mod copy;
 mod crc;
 mod entry;
 mod error;
@@ -37,10 +38,12 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use crate::format::checkpoint::Checkpoint;
+pub use copy::{CheckpointPiece, Link};
 pub use entry::{Batch, Entry, EntryError, EntryKind, HardState, Run, Vote};
 pub use error::{Damage, LogError, OpenError, ReadError};
 pub use log::{CommitLog, Ticket};
-pub use options::Options;
+pub use options::{Floor, Options};
 pub use recovery::RecoveryReport;
 pub use stats::LogStats;
 pub use verify::{VerifiedPartition, VerifiedSegment, VerifyReport, verify};

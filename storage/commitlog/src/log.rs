@@ -10,7 +10,7 @@ use crate::format::group::Truncate;
 use crate::index::Span;
 use crate::options::Options;
 use crate::read::{self, Loaded};
-use crate::recovery::{self, RecoveryReport};
+use crate::recovery::{self, Opening, RecoveryReport};
 use crate::state::{Op, State};
 use crate::stats::LogStats;
 use crate::writer::{FULL_RETRY, NO_SPACE};
@@ -75,17 +75,28 @@ impl Future for Ticket {
 /// One shard's log.
 #[derive(Clone, Debug)]
 pub struct CommitLog {
-    shared: Rc<Shared>,
+    pub(crate) shared: Rc<Shared>,
 }
 
 impl CommitLog {
-    /// Opens the log in `dir`, which is made when missing. `applied` is the checkpoint's log id:
-    /// batches up to it are indexed here, later ones by [`Self::index_run`] as they are applied.
+    /// Opens the log in `dir`, which is made when missing. `checkpoint` is the one that the state
+    /// machine was restored from, as [`Self::read_checkpoint`] gave it: batches up to it are
+    /// indexed here but for those it knows as refused, later ones by [`Self::index_run`] as they
+    /// are applied.
     pub async fn open(
         dir: PathBuf,
         options: Options,
-        applied: Option<LogId>,
+        checkpoint: Option<Checkpoint>,
     ) -> Result<(Self, RecoveryReport), OpenError> {
+        Self::open_as(dir, options, Opening::Whole(checkpoint)).await
+    }
+
+    pub(crate) async fn open_as(
+        dir: PathBuf,
+        options: Options,
+        opening: Opening,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
+        let applied = opening.applied();
         if options.segment_bytes < Options::SEGMENT_BYTES_MIN {
             return Err(OpenError::SegmentTooSmall {
                 segment_bytes: options.segment_bytes,
@@ -102,7 +113,7 @@ impl CommitLog {
             fs::sync_dir(parent).await.map_err(failed)?;
         }
         let shard = options.shard;
-        let (mut state, pool, report) = recovery::recover(&dir, options, applied).await?;
+        let (mut state, pool, report) = recovery::recover(&dir, options, opening).await?;
         if let Some(applied) = applied.filter(|_| report.restarted) {
             state.hard.floor = Some(applied);
             state.queue(Op::Truncate(Truncate::All), None);
@@ -126,14 +137,11 @@ impl CommitLog {
     }
 
     /// The newest checkpoint in a log's folder. Read it before [`Self::open`].
-    pub async fn read_checkpoint(
-        dir: &Path,
-        shard: ShardId,
-    ) -> io::Result<Option<(LogId, Vec<u8>)>> {
+    pub async fn read_checkpoint(dir: &Path, shard: ShardId) -> io::Result<Option<Checkpoint>> {
         if !fs::exists(dir).await? {
             return Ok(None);
         }
-        Ok(checkpoint::read(dir, shard).await?.map(|found| (found.id, found.state)))
+        checkpoint::read(dir, shard).await
     }
 
     /// Writes a checkpoint of the state machine at `id`; durable when it returns.
@@ -325,6 +333,14 @@ impl CommitLog {
     /// The partition is gone.
     pub fn forget(&self, key: PartitionKey) {
         self.shared.state.borrow_mut().index.forget(key);
+    }
+
+    /// Where the floor may go when it follows the records: behind the oldest segments of which
+    /// nothing is wanted any more, and never behind the checkpoint before the newest one, so that a
+    /// damaged checkpoint costs nothing.
+    pub async fn released_floor(&self) -> io::Result<Option<LogId>> {
+        let before = checkpoint::previous(&self.shared.dir).await?;
+        Ok(before.and_then(|before| roll::released(&self.shared, before)))
     }
 
     /// Drops the oldest segments of which nothing is wanted any more.

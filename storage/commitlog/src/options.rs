@@ -4,11 +4,25 @@ use crate::format::{BLOCK_BYTES, segment::DATA_START};
 use barrage_model::ShardId;
 use std::time::Duration;
 
+/// What the floor of Raft's log follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Floor {
+    /// The checkpoints: a checkpoint is the whole truth about the entries before it. Records below
+    /// the floor stay readable until retention lets them go.
+    #[default]
+    Checkpoint,
+    /// Retention: records live in the log only, so an entry stays as long as its records do, and a
+    /// replica that was away is caught up by entries. Nothing at or below the floor is read.
+    Records,
+}
+
 /// Settings of one shard's log. Sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The shard; stands in every header and entry.
     pub shard: ShardId,
+    /// What the floor follows. A log keeps to one of them for all of its life.
+    pub floor: Floor,
     /// Bytes of a segment file, a multiple of 4096. An entry must fit into one.
     pub segment_bytes: u64,
     /// Segments prepared ahead. At least one is the reserve that keeps votes and floors writable
@@ -32,6 +46,7 @@ impl Options {
     pub fn new(shard: ShardId) -> Self {
         Self {
             shard,
+            floor: Floor::default(),
             segment_bytes: 256 * 1024 * 1024,
             pool_segments: 1,
             unsynced_bytes_max: 32 * 1024 * 1024,

@@ -116,7 +116,7 @@ async fn read_whole_entry(log: &Rc<Shared>, place: Place) -> Result<Entry, ReadE
 
 /// The bytes must be those of the entry that was put there: a write that went to the wrong place
 /// leaves a whole entry, with its checksums right, where another one belongs.
-fn check_is_at(place: Place, bytes: &[u8], segment: &Segment) -> Result<(), ReadError> {
+pub(crate) fn check_is_at(place: Place, bytes: &[u8], segment: &Segment) -> Result<(), ReadError> {
     let head = bytes.get(..entry_format::HEADER_BYTES).unwrap_or_default();
     if entry_format::header_hash(head) == place.header_hash {
         return Ok(());

@@ -5,7 +5,6 @@
 //! acknowledged, is copied aside and left behind by starting a new segment. So a block that once
 //! was written is never written again in the same life of its file.
 
-use crate::checkpoint;
 use crate::error::OpenError;
 use crate::format::checkpoint::Checkpoint;
 use crate::format::entry as entry_format;
@@ -13,14 +12,14 @@ use crate::format::group::{self, Truncate};
 use crate::format::segment::{self as segment_format, DATA_START, Header};
 use crate::format::{BLOCK_BYTES, index as index_format};
 use crate::index::{RunPlace, Runs, Span};
-use crate::options::Options;
+use crate::options::{Floor, Options};
 use crate::quarantine;
 use crate::roll;
 use crate::scan::{Group, Scanner, Tail};
 use crate::segment::{self, Segment};
 use crate::slots::Place;
 use crate::state::State;
-use barrage_model::{LogId, PartitionKey, ShardId};
+use barrage_model::{LogId, PartitionKey};
 use barrage_world::{File, fs, planted, random_u64};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +27,23 @@ use std::rc::Rc;
 
 /// Bytes copied aside at a time.
 const COPY_BYTES: usize = 1024 * 1024;
+
+/// What a log is opened for.
+pub(crate) enum Opening {
+    /// To be used, with the checkpoint that the state machine was restored from.
+    Whole(Option<Checkpoint>),
+    /// To be filled by a copy of another replica's; the checkpoint comes last.
+    Incomplete,
+}
+
+impl Opening {
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        match self {
+            Self::Whole(checkpoint) => checkpoint.as_ref().map(|found| found.id),
+            Self::Incomplete => None,
+        }
+    }
+}
 
 /// What opening found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,12 +60,13 @@ pub struct RecoveryReport {
     pub quarantined: Option<(PathBuf, u64)>,
 }
 
-/// Reads the log in `dir`; everything up to `applied` is indexed here, the rest by apply.
+/// Reads the log in `dir`; everything up to the checkpoint is indexed here, the rest by apply.
 pub(crate) async fn recover(
     dir: &Path,
     options: Options,
-    applied: Option<LogId>,
+    opening: Opening,
 ) -> Result<(State, Vec<PathBuf>, RecoveryReport), OpenError> {
+    let applied = opening.applied();
     let mut report = RecoveryReport::default();
     sync_names(dir).await?;
     let (segments, mut pool) = open_segments(dir, &options).await?;
@@ -63,8 +80,14 @@ pub(crate) async fn recover(
     // The newest header restates the floor: whole segments below it need not be read.
     let newest = segments.last().map_or_else(Default::default, |s| s.header.hard);
     let applied_next = applied.map_or(0, |id| id.index.0 + 1);
-    let checkpoint = checkpoint_of(dir, state.options.shard, applied).await?;
-    state.refused = checkpoint.as_ref().map(|found| found.refused.clone()).unwrap_or_default();
+    let (checkpoint, incomplete) = match opening {
+        Opening::Whole(checkpoint) => (checkpoint, false),
+        Opening::Incomplete => (None, true),
+    };
+    let installed = checkpoint.as_ref().is_some_and(|found| found.installed);
+    // From the same reading of the file as the machine's state: were it read again and found
+    // damaged, what apply had refused would be served.
+    state.refused = checkpoint.map(|found| found.refused).unwrap_or_default();
     state.slots.set_applied(applied_next);
     let mut replay =
         Replay { state, applied_next, found: Vec::new(), oldest: true, mark: position };
@@ -96,11 +119,18 @@ pub(crate) async fn recover(
     let mark = replay.mark;
     let mut state = replay.finish();
     if let Some(applied) = applied
-        && checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.installed)
+        && installed
     {
         report.restarted = restart_behind(&mut state, applied);
     }
-    whole(&state, &segments, clean_end, dir, applied)?;
+    let damage = |reason: String| match segments.last() {
+        Some(last) => last.damage(clean_end, reason),
+        None => crate::Damage { path: dir.to_owned(), position: 0, reason },
+    };
+    reaches_back(&state, &segments).map_err(damage)?;
+    if !incomplete {
+        fits_checkpoint(&state, applied).map_err(damage)?;
+    }
     if let Some(last) = segments.last() {
         write_again(last, mark, clean_end).await?;
     }
@@ -112,6 +142,32 @@ pub(crate) async fn recover(
     state = finish(dir, state, segments, clean_end, torn.is_some(), spare).await?;
     state.applied_next = applied_next;
     Ok((state, pool, report))
+}
+
+/// The hard state as of the end of the newest segment. Its header restates what came before it, so
+/// no other segment is looked at.
+pub(crate) async fn newest_hard_state(
+    dir: &Path,
+    options: &Options,
+) -> Result<crate::HardState, OpenError> {
+    let failed = |source| OpenError::Io { action: "list", path: dir.to_owned(), source };
+    let names = fs::list(dir).await.map_err(failed)?;
+    let newest = names.iter().filter_map(|name| segment::number_of(name)).max();
+    let Some(number) = newest else { return Ok(crate::HardState::default()) };
+    let segment = Rc::new(open_segment(dir, number, options).await?);
+    let mut scanner = Scanner::new(segment.clone(), None);
+    let (mut hard, mut at) = (segment.header.hard, segment.header.position);
+    let reason = loop {
+        match scanner.group(at).await? {
+            Ok(group) => (hard, at) = (group.header.hard, group.end()),
+            Err(reason) => break reason,
+        }
+    };
+    let tail = scanner.probe(at).await?;
+    if at < tail.mark {
+        return Err(segment.format_damage(at, reason).into());
+    }
+    Ok(hard)
 }
 
 fn entries_above_floor(state: &State) -> u64 {
@@ -281,7 +337,8 @@ async fn load_index(replay: &mut Replay, segment: &Rc<Segment>, floor: Option<Lo
         segment.holds_up_to(0);
         return false;
     }
-    for row in rows {
+    let readable = replay.state.options.floor == Floor::Checkpoint;
+    for row in rows.into_iter().filter(|_| readable) {
         let span = Span {
             segment: segment.number(),
             first: row.first,
@@ -359,8 +416,16 @@ impl Replay {
 
     /// Everything is read: the runs that stayed are indexed.
     fn finish(mut self) -> State {
-        for (_, segment, key, run) in self.found {
-            self.state.index.add(segment, key, run);
+        let readable_from = match self.state.options.floor {
+            Floor::Checkpoint => 0,
+            // What was refused at or below the floor may be forgotten, here and where this log was
+            // copied from; and retention has let all of it go.
+            Floor::Records => self.state.slots.floor().map_or(0, |floor| floor.index.0 + 1),
+        };
+        for (index, segment, key, run) in self.found {
+            if index >= readable_from {
+                self.state.index.add(segment, key, run);
+            }
         }
         self.state
     }
@@ -460,20 +525,6 @@ impl Replay {
     }
 }
 
-/// The checkpoint that the state machine was restored from.
-async fn checkpoint_of(
-    dir: &Path,
-    shard: ShardId,
-    applied: Option<LogId>,
-) -> Result<Option<Checkpoint>, OpenError> {
-    if applied.is_none() {
-        return Ok(None);
-    }
-    let failed = |source| OpenError::Io { action: "read", path: dir.to_owned(), source };
-    let found = checkpoint::read(dir, shard).await.map_err(failed)?;
-    Ok(found.filter(|found| Some(found.id) == applied))
-}
-
 /// A checkpoint that came from a peer may stand behind the end of this log, or beside entries that
 /// were never committed. Then the process ended before the log was told, and the log begins anew
 /// behind the checkpoint. Answers whether it does; then the first group must say so, with the
@@ -515,41 +566,32 @@ async fn write_again(segment: &Rc<Segment>, mark: u64, end: u64) -> Result<(), O
     Ok(())
 }
 
-/// The log must reach from its floor without a gap to at least what the checkpoint has applied, and
-/// the floor must not lie behind that: Raft would go on without what is in between.
-fn whole(
-    state: &State,
-    segments: &[Rc<Segment>],
-    end: u64,
-    dir: &Path,
-    applied: Option<LogId>,
-) -> Result<(), OpenError> {
-    let last = segments.last();
+/// The log must reach from its floor without a gap.
+fn reaches_back(state: &State, segments: &[Rc<Segment>]) -> Result<(), String> {
     let first_position = segments.first().map_or(0, |segment| segment.header.position);
-    let damage = |reason: String| match last {
-        Some(last) => last.damage(end, reason),
-        None => crate::Damage { path: dir.to_owned(), position: 0, reason },
-    };
     let next = state.slots.floor().map_or(0, |floor| floor.index.0 + 1);
     let first = state.slots.first_index();
     // A log that never let a segment go may begin with any entry.
     if first > next && (first_position > 0 || state.slots.floor().is_some()) {
-        let reason = format!("entries {next} to {} are missing", first - 1);
-        return Err(damage(reason).into());
+        return Err(format!("entries {next} to {} are missing", first - 1));
     }
+    Ok(())
+}
+
+/// The log must reach to at least what the checkpoint has applied, and the floor must not lie
+/// behind that: Raft would go on without what is in between.
+fn fits_checkpoint(state: &State, applied: Option<LogId>) -> Result<(), String> {
     if let Some(applied) = applied
         && state.slots.last().is_none_or(|last| last.index < applied.index)
     {
-        let reason = format!("the log ends before its checkpoint at {applied:?}");
-        return Err(damage(reason).into());
+        return Err(format!("the log ends before its checkpoint at {applied:?}"));
     }
     if let Some(floor) = state.slots.floor()
         && applied.is_none_or(|applied| applied.index < floor.index)
         // Wrong when planted: Raft goes on behind entries that were never applied here.
         && !planted("commitlog-checkpoint-below-floor")
     {
-        let reason = format!("entries up to {floor:?} are gone, the checkpoint is at {applied:?}");
-        return Err(damage(reason).into());
+        return Err(format!("entries up to {floor:?} are gone, the checkpoint is at {applied:?}"));
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::format::{BLOCK_BYTES, segment as segment_format};
 use crate::log::Shared;
 use crate::segment::{self, Segment};
 use crate::writer::{FULL_RETRY, NO_SPACE};
-use barrage_model::LogId;
+use barrage_model::{LogId, LogIndex};
 use barrage_world::{Buffer, File, buggify, fs, planted, random_u64, sleep};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -293,6 +293,26 @@ async fn sync_names(log: &Shared) -> io::Result<()> {
         log.poison(format!("sync of {}: {error}", log.dir.display()));
     }
     synced
+}
+
+/// The last entry of the oldest segments that hold nothing readable, as far as `before`: where the
+/// floor may go. Segments that a truncation cut short hold less than they once did.
+pub(crate) fn released(log: &Shared, before: LogIndex) -> Option<LogId> {
+    let state = log.state.borrow();
+    let mut floor = None;
+    for (number, segment) in &state.segments {
+        let Some(end) = segment.end() else { break };
+        let free = segment.next_index() <= state.applied_next
+            && end <= state.synced_to()
+            // Wrong when planted: a follower is not given records that are still promised.
+            && (state.index.is_released(*number) || planted("raft-floor-ahead-of-retention"));
+        let last = state.slots.last_in(*number);
+        if !free || last.is_some_and(|last| last.index > before) {
+            break;
+        }
+        floor = last.or(floor);
+    }
+    floor.filter(|floor| state.slots.floor().is_none_or(|old| old.index < floor.index))
 }
 
 /// The oldest segment, if it is sealed, below the floor and holds nothing readable. The header

@@ -59,6 +59,15 @@ impl Slots {
         self.first
     }
 
+    /// The last entry that lies in segment `number` or in one before it.
+    pub(crate) fn last_in(&self, number: u64) -> Option<LogId> {
+        // Places are given in order, so those without one come last.
+        let lies = |slot: &Slot| slot.place.is_some_and(|place| place.segment <= number);
+        let count = self.slots.partition_point(lies);
+        let slot = self.slots.get(count.checked_sub(1)?)?;
+        Some(LogId { term: slot.term, index: LogIndex(self.first + count as u64 - 1) })
+    }
+
     /// The index the next entry must carry. With nothing known yet, any.
     pub(crate) fn next_index(&self) -> Option<u64> {
         let next = self.first + self.slots.len() as u64;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use barrage_cluster::message::Bounds;
-use barrage_commitlog::Options;
+use barrage_commitlog::{Floor, Options};
 use barrage_model::{NodeId, Offset, PartitionKey, ShardId};
 use barrage_raft::{Group, GroupOptions, OpenError, Peers, ProposeError, Timing};
 use barrage_world::channel::{Event, oneshot};
@@ -28,6 +28,7 @@ use crate::reply::ProduceReply;
 const ENTRY_RESERVE: usize = 64 * 1024;
 
 /// How to open a shard.
+#[derive(Clone)]
 pub(crate) struct ShardOptions {
     pub(crate) node: NodeId,
     pub(crate) dir: PathBuf,
@@ -83,7 +84,9 @@ impl Shard {
             node: options.node,
             shard: options.log.shard,
             dir: options.dir,
-            log: options.log,
+            // Records live in the log only: a replica that comes late must get every entry whose
+            // records are still promised.
+            log: Options { floor: Floor::Records, ..options.log },
             checkpoint_bytes: options.checkpoint_bytes,
             timing: options.timing,
             peers: options.peers,

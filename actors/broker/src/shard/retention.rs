@@ -40,7 +40,7 @@ impl Shard {
             tracing::warn!(shard = %self.id(), %error, "retention could not be proposed");
             return;
         }
-        if let Err(error) = self.inner.group.log().retain().await {
+        if let Err(error) = self.inner.group.retain().await {
             tracing::warn!(shard = %self.id(), %error, "expired segments could not be dropped");
         }
     }

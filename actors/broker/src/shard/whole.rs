@@ -1,36 +1,56 @@
 //! Whether a replica's folder holds all that it must, and making it so.
 //!
-//! Owns: the broker's side of that; the copying is the raft crate's.
+//! Owns: which folder that is, and whom a copy is asked of; the copying is the raft crate's.
 
-use std::path::Path;
+use std::cell::Cell;
+use std::rc::Rc;
 
-use barrage_model::ShardId;
-use barrage_world::fs;
+use barrage_model::NodeId;
+use barrage_raft::{Content, Folder, OpenError, SeedError, SeedOptions, SeedProgress, seed};
+use barrage_world::channel::watch;
+use barrage_world::spawn;
 
 use super::Shard;
+use super::handle::ShardOptions;
 use crate::start::StartError;
 
+impl ShardOptions {
+    /// The replica's folder.
+    pub(crate) fn folder(&self) -> Folder {
+        Folder { dir: self.dir.clone(), log: self.log.clone() }
+    }
+
+    /// What lies in the folder.
+    pub(crate) async fn content(&self) -> Result<Content, StartError> {
+        let (dir, shard) = (self.dir.clone(), self.log.shard);
+        self.folder().content().await.map_err(|source| {
+            tracing::error!(%shard, %source, "a shard's folder cannot be read");
+            StartError::Io { action: "look into", path: dir, source }
+        })
+    }
+
+    /// Copies what is missing from the leader among `sources`; `bytes` tells how much came. Goes on
+    /// until that is done; nothing is lost when it is dropped before.
+    pub(crate) async fn make_whole(
+        &self,
+        sources: impl Fn() -> Vec<NodeId>,
+        bytes: &Rc<Cell<u64>>,
+    ) -> Result<(), SeedError> {
+        let (progress, mut told) = watch::channel(SeedProgress::default());
+        let count = Rc::clone(bytes);
+        drop(spawn(async move {
+            while told.changed().await.is_ok() {
+                count.set(told.borrow_and_update().bytes);
+            }
+        }));
+        let (node, folder, peers) = (self.node, self.folder(), Rc::clone(&self.peers));
+        seed(&SeedOptions { node, folder, peers, progress }, sources).await
+    }
+}
+
 impl Shard {
-    /// Whether a folder holds no replica, or one that is still being made.
-    pub(crate) async fn is_incomplete(dir: &Path) -> Result<bool, StartError> {
-        Self::is_unknown(dir).await
-    }
-
-    /// Whether nothing of the shard was ever here.
-    pub(crate) async fn is_unknown(dir: &Path) -> Result<bool, StartError> {
-        let failed = |source| StartError::Io { action: "look into", path: dir.into(), source };
-        if !fs::exists(dir).await.map_err(failed)? {
-            return Ok(true);
-        }
-        Ok(fs::list(dir).await.map_err(failed)?.is_empty())
-    }
-
-    /// Removes a closed replica.
-    pub(crate) async fn dismantle(dir: &Path, _id: ShardId) -> Result<(), StartError> {
-        let failed = |source| StartError::Io { action: "remove", path: dir.into(), source };
-        for name in fs::list(dir).await.map_err(failed)? {
-            fs::remove(&dir.join(name)).await.map_err(failed)?;
-        }
-        Ok(())
+    /// Whether a replica does not open because its log is damaged: then others may repair it.
+    pub(crate) fn is_damage(error: &OpenError) -> bool {
+        matches!(error, OpenError::Log(barrage_commitlog::OpenError::Damaged(_)))
     }
 }

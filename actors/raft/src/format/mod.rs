@@ -11,10 +11,12 @@
 //! Body of a membership: rkyv of `MembershipV1`.
 //! Body of a checkpoint: `u32` length of the head, rkyv of `CheckpointHeadV1`, the machine's bytes.
 //!
-//! Messages between replicas use the same envelope; see [`rpc`].
+//! Messages between replicas use the same envelope, see [`rpc`], and so does the file of a
+//! replica that is not whole, see [`marker`].
 //!
 //! Must never: read a field before the CRC has been checked.
 
+pub(crate) mod marker;
 pub(crate) mod rpc;
 
 use std::collections::{BTreeMap, BTreeSet};

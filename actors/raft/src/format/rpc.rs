@@ -5,7 +5,7 @@
 //! ```text
 //! request:  u32 head length | rkyv of RequestV1 | append: per entry u32 length, bytes of the log
 //!                                               | checkpoint: its bytes, to the end
-//! answer:   rkyv of AnswerV1
+//! answer:   rkyv of AnswerV1; seeded entries: per entry u32 length, bytes of the log
 //! ```
 //!
 //! Must never: trust a count or a length before it is compared with what is there; pass on a
@@ -13,7 +13,7 @@
 //! without holes, none newer than the sender's term, a checkpoint within the sender's term).
 
 use barrage_commitlog::Entry;
-use barrage_model::{NodeId, ShardId};
+use barrage_model::{LogId, LogIndex, NodeId, ShardId, Term};
 use barrage_world::planted;
 use bytes::Bytes;
 use openraft::raft::{
@@ -36,7 +36,28 @@ pub(crate) enum Request {
     Vote(VoteRequest<Types>),
     PreVote(VoteRequest<Types>),
     Transfer(TransferLeaderRequest<Types>),
-    Checkpoint { vote: RaftVote, meta: Meta, bytes: Bytes },
+    Checkpoint {
+        vote: RaftVote,
+        meta: Meta,
+        bytes: Bytes,
+    },
+    /// What is asked for while a replica is copied. `vote` is that of the plan it goes by.
+    Seed {
+        vote: RaftVote,
+        ask: SeedAsk,
+    },
+}
+
+/// What a replica asks for that is being copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SeedAsk {
+    /// What there is to copy behind the last entry that is here already. The number tells that
+    /// entry from any other; 0 when it is not known.
+    Plan { previous: Option<(LogId, u64)> },
+    /// Entries of the range.
+    Entries { start: LogIndex, end: LogIndex },
+    /// A part of the checkpoint file at an index, or of the newest one.
+    Checkpoint { index: Option<LogIndex>, position: u64 },
 }
 
 /// A peer's answer.
@@ -48,6 +69,46 @@ pub(crate) enum Answer {
     Checkpoint(RaftVote),
     /// The peer cannot answer: its group has stopped, or the request is not for it.
     Refused(String),
+    SeedPlan(SeedPlan),
+    /// Entries as they lie in the log, each behind its length.
+    SeedEntries(Bytes),
+    SeedCheckpoint(SeedPiece),
+    /// The peer does not lead; the node that does, as far as it knows.
+    SeedElsewhere(Option<NodeId>),
+    /// What was asked for is not there any more: a new plan is needed.
+    SeedGone,
+}
+
+/// What a leader has to give, at one moment in which it led for certain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SeedPlan {
+    /// Its vote: the term it leads in.
+    pub(crate) vote: RaftVote,
+    /// Its log begins behind this.
+    pub(crate) floor: Option<LogId>,
+    /// Its last entry, committed or not.
+    pub(crate) last: Option<LogId>,
+    pub(crate) committed: Option<LogId>,
+    /// Whether the entry that was named is in its log, and the pieces follow it. Else they start at
+    /// the first entry there is.
+    pub(crate) follows: bool,
+    /// The first entry of the first piece.
+    pub(crate) start: LogIndex,
+    /// Where each piece ends.
+    pub(crate) ends: Vec<LogIndex>,
+}
+
+/// A part of a checkpoint file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SeedPiece {
+    /// `None` when the source never took a checkpoint.
+    pub(crate) index: Option<LogIndex>,
+    /// Bytes of the whole file.
+    pub(crate) size: u64,
+    /// The source's floor when the file was there already: what the file knows as refused is all
+    /// that was refused behind this.
+    pub(crate) floor: Option<LogId>,
+    pub(crate) bytes: Bytes,
 }
 
 /// Between whom a request travels.
@@ -83,6 +144,9 @@ enum RequestBodyV1 {
     PreVote { last: Option<IdV1>, transfer: bool },
     Transfer { last: Option<IdV1>, target: u64 },
     Checkpoint { last: Option<IdV1> },
+    SeedPlan { previous: Option<(IdV1, u64)> },
+    SeedEntries { start: u64, end: u64 },
+    SeedCheckpoint { index: Option<u64>, position: u64 },
 }
 
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -97,6 +161,31 @@ enum AnswerV1 {
     NotFlushed { expected: Option<IdV1>, actual: Option<IdV1> },
     Checkpoint(VoteV1),
     Refused(String),
+    // Behind a pointer: a larger variant would change the bytes of all of them.
+    SeedPlan(Box<SeedPlanV1>),
+    SeedEntries(Vec<u8>),
+    SeedCheckpoint(Box<SeedPieceV1>),
+    SeedElsewhere(Option<u64>),
+    SeedGone,
+}
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct SeedPlanV1 {
+    vote: VoteV1,
+    floor: Option<IdV1>,
+    last: Option<IdV1>,
+    committed: Option<IdV1>,
+    follows: bool,
+    start: u64,
+    ends: Vec<u64>,
+}
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct SeedPieceV1 {
+    index: Option<u64>,
+    size: u64,
+    floor: Option<IdV1>,
+    bytes: Vec<u8>,
 }
 
 pub(crate) fn encode_request(route: Route, request: &Request) -> Result<Bytes, FormatError> {
@@ -130,6 +219,7 @@ pub(crate) fn encode_request(route: Route, request: &Request) -> Result<Bytes, F
             let body = RequestBodyV1::Checkpoint { last: from_id(meta.last_log_id.as_ref()) };
             (*vote, body, bytes.to_vec())
         }
+        Request::Seed { vote, ask } => (*vote, from_seed_ask(ask), Vec::new()),
     };
     let head = RequestV1 {
         shard: route.shard.0,
@@ -186,6 +276,21 @@ pub(crate) fn decode_request(
             let (last_membership, _) = super::decode_checkpoint(&tail)?;
             Request::Checkpoint { vote, meta: Meta { last_log_id, last_membership }, bytes: tail }
         }
+        RequestBodyV1::SeedPlan { previous } => {
+            let previous = previous.map(|(id, fingerprint)| (to_log_id(id), fingerprint));
+            Request::Seed { vote, ask: SeedAsk::Plan { previous } }
+        }
+        RequestBodyV1::SeedEntries { start, end } => {
+            if start >= end {
+                return Err(FormatError::Body);
+            }
+            let (start, end) = (LogIndex(start), LogIndex(end));
+            Request::Seed { vote, ask: SeedAsk::Entries { start, end } }
+        }
+        RequestBodyV1::SeedCheckpoint { index, position } => {
+            let index = index.map(LogIndex);
+            Request::Seed { vote, ask: SeedAsk::Checkpoint { index, position } }
+        }
     };
     Ok((NodeId(head.from), request))
 }
@@ -215,6 +320,16 @@ pub(crate) fn encode_answer(answer: &Answer) -> Result<Bytes, FormatError> {
         }
         Answer::Checkpoint(vote) => AnswerV1::Checkpoint(from_vote(vote)),
         Answer::Refused(reason) => AnswerV1::Refused(reason.clone()),
+        Answer::SeedPlan(plan) => AnswerV1::SeedPlan(Box::new(from_plan(plan))),
+        Answer::SeedEntries(bytes) => AnswerV1::SeedEntries(bytes.to_vec()),
+        Answer::SeedCheckpoint(piece) => AnswerV1::SeedCheckpoint(Box::new(SeedPieceV1 {
+            index: piece.index.map(|index| index.0),
+            size: piece.size,
+            floor: piece.floor.map(from_log_id),
+            bytes: piece.bytes.to_vec(),
+        })),
+        Answer::SeedElsewhere(leader) => AnswerV1::SeedElsewhere(leader.map(|leader| leader.0)),
+        Answer::SeedGone => AnswerV1::SeedGone,
     };
     let body = rkyv::to_bytes::<rancor::Error>(&stored).map_err(|_| FormatError::Body)?;
     seal(KIND_ANSWER, &[&body]).map(Bytes::from)
@@ -247,6 +362,67 @@ pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Answer, FormatError> {
         }
         AnswerV1::Checkpoint(vote) => Answer::Checkpoint(to_vote(vote)),
         AnswerV1::Refused(reason) => Answer::Refused(reason),
+        AnswerV1::SeedPlan(plan) => Answer::SeedPlan(to_plan(*plan)?),
+        AnswerV1::SeedEntries(bytes) => Answer::SeedEntries(Bytes::from(bytes)),
+        AnswerV1::SeedCheckpoint(piece) => Answer::SeedCheckpoint(SeedPiece {
+            index: piece.index.map(LogIndex),
+            size: piece.size,
+            floor: piece.floor.map(to_log_id),
+            bytes: Bytes::from(piece.bytes),
+        }),
+        AnswerV1::SeedElsewhere(leader) => Answer::SeedElsewhere(leader.map(NodeId)),
+        AnswerV1::SeedGone => Answer::SeedGone,
+    })
+}
+
+fn from_seed_ask(ask: &SeedAsk) -> RequestBodyV1 {
+    match *ask {
+        SeedAsk::Plan { previous } => {
+            let previous = previous.map(|(id, fingerprint)| (from_log_id(id), fingerprint));
+            RequestBodyV1::SeedPlan { previous }
+        }
+        SeedAsk::Entries { start, end } => {
+            RequestBodyV1::SeedEntries { start: start.0, end: end.0 }
+        }
+        SeedAsk::Checkpoint { index, position } => {
+            RequestBodyV1::SeedCheckpoint { index: index.map(|index| index.0), position }
+        }
+    }
+}
+
+fn from_plan(plan: &SeedPlan) -> SeedPlanV1 {
+    SeedPlanV1 {
+        vote: from_vote(&plan.vote),
+        floor: plan.floor.map(from_log_id),
+        last: plan.last.map(from_log_id),
+        committed: plan.committed.map(from_log_id),
+        follows: plan.follows,
+        start: plan.start.0,
+        ends: plan.ends.iter().map(|end| end.0).collect(),
+    }
+}
+
+/// Pieces must lie one behind the other and end with the log at the latest.
+fn to_plan(plan: SeedPlanV1) -> Result<SeedPlan, FormatError> {
+    let end = plan.last.map_or(0, |(_, index)| index.saturating_add(1));
+    let mut start = plan.start;
+    for next in &plan.ends {
+        if *next <= start || *next > end {
+            return Err(FormatError::Body);
+        }
+        start = *next;
+    }
+    if !plan.vote.committed || plan.last.is_some_and(|(term, _)| term > plan.vote.term) {
+        return Err(FormatError::Body);
+    }
+    Ok(SeedPlan {
+        vote: to_vote(plan.vote),
+        floor: plan.floor.map(to_log_id),
+        last: plan.last.map(to_log_id),
+        committed: plan.committed.map(to_log_id),
+        follows: plan.follows,
+        start: LogIndex(plan.start),
+        ends: plan.ends.into_iter().map(LogIndex).collect(),
     })
 }
 
@@ -321,6 +497,14 @@ fn to_id(id: Option<IdV1>) -> Option<RaftLogId> {
     id.map(|(term, index)| RaftLogId::new(CommittedLeaderId::from(term), index))
 }
 
+fn from_log_id(id: LogId) -> IdV1 {
+    (id.term.0, id.index.0)
+}
+
+fn to_log_id((term, index): IdV1) -> LogId {
+    LogId { term: Term(term), index: LogIndex(index) }
+}
+
 fn from_vote(vote: &RaftVote) -> VoteV1 {
     VoteV1 { term: vote.leader_id.term, node: vote.leader_id.voted_for, committed: vote.committed }
 }
@@ -371,7 +555,27 @@ mod tests {
                 meta: Meta { last_log_id: Some(id(4, 9)), last_membership: membership },
                 bytes: Bytes::from(checkpoint),
             },
+            seed(SeedAsk::Plan { previous: None }),
+            seed(SeedAsk::Plan { previous: Some((to_log_id((3, 6)), 77)) }),
+            seed(SeedAsk::Entries { start: LogIndex(4), end: LogIndex(9) }),
+            seed(SeedAsk::Checkpoint { index: Some(LogIndex(5)), position: 1 << 20 }),
         ]
+    }
+
+    fn seed(ask: SeedAsk) -> Request {
+        Request::Seed { vote: RaftVote::new_committed(4, 1), ask }
+    }
+
+    fn plan() -> SeedPlan {
+        SeedPlan {
+            vote: RaftVote::new_committed(4, 1),
+            floor: Some(to_log_id((1, 2))),
+            last: Some(to_log_id((4, 9))),
+            committed: Some(to_log_id((4, 8))),
+            follows: true,
+            start: LogIndex(3),
+            ends: vec![LogIndex(5), LogIndex(10)],
+        }
     }
 
     fn answers() -> Vec<Answer> {
@@ -389,6 +593,16 @@ mod tests {
             Answer::Transfer(Err(not_flushed)),
             Answer::Checkpoint(RaftVote::new(4, 1)),
             Answer::Refused("closing".to_owned()),
+            Answer::SeedPlan(plan()),
+            Answer::SeedEntries(Bytes::from_static(b"entries")),
+            Answer::SeedCheckpoint(SeedPiece {
+                index: Some(LogIndex(7)),
+                size: 9_000,
+                floor: None,
+                bytes: Bytes::from_static(b"piece"),
+            }),
+            Answer::SeedElsewhere(Some(NodeId(3))),
+            Answer::SeedGone,
         ]
     }
 
@@ -460,6 +674,21 @@ mod tests {
     }
 
     #[test]
+    fn plans_that_no_leader_sends_are_refused() {
+        let cases = [
+            ("a vote that won nothing", SeedPlan { vote: RaftVote::new(4, 1), ..plan() }),
+            ("an empty piece", SeedPlan { ends: vec![LogIndex(3)], ..plan() }),
+            ("pieces out of order", SeedPlan { ends: vec![LogIndex(6), LogIndex(5)], ..plan() }),
+            ("more than there is", SeedPlan { ends: vec![LogIndex(11)], ..plan() }),
+            ("a term from the future", SeedPlan { last: Some(to_log_id((5, 9))), ..plan() }),
+        ];
+        for (what, plan) in cases {
+            let bytes = encode_answer(&Answer::SeedPlan(plan)).unwrap();
+            assert!(decode_answer(&bytes).is_err(), "{what} was accepted");
+        }
+    }
+
+    #[test]
     fn the_vote_keeps_all_of_itself() {
         for vote in [RaftVote::new(7, 3), RaftVote::new_committed(7, 3)] {
             let back = to_vote(from_vote(&vote));
@@ -479,6 +708,11 @@ mod tests {
         assert_eq!(hex(&bytes), GOLDEN_VOTE, "the format changed: raise the version");
         let bytes = encode_request(ROUTE, &append(Some(id(3, 6)), &[id(4, 7)])).unwrap();
         assert_eq!(hex(&bytes), GOLDEN_APPEND, "the format changed: raise the version");
+        let ask = SeedAsk::Plan { previous: Some((to_log_id((3, 6)), 77)) };
+        let bytes = encode_request(ROUTE, &seed(ask)).unwrap();
+        assert_eq!(hex(&bytes), GOLDEN_SEED, "the format changed: raise the version");
+        let bytes = encode_answer(&Answer::SeedPlan(plan())).unwrap();
+        assert_eq!(hex(&bytes), GOLDEN_PLAN, "the format changed: raise the version");
         let bytes = encode_answer(&answers()[4]).unwrap();
         assert_eq!(hex(&bytes), GOLDEN_ANSWER, "the format changed: raise the version");
     }
@@ -493,6 +727,15 @@ mod tests {
         050000000000000001000000500000004252453143227fe400000000000000000100010000000000\
         00000000030000000400000000000000070000000000000000000000000000000000000000000000\
         00000000000000000000000000000000";
+    const GOLDEN_SEED: &str = "\
+        03010000500000007ed6cab54c000000030000000100000000000000020000000000000004000000\
+        000000000100000000000000010501030000000000000006000000000000004d0000000000000000\
+        000000000000000000000000";
+    const GOLDEN_PLAN: &str = "\
+        0401000089000000c406a09d05000000000000000a00000000000000040000000000000001000000\
+        00000000010101000000000000000200000000000000010400000000000000090000000000000001\
+        04000000000000000800000000000000010300000000000000a3ffffff020000000aaaffffff0000\
+        0000000000000000000000000000000000000000000000000000000000";
     const GOLDEN_ANSWER: &str = "\
         0401000024000000ec3b782604040000000000000001000000000000000001010300000000000000\
         0600000000000000";

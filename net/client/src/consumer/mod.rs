@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use barrage_model::{Offset, PartitionId, PartitionKey};
+use barrage_model::{Offset, PartitionId};
 use barrage_wire::{At, ErrorCode, ErrorReply, Hint, ListOffsetReply};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -46,7 +46,7 @@ impl Consumer {
         let partitions = chosen(&options, routes.partition_count())?;
         let mut cursors = Vec::with_capacity(partitions.len());
         for partition in partitions {
-            cursors.push(place(client, routes.key(partition), &options).await?);
+            cursors.push(place(&routes, partition, &options).await?);
         }
         // Long polls of many partitions share a connection, and the server bounds what it holds.
         let limit = client.server().await?.limits.in_flight_requests_max / 2;
@@ -119,8 +119,8 @@ fn chosen(options: &ConsumerOptions, partitions: u32) -> Result<Vec<PartitionId>
 
 /// Where to begin and, if asked, where to stop.
 async fn place(
-    client: &Client,
-    key: PartitionKey,
+    routes: &Routes,
+    partition: PartitionId,
     options: &ConsumerOptions,
 ) -> Result<Cursor, ClientError> {
     let at = match options.from {
@@ -129,12 +129,12 @@ async fn place(
         From::Time(milliseconds) => At::Time(milliseconds),
     };
     let ListOffsetReply { offset, start_offset, high_watermark } =
-        client.list_offset(key, at).await?;
+        routes.list_offset(partition, at).await?;
     let offset = match options.from {
-        From::Offset(wanted) => check_range(key.partition, wanted, start_offset, high_watermark)?,
+        From::Offset(wanted) => check_range(partition, wanted, start_offset, high_watermark)?,
         _ => offset,
     };
-    Ok(Cursor::new(key.partition, offset, options.stop_at_end.then_some(high_watermark)))
+    Ok(Cursor::new(partition, offset, options.stop_at_end.then_some(high_watermark)))
 }
 
 fn check_range(

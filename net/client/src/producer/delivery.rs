@@ -25,6 +25,9 @@ pub struct Receipt {
 /// Why a record has no receipt.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DeliveryError {
+    /// Written and kept, but with less than was asked: do not send it again.
+    #[error("written, but {0}")]
+    Stored(ClientError),
     /// Surely not written.
     #[error("not written: {0}")]
     Failed(ClientError),
@@ -63,7 +66,8 @@ impl Delivery {
     /// Waits until the record's fate is known, at most the delivery timeout.
     ///
     /// # Errors
-    /// `Failed` when it surely was not written, `Unknown` when nobody can say.
+    /// `Failed` when it surely was not written, `Unknown` when nobody can say, `Stored` when it was
+    /// written with less than was asked.
     pub async fn wait(&self) -> Result<Receipt, DeliveryError> {
         loop {
             // Registered before looking, so that an outcome in between is not missed.
@@ -83,6 +87,7 @@ impl Delivery {
                 let offset = Offset(base_offset.0 + u64::from(self.index));
                 Ok(Receipt { partition: self.partition, offset })
             }
+            Outcome::Stored { error } => Err(DeliveryError::Stored(error)),
             Outcome::Failed { error } => Err(DeliveryError::Failed(error)),
             Outcome::Unknown { error } => Err(DeliveryError::Unknown(error)),
         }

@@ -1,9 +1,15 @@
 //! The task that carries out what the core decides: finds connections, sends, hears replies.
 //!
 //! Owns: which connections and requests are being waited for. Must never: decide about order,
-//! retries or outcomes; that is the core's.
+//! retries or outcomes; that is the core's. Must never have batches of one partition on the way
+//! over two connections.
+//!
+//! When a partition turns out to be led elsewhere, what is on the way to the old leader is not
+//! waited for: those attempts count as lost, and all goes to the new one, in order and with the
+//! same sequences. What the old one still says about them is not heard; what it still writes, it
+//! writes once: the sequence tells.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +20,20 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::delivery::{OnReport, Report};
 use super::lane::{BatchNumber, Identity, Reply, Transmission};
-use crate::connection::decode;
+use crate::connection::{Connection, decode};
 use crate::error::ClientError;
+use crate::pause::about;
 
 /// Everything that can wake the driver besides its timer and the senders.
 #[derive(Debug)]
 enum Event {
-    /// A transmission ended.
-    Reply { partition: PartitionId, number: BatchNumber, result: Result<Frame, ClientError> },
+    /// A transmission over the partition's connection number `round` ended.
+    Reply {
+        partition: PartitionId,
+        round: u64,
+        number: BatchNumber,
+        result: Result<Frame, ClientError>,
+    },
     /// A connection for this partition was looked for.
     Connected { partition: PartitionId, result: Result<(), ClientError> },
     /// A producer id was asked for.
@@ -34,6 +46,19 @@ enum Event {
 const EVENTS_MAX: usize = 1024;
 /// Pause after a failed attempt to connect or ask, before the driver hears of it.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
+/// When a leader answers nothing for this long, other nodes are asked whether it still leads.
+const IMPATIENCE: Duration = Duration::from_secs(1);
+
+/// One partition's batches on their way.
+#[derive(Debug)]
+struct Sending {
+    connection: Connection,
+    /// Counts the connections that this partition had: tells late replies from those waited for.
+    round: u64,
+    in_flight: Vec<BatchNumber>,
+    /// Since when nothing was answered; meaningless while nothing is in flight.
+    silent_since: Duration,
+}
 
 /// See the module.
 pub(crate) struct Driver {
@@ -42,6 +67,7 @@ pub(crate) struct Driver {
     on_report: Option<OnReport>,
     events: mpsc::Receiver<Event>,
     event_sender: mpsc::Sender<Event>,
+    sending: BTreeMap<PartitionId, Sending>,
     connecting: HashSet<PartitionId>,
     asking_identity: bool,
     refreshing: bool,
@@ -56,6 +82,7 @@ impl Driver {
             on_report,
             events,
             event_sender,
+            sending: BTreeMap::new(),
             connecting: HashSet::new(),
             asking_identity: false,
             refreshing: false,
@@ -95,7 +122,26 @@ impl Driver {
             self.ask_identity();
         }
         self.report();
-        self.shared.core().deadline(now)
+        let deadline = self.shared.core().deadline(now);
+        [deadline, self.look_around(now)].into_iter().flatten().min()
+    }
+
+    /// Asks other nodes about leaders that are silent; says when to do so next.
+    fn look_around(&mut self, now: Duration) -> Option<Duration> {
+        let waiting = self.sending.values_mut().filter(|sending| !sending.in_flight.is_empty());
+        let oldest = waiting.min_by_key(|sending| sending.silent_since)?;
+        if now < oldest.silent_since + IMPATIENCE {
+            return Some(oldest.silent_since + IMPATIENCE);
+        }
+        // Asked once, not again before as long a time has passed.
+        let server = oldest.connection.server().to_owned();
+        for sending in self.sending.values_mut() {
+            sending.silent_since = sending.silent_since.max(now);
+        }
+        if self.shared.routes.client().pool().servers().len() > 1 {
+            self.refresh(server);
+        }
+        Some(now + IMPATIENCE)
     }
 
     fn handle_events(&mut self, first: Option<Event>) {
@@ -109,13 +155,8 @@ impl Driver {
     fn handle(&mut self, event: Event) {
         let now = self.shared.now();
         match event {
-            Event::Reply { partition, number, result } => {
-                let reply = reply_of(result);
-                if let Some(error) = error_of(&reply) {
-                    self.shared.routes.handle_error(partition, error);
-                    self.refresh_after(error);
-                }
-                self.shared.core().handle_reply(now, partition, number, reply);
+            Event::Reply { partition, round, number, result } => {
+                self.handle_reply(now, partition, (round, number), result);
             }
             Event::Connected { partition, result } => {
                 self.connecting.remove(&partition);
@@ -136,10 +177,39 @@ impl Driver {
             }
             Event::Refreshed(result) => {
                 self.refreshing = false;
-                if let Err(error) = result {
-                    self.end_if_gone(&error);
+                match result {
+                    Ok(()) => self.leave_old_leaders(now),
+                    Err(error) => self.end_if_gone(&error),
                 }
             }
+        }
+    }
+
+    fn handle_reply(
+        &mut self,
+        now: Duration,
+        partition: PartitionId,
+        (round, number): (u64, BatchNumber),
+        result: Result<Frame, ClientError>,
+    ) {
+        let Some(sending) = self.sending.get_mut(&partition) else { return };
+        if sending.round != round {
+            // The core was told that this attempt is lost.
+            return;
+        }
+        sending.in_flight.retain(|waited| *waited != number);
+        sending.silent_since = now;
+        let server = sending.connection.server().to_owned();
+        let reply = reply_of(&server, result);
+        let ask_others = error_of(&reply)
+            .is_some_and(|error| self.shared.routes.handle_error(partition, &server, error));
+        let failed = error_of(&reply).is_some();
+        self.shared.core().handle_reply(now, partition, number, reply);
+        if failed && self.is_led_elsewhere(partition) {
+            self.leave(partition, now);
+        }
+        if ask_others {
+            self.refresh(server);
         }
     }
 
@@ -151,6 +221,10 @@ impl Driver {
             }
             return;
         };
+        if !self.turn_to(partition, connection, now) {
+            return;
+        }
+        let Some(sending) = self.sending.get_mut(&partition) else { return };
         let key = self.shared.routes.key(partition);
         loop {
             let Some(Transmission { partition, number, bytes }) =
@@ -158,12 +232,16 @@ impl Driver {
             else {
                 return;
             };
-            match connection.start_produce(key, self.acks, bytes) {
+            match sending.connection.start_produce(key, self.acks, bytes) {
                 Ok(call) => {
-                    let events = self.event_sender.clone();
+                    if sending.in_flight.is_empty() {
+                        sending.silent_since = now;
+                    }
+                    sending.in_flight.push(number);
+                    let (events, round) = (self.event_sender.clone(), sending.round);
                     tokio::spawn(async move {
                         let result = call.answer().await;
-                        drop(events.send(Event::Reply { partition, number, result }).await);
+                        drop(events.send(Event::Reply { partition, round, number, result }).await);
                     });
                 }
                 Err(error) => {
@@ -173,6 +251,54 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Makes `connection` the partition's; false when something was on its way over another one
+    /// and now waits to be sent again.
+    fn turn_to(&mut self, partition: PartitionId, connection: Connection, now: Duration) -> bool {
+        let round = match self.sending.get(&partition) {
+            Some(sending) if sending.connection.is(&connection) => return true,
+            Some(sending) => sending.round + 1,
+            None => 0,
+        };
+        let left = self.leave(partition, now);
+        let sending = Sending { connection, round, in_flight: Vec::new(), silent_since: now };
+        self.sending.insert(partition, sending);
+        !left
+    }
+
+    /// Waits no longer for leaders that were replaced.
+    fn leave_old_leaders(&mut self, now: Duration) {
+        let partitions = self.sending.keys().copied();
+        let old: Vec<_> =
+            partitions.filter(|partition| self.is_led_elsewhere(*partition)).collect();
+        for partition in old {
+            self.leave(partition, now);
+        }
+    }
+
+    /// Something of the partition is on its way to a node that does not lead it any more.
+    fn is_led_elsewhere(&self, partition: PartitionId) -> bool {
+        self.sending.get(&partition).is_some_and(|sending| {
+            !sending.in_flight.is_empty()
+                && self.shared.routes.is_led_elsewhere(partition, &sending.connection)
+        })
+    }
+
+    /// What is on its way for the partition counts as lost. True when there was something.
+    fn leave(&mut self, partition: PartitionId, now: Duration) -> bool {
+        let Some(sending) = self.sending.get_mut(&partition) else { return false };
+        sending.round += 1;
+        let lost = std::mem::take(&mut sending.in_flight);
+        let server = sending.connection.server().to_owned();
+        let error = ClientError::Disconnected { server, cause: "led elsewhere now".to_owned() };
+        let mut core = self.shared.core();
+        for number in &lost {
+            let error = error.clone();
+            let reply = Reply::Retry { certain: false, after: None, error };
+            core.handle_reply(now, partition, *number, reply);
+        }
+        !lost.is_empty()
     }
 
     fn connect(&self, partition: PartitionId) {
@@ -194,18 +320,15 @@ impl Driver {
         });
     }
 
-    fn refresh_after(&mut self, error: &ClientError) {
-        let stale = matches!(
-            error.code(),
-            Some(ErrorCode::NotLeader | ErrorCode::UnknownTopic | ErrorCode::UnknownPartition)
-        );
-        if !stale || self.refreshing {
+    /// Asks for the metadata, another server than this if there is one.
+    fn refresh(&mut self, except: String) {
+        if self.refreshing {
             return;
         }
         self.refreshing = true;
         let (events, shared) = (self.event_sender.clone(), Arc::clone(&self.shared));
         tokio::spawn(async move {
-            let result = shared.routes.refresh().await;
+            let result = shared.routes.refresh(Some(&except)).await;
             pause_if_failed(&result).await;
             drop(events.send(Event::Refreshed(result)).await);
         });
@@ -245,16 +368,16 @@ impl Driver {
 
 async fn pause_if_failed<T>(result: &Result<T, ClientError>) {
     if result.is_err() {
-        tokio::time::sleep(ATTEMPT_PAUSE).await;
+        tokio::time::sleep(about(ATTEMPT_PAUSE)).await;
     }
 }
 
 /// What the answer to a Produce means. The one place where codes become the core's words.
-fn reply_of(result: Result<Frame, ClientError>) -> Reply {
-    let decoded = result.and_then(|frame| match decode("the server", &frame)? {
+fn reply_of(server: &str, result: Result<Frame, ClientError>) -> Reply {
+    let decoded = result.and_then(|frame| match decode(server, &frame)? {
         Response::Produce(reply) => Ok(reply),
         _ => Err(ClientError::Protocol {
-            server: "the server".to_owned(),
+            server: server.to_owned(),
             cause: "an answer to another question".to_owned(),
         }),
     });

@@ -17,7 +17,11 @@
 //!   uncertain batch never gets another stamp unless a gap before it proves it was refused.
 //! - A stamped batch that is given up leaves a gap in the sequences, and a server may forget a
 //!   producer: the lane then resets, which means that it settles what is uncertain under the old
-//!   identity and goes on with a fresh one from sequence 0.
+//!   identity and goes on with another one from sequence 0.
+//! - An attempt that was given up may still arrive: a server that was stopped reads it when it goes
+//!   on, long after another one leads. The other identity is therefore the next epoch of the same
+//!   producer: from its first batch on, the servers refuse whatever comes late. And where a gap
+//!   may still be filled that way, a refusal of what follows it proves nothing.
 //! - No batch is sent while one more than `in_flight_max` before it is not settled: the server
 //!   must still remember the oldest when it is repeated.
 
@@ -35,6 +39,14 @@ use crate::error::ClientError;
 pub(crate) struct Identity {
     pub(crate) id: ProducerId,
     pub(crate) epoch: ProducerEpoch,
+}
+
+impl Identity {
+    /// The one that replaces this one, unless epochs are used up.
+    fn next_epoch(self) -> Option<Self> {
+        let epoch = self.epoch.0.checked_add(1)?;
+        Some(Self { epoch: ProducerEpoch(epoch), ..self })
+    }
 }
 
 /// What a batch is stamped with at its first transmission.
@@ -82,7 +94,7 @@ pub(crate) enum Reply {
     UnknownProducer { error: ClientError },
     /// Refused for good. `certain` means that this attempt surely wrote nothing.
     Rejected { certain: bool, error: ClientError },
-    /// Written, but where is not known; the sequences go on.
+    /// Written, though not as was asked or not known where; the sequences go on.
     Forgotten { error: ClientError },
 }
 
@@ -93,6 +105,12 @@ pub enum Outcome {
     Acked {
         /// Offset of the first record; the others follow without gaps.
         base_offset: Offset,
+    },
+    /// Durable on a majority, but with less than was asked: not on every replica in time, or at an
+    /// offset that nobody remembers. Not to be sent again.
+    Stored {
+        /// What is missing.
+        error: ClientError,
     },
     /// Surely not written.
     Failed {
@@ -144,9 +162,11 @@ enum Phase {
 enum Reset {
     /// No need.
     None,
-    /// A batch was given up. The server knows the producer and refuses whatever follows the gap,
-    /// so a refusal proves that a batch was never written.
+    /// A batch was given up that surely was not written. The server knows the producer and refuses
+    /// whatever follows the gap, so a refusal proves that a batch was never written.
     Gap,
+    /// A batch was given up that may still be written, and what follows it after it.
+    GapOpen,
     /// The server forgot the producer: its refusals prove nothing about earlier attempts.
     Forgotten,
 }
@@ -329,6 +349,14 @@ impl<T> Lane<T> {
                 pending.uncertain = false;
                 None
             }
+            Reply::OutOfOrder { error } if self.reset == Reset::GapOpen => {
+                if pending.uncertain {
+                    self.give_up(now, position, Outcome::Unknown { error })
+                } else {
+                    pending.error = Some(error);
+                    None
+                }
+            }
             Reply::OutOfOrder { error } | Reply::UnknownProducer { error } => {
                 self.reset = Reset::Forgotten;
                 if pending.uncertain {
@@ -343,7 +371,7 @@ impl<T> Lane<T> {
                 self.give_up(now, position, Outcome::Unknown { error })
             }
             Reply::Rejected { error, .. } => self.give_up(now, position, Outcome::Failed { error }),
-            Reply::Forgotten { error } => self.take(now, position, Outcome::Unknown { error }),
+            Reply::Forgotten { error } => self.take(now, position, Outcome::Stored { error }),
         };
         self.invariants();
         completed
@@ -400,8 +428,13 @@ impl<T> Lane<T> {
     }
 
     fn give_up(&mut self, now: Duration, at: usize, outcome: Outcome) -> Option<Completed<T>> {
-        if self.queue.get(at)?.stamp.is_some() && self.reset == Reset::None {
-            self.reset = Reset::Gap;
+        let gap = match outcome {
+            Outcome::Unknown { .. } => Reset::GapOpen,
+            _ => Reset::Gap,
+        };
+        let is_stamped = self.queue.get(at)?.stamp.is_some();
+        if is_stamped && self.reset != Reset::Forgotten && self.reset != Reset::GapOpen {
+            self.reset = gap;
         }
         self.take(now, at, outcome)
     }
@@ -438,8 +471,9 @@ impl<T> Lane<T> {
             return true;
         }
         self.reset = Reset::None;
-        self.identity = None;
-        false
+        self.identity = self.identity.and_then(Identity::next_epoch);
+        self.sequence_next = Sequence(0);
+        self.identity.is_some()
     }
 
     fn invariants(&self) {

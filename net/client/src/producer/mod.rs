@@ -32,6 +32,7 @@ pub use self::lane::Outcome;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::options::ProducerOptions;
+use crate::pause::about;
 use crate::route::Routes;
 
 /// A record to send; borrowed, copied once into its batch.
@@ -110,7 +111,8 @@ impl Producer {
             lane: LaneLimits {
                 in_flight_max: options.in_flight_max,
                 delivery_timeout: options.delivery_timeout,
-                retry_pause_min: options.retry_pause_min,
+                // Producers that lost the same leader do not come to the next one in step.
+                retry_pause_min: about(options.retry_pause_min),
                 retry_pause_max: options.retry_pause_max,
             },
         };

@@ -1,23 +1,31 @@
-//! The yardstick: receive, CRC32C, direct write, fdatasync, answer; nothing else.
+//! The yardstick: receive, CRC32C, direct write, fdatasync, answer; nothing else. With three nodes
+//! one of them also forwards what it receives, and answers when two have it (`leader`).
 //!
-//! Owns: its two frames, told here, and the process that answers them (`server`).
+//! Owns: its frames, told here, and the process that answers them (`server`).
 //! Must never: do less than a durable broker must (it checks, writes and syncs), or more.
 //!
 //! ```text
 //! request  u32 LE length | u32 LE correlation | length bytes: a record batch v2
-//! answer   u32 LE correlation, after the batch is on disk
+//! group    the same with the length's highest bit set: the bytes are requests themselves, which
+//!          are written as they are and answered together; only nodes send it to one another
+//! answer   u32 LE correlation, after the bytes are on disk
 //! ```
 
+mod disk;
+mod leader;
+mod ledger;
 mod segments;
 mod server;
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, ensure};
+use barrage_model::limits::BATCH_BYTES_MAX;
 use barrage_world::fatal;
 use barrage_world::net::Listener;
 use barrage_world::node::{self, CoreContext, CoreSet, NodeOptions};
@@ -30,29 +38,66 @@ pub(crate) const HEAD_SIZE: usize = 8;
 /// Bytes of an answer.
 pub(crate) const ANSWER_SIZE: usize = 4;
 
+/// Set in a length that is a group's.
+const GROUP_BIT: u32 = 1 << 31;
+const _: () = assert!(BATCH_BYTES_MAX < GROUP_BIT as usize);
+
+/// What goes before the bytes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Head {
+    length: usize,
+    group: bool,
+    correlation: u32,
+}
+
+/// How a bare server serves.
+#[derive(Debug)]
+pub(crate) struct Serving<'a> {
+    pub cores: &'a CoreList,
+    pub data: &'a Path,
+    /// Receives the address, when all cores are ready.
+    pub ready_file: &'a Path,
+    /// The bare servers everything is forwarded to: none, or two.
+    pub others: &'a [SocketAddr],
+}
+
 /// Appends the head of a request.
 pub(crate) fn encode_head(correlation: u32, length: usize, out: &mut BytesMut) -> Result<()> {
-    out.put_u32_le(u32::try_from(length).context("a batch is too long")?);
-    out.put_u32_le(correlation);
+    ensure!(length < GROUP_BIT as usize, "a batch is too long");
+    out.put_slice(&Head { length, group: false, correlation }.encode());
     Ok(())
 }
 
-/// Reads the head of a request: length and correlation.
-fn decode_head(head: &[u8; HEAD_SIZE]) -> (usize, u32) {
-    let [a, b, c, d, e, f, g, h] = *head;
-    (u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes([e, f, g, h]))
+impl Head {
+    fn encode(self) -> [u8; HEAD_SIZE] {
+        assert!(self.length < GROUP_BIT as usize, "a length leaves its highest bit free");
+        // Below 2^31, asserted above.
+        let length = self.length as u32 | if self.group { GROUP_BIT } else { 0 };
+        let ([a, b, c, d], [e, f, g, h]) = (length.to_le_bytes(), self.correlation.to_le_bytes());
+        [a, b, c, d, e, f, g, h]
+    }
+
+    fn decode(head: &[u8; HEAD_SIZE]) -> Self {
+        let [a, b, c, d, e, f, g, h] = *head;
+        let length = u32::from_le_bytes([a, b, c, d]);
+        Self {
+            length: (length & !GROUP_BIT) as usize,
+            group: length & GROUP_BIT != 0,
+            correlation: u32::from_le_bytes([e, f, g, h]),
+        }
+    }
 }
 
-/// Serves until killed, on each core for itself, and writes its address into `ready_file` when all
-/// cores are ready.
-pub(crate) fn serve(cores: &CoreList, data: &Path, ready_file: &Path) -> Result<()> {
-    let cores = CoreSet::parse(&cores.flag())?;
+/// Serves until killed, on each core for itself.
+pub(crate) fn serve(serving: &Serving<'_>) -> Result<()> {
+    let cores = CoreSet::parse(&serving.cores.flag())?;
     let listener = Listener::bind_exclusive(([127, 0, 0, 1], 0).into())?;
-    let (data, ready_file) = (data.to_path_buf(), ready_file.to_path_buf());
+    let (data, ready_file) = (serving.data.to_path_buf(), serving.ready_file.to_path_buf());
+    let others = serving.others.to_vec();
     let unready = Arc::new(AtomicUsize::new(cores.count()));
     let body = move |core: CoreContext| {
-        let (listener, unready, ready_file) =
-            (listener.clone(), Arc::clone(&unready), ready_file.clone());
+        let (listener, unready, ready_file, others) =
+            (listener.clone(), Arc::clone(&unready), ready_file.clone(), others.clone());
         let data = data.join(format!("core-{}", core.index));
         async move {
             let address = listener.local_addr();
@@ -61,7 +106,7 @@ pub(crate) fn serve(cores: &CoreList, data: &Path, ready_file: &Path) -> Result<
                 _ => Ok(()),
             };
             let served = match listener.on_core() {
-                Ok(listener) => server::serve(listener, &data, ready).await,
+                Ok(listener) => server::serve(listener, &data, &others, ready).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = served {
@@ -89,6 +134,10 @@ mod tests {
         let mut out = BytesMut::new();
         encode_head(7, 0x0102_0304, &mut out).unwrap();
         assert_eq!(&out[..], [4, 3, 2, 1, 7, 0, 0, 0]);
-        assert_eq!(decode_head(out[..].try_into().unwrap()), (0x0102_0304, 7));
+        let head = Head { length: 0x0102_0304, group: false, correlation: 7 };
+        assert_eq!(Head::decode(out[..].try_into().unwrap()), head);
+        let head = Head { group: true, ..head };
+        assert_eq!(head.encode(), [4, 3, 2, 0x81, 7, 0, 0, 0]);
+        assert_eq!(Head::decode(&head.encode()), head);
     }
 }

@@ -1,27 +1,29 @@
 //! What answers the yardstick's frames: on each core one loop, no broker.
 //!
-//! Owns: receiving, checking, writing, syncing, answering. Must never: answer before the bytes are
-//! on disk, or take a pass over them beyond the CRC.
-//! Invariants: a batch of at least [`DIRECT_MIN`] is received where it is written from; at most
-//! one fdatasync runs, and it covers every write that ended before it began.
+//! Owns: receiving and checking. Must never: take a pass over the bytes beyond the CRC.
+//! Invariants: a batch of at least [`DIRECT_MIN`] is received where it is written from.
 //!
 //! ```text
 //! socket -> aligned buffer -> CRC32C -> write, at once -+-> written -> fdatasync -> answers
 //!           (small batches: staged, copied together)    +-> more writes meanwhile
 //! ```
+//!
+//! Of three nodes, the one that clients talk to hands what it received to `leader` instead; the two
+//! others serve it as they would serve a client.
 
-use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_model::limits::BATCH_BYTES_MAX;
 use barrage_world::net::Stream;
-use barrage_world::{BLOCK_SIZE, Buffer, File, fatal, sleep, spawn};
+use barrage_world::{BLOCK_SIZE, Buffer, Slice, fatal, sleep, spawn};
 
-use super::segments::Segments;
-use super::{HEAD_SIZE, decode_head};
+use super::disk::{Disk, Held, Reply};
+use super::leader::Leader;
+use super::{HEAD_SIZE, Head};
 
 /// Batches from here on are received into the buffer they are written from.
 const DIRECT_MIN: usize = 32 << 10;
@@ -36,19 +38,21 @@ const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(20);
 const CRC_AT: usize = 17;
 const CRC_COVERS_FROM: usize = 21;
 
-/// What all connections share: the disk.
-struct Disk {
-    segments: RefCell<Segments>,
-    written: RefCell<Vec<Written>>,
-    syncing: Cell<bool>,
+/// Bytes to be written as they are, checked.
+pub(super) struct Received {
+    pub slice: Slice,
+    /// Of `slice`, without the padding.
+    pub length: usize,
+    /// Whether they are requests, with their heads.
+    pub group: bool,
+    pub answers: Vec<u8>,
 }
 
-/// Batches whose write has ended and which await a sync.
-struct Written {
-    file: Rc<File>,
-    stream: Stream,
-    /// Their answers, ready to send.
-    answers: Vec<u8>,
+/// Where received bytes go.
+#[derive(Clone)]
+enum Target {
+    Disk(Rc<Disk>),
+    Copies(Rc<Leader>),
 }
 
 /// Received bytes that no batch was made of yet: `bytes[start..end]`.
@@ -70,13 +74,14 @@ const fn round_up(len: usize) -> usize {
 pub(super) async fn serve(
     listener: barrage_world::net::Listener,
     folder: &Path,
+    others: &[SocketAddr],
     ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
-    let disk = Rc::new(Disk {
-        segments: RefCell::new(Segments::prepare(folder).await?),
-        written: RefCell::default(),
-        syncing: Cell::new(false),
-    });
+    let disk = Disk::prepare(folder).await?;
+    let target = match others {
+        [] => Target::Disk(disk),
+        others => Target::Copies(Leader::connect(disk, others).await?),
+    };
     // About one in three thousand wake-ups from another thread (here: of the accepting one) was
     // seen to be missed by a core that sleeps with nothing else to do; any event finds what it
     // left. A node has such events all the time, this server would wait for ever.
@@ -89,9 +94,9 @@ pub(super) async fn serve(
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let disk = Rc::clone(&disk);
+        let target = target.clone();
         drop(spawn(async move {
-            if let Err(error) = session(stream, &disk).await {
+            if let Err(error) = session(stream, &target).await {
                 fatal(&format!("bare session: {error}"));
             }
         }));
@@ -99,7 +104,7 @@ pub(super) async fn serve(
 }
 
 /// Receives until the client closes.
-async fn session(stream: Stream, disk: &Rc<Disk>) -> io::Result<()> {
+async fn session(stream: Stream, target: &Target) -> io::Result<()> {
     let mut stage = Stage { bytes: vec![0; STAGE_BYTES], start: 0, end: 0 };
     let mut large = true;
     loop {
@@ -111,33 +116,37 @@ async fn session(stream: Stream, disk: &Rc<Disk>) -> io::Result<()> {
                 return Ok(());
             }
         }
-        let (length, correlation) = stage.head();
+        let head = stage.head();
+        let length = head.length;
         if !(CRC_COVERS_FROM..=BATCH_BYTES_MAX).contains(&length) {
             return Err(invalid(format!("a batch of {length} bytes")));
         }
         large = length >= DIRECT_MIN;
-        if large {
-            let buffer = receive_large(&stream, &mut stage, length).await?;
-            disk.submit(buffer, &stream, correlation.to_le_bytes().to_vec());
-        } else {
-            while stage.len() < HEAD_SIZE + length {
-                if stage.fill(&stream, STAGE_BYTES).await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
+        while !large && stage.len() < HEAD_SIZE + length {
+            if stage.fill(&stream, STAGE_BYTES).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let (buffer, answers) = stage.take_small()?;
-            disk.submit(buffer, &stream, answers);
         }
+        let received = match large || head.group {
+            true => receive_alone(&stream, &mut stage, head).await?,
+            false => stage.take_small()?,
+        };
+        target.submit(received, &stream).await;
     }
 }
 
-/// Receives a batch straight into aligned memory, and the head behind it when it is there already.
-async fn receive_large(stream: &Stream, stage: &mut Stage, length: usize) -> io::Result<Buffer> {
-    let mut buffer = Buffer::new(round_up(length + HEAD_SIZE));
+/// Receives a batch or group straight into aligned memory, and the head behind it when it is there
+/// already and there is room.
+async fn receive_alone(stream: &Stream, stage: &mut Stage, head: Head) -> io::Result<Received> {
+    let Head { length, group, correlation } = head;
+    // A group fills its blocks to the byte, as where it comes from: its copies are the same.
+    let room_behind = if group { 0 } else { HEAD_SIZE };
+    let mut buffer = Buffer::new(round_up(length + room_behind));
+    let limit = buffer.len().min(length + HEAD_SIZE);
     stage.start += HEAD_SIZE;
     let mut have = stage.take_into(&mut buffer, length);
     while have < length {
-        let room = buffer.get_mut(have..length + HEAD_SIZE).unwrap_or_default();
+        let room = buffer.get_mut(have..limit).unwrap_or_default();
         let count = stream.read(room).await?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -147,11 +156,46 @@ async fn receive_large(stream: &Stream, stage: &mut Stage, length: usize) -> io:
     if have > length {
         stage.put(buffer.get(length..have).unwrap_or_default());
     }
-    check_crc(buffer.get(..length).unwrap_or_default())?;
+    let bytes = buffer.get(..length).unwrap_or_default();
+    if group {
+        check_group(bytes)?
+    } else {
+        check_crc(bytes)?
+    }
     if let Some(padding) = buffer.get_mut(length..) {
         padding.fill(0);
     }
-    Ok(buffer)
+    let answers = correlation.to_le_bytes().to_vec();
+    Ok(Received { slice: buffer.freeze(), length, group, answers })
+}
+
+impl Target {
+    async fn submit(&self, received: Received, stream: &Stream) {
+        match self {
+            Self::Disk(disk) => {
+                let reply = Reply { stream: stream.clone(), answers: received.answers };
+                disk.submit(received.slice, Held::Answered(reply));
+            }
+            Self::Copies(leader) => leader.submit(received, stream).await,
+        }
+    }
+}
+
+/// The first whole request: its head, its batch, and what follows.
+fn split_request(bytes: &[u8]) -> Option<(Head, &[u8], &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<HEAD_SIZE>()?;
+    let head = Head::decode(head);
+    let (batch, rest) = rest.split_at_checked(head.length)?;
+    (!head.group).then_some((head, batch, rest))
+}
+
+fn check_group(bytes: &[u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    while let Some((_, batch, behind)) = split_request(rest) {
+        check_crc(batch)?;
+        rest = behind;
+    }
+    if rest.is_empty() { Ok(()) } else { Err(invalid("a group that ends within".to_owned())) }
 }
 
 fn check_crc(batch: &[u8]) -> io::Result<()> {
@@ -169,9 +213,10 @@ impl Stage {
     }
 
     /// The head that `len` says is there.
-    fn head(&self) -> (usize, u32) {
+    fn head(&self) -> Head {
         let rest = self.bytes.get(self.start..).unwrap_or_default();
-        rest.first_chunk().map_or((0, 0), decode_head)
+        let nothing = Head { length: 0, group: false, correlation: 0 };
+        rest.first_chunk().map_or(nothing, Head::decode)
     }
 
     /// Receives what there is, until `limit` bytes are held.
@@ -207,74 +252,20 @@ impl Stage {
     }
 
     /// Takes all whole small batches, in one piece with their heads, and their answers.
-    fn take_small(&mut self) -> io::Result<(Buffer, Vec<u8>)> {
+    fn take_small(&mut self) -> io::Result<Received> {
         let mut answers = Vec::new();
-        let mut end = self.start;
-        loop {
-            let rest = self.bytes.get(end..self.end).unwrap_or_default();
-            let Some((head, rest)) = rest.split_first_chunk::<HEAD_SIZE>() else { break };
-            let (length, correlation) = decode_head(head);
-            let Some(batch) = rest.get(..length) else { break };
+        let mut rest = self.bytes.get(self.start..self.end).unwrap_or_default();
+        while let Some((head, batch, behind)) = split_request(rest) {
             check_crc(batch)?;
-            answers.extend_from_slice(&correlation.to_le_bytes());
-            end += HEAD_SIZE + length;
+            answers.extend_from_slice(&head.correlation.to_le_bytes());
+            rest = behind;
         }
-        let length = end - self.start;
+        let length = self.len() - rest.len();
         let mut buffer = Buffer::new(round_up(length));
         self.take_into(&mut buffer, length);
         if let Some(padding) = buffer.get_mut(length..) {
             padding.fill(0);
         }
-        Ok((buffer, answers))
+        Ok(Received { slice: buffer.freeze(), length, group: true, answers })
     }
-}
-
-impl Disk {
-    /// Writes at once; the answers go out after the next sync.
-    fn submit(self: &Rc<Self>, buffer: Buffer, stream: &Stream, answers: Vec<u8>) {
-        let (file, position) = self.segments.borrow_mut().place(buffer.len());
-        let (disk, stream) = (Rc::clone(self), stream.clone());
-        let slice = buffer.freeze();
-        drop(spawn(async move {
-            if let Err(error) = file.write_at(&slice, position).await {
-                fatal(&format!("bare write: {error}"));
-            }
-            drop(slice);
-            disk.written.borrow_mut().push(Written { file, stream, answers });
-            disk.sync_all().await;
-        }));
-    }
-
-    /// Syncs and answers until nothing waits; does nothing when that is under way already.
-    async fn sync_all(&self) {
-        if self.syncing.replace(true) {
-            return;
-        }
-        loop {
-            let group = std::mem::take(&mut *self.written.borrow_mut());
-            if group.is_empty() {
-                break;
-            }
-            if let Err(error) = sync(&group).await {
-                fatal(&format!("bare sync: {error}"));
-            }
-            for written in group {
-                // A client that left before its answer is no failure of the yardstick.
-                drop(written.stream.write_all(&written.answers).await);
-            }
-        }
-        self.syncing.set(false);
-    }
-}
-
-/// Syncs every file of a group once; a group spans two when the segment rolled within it.
-async fn sync(group: &[Written]) -> io::Result<()> {
-    let mut synced: Vec<&Rc<File>> = Vec::new();
-    for written in group {
-        if !synced.iter().any(|file| Rc::ptr_eq(file, &written.file)) {
-            written.file.sync_data().await?;
-            synced.push(&written.file);
-        }
-    }
-    Ok(())
 }

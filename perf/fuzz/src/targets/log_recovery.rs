@@ -192,8 +192,7 @@ async fn write(files: Vec<Piece>) {
 
 async fn open() -> Option<CommitLog> {
     let found = CommitLog::read_checkpoint(Path::new(DIR), SHARD).await.ok()?;
-    let applied = found.map(|(id, _)| id);
-    let opened = CommitLog::open(PathBuf::from(DIR), options(), applied).await;
+    let opened = CommitLog::open(PathBuf::from(DIR), options(), found).await;
     opened.ok().map(|(log, _)| log)
 }
 

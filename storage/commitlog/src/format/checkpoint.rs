@@ -20,15 +20,17 @@ const HEADER_BYTES: usize = 48;
 
 const REFUSED_BYTES: usize = 16;
 
-/// What a checkpoint holds.
+/// What a checkpoint file holds. A log is opened with the one its state machine was restored from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Checkpoint {
-    pub(crate) id: LogId,
+pub struct Checkpoint {
+    /// The last entry that is applied in it.
+    pub id: LogId,
     /// Runs that apply refused, which the log itself does not tell.
     pub(crate) refused: BTreeSet<(u64, u32)>,
     /// It came from a peer: the log may end before it.
     pub(crate) installed: bool,
-    pub(crate) state: Vec<u8>,
+    /// The state machine's own bytes. Opening a log does not look at them.
+    pub state: Vec<u8>,
 }
 
 /// Wraps the state.

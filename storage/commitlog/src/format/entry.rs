@@ -14,6 +14,7 @@
 //! ```
 
 use super::{Fields, FormatError, Writer, part};
+use crate::copy::Link;
 use crate::crc::Running;
 use crate::entry::{Batch, Entry, EntryKind, Run};
 use barrage_model::batch::BatchHeader;
@@ -24,6 +25,8 @@ use bytes::Bytes;
 pub(crate) const HEADER_BYTES: usize = 80;
 /// Bytes of one row of the run table.
 pub(crate) const RUN_BYTES: usize = 40;
+/// Where the hash of the entry before stands in the header.
+const PREVIOUS_HASH: std::ops::Range<usize> = 56..64;
 const MAGIC: u32 = u32::from_le_bytes(*b"BRE1");
 const VERSION: u16 = 1;
 /// Bytes at the head of a batch that the leader stamps; the batch's own CRC starts behind them.
@@ -186,6 +189,32 @@ pub(crate) fn decode_header(bytes: &[u8], shard: ShardId) -> Result<Header, Form
         return Err(FormatError::Field("run count"));
     }
     Ok(header)
+}
+
+/// Checks the body of a whole entry against its header.
+pub(crate) fn check_body(entry: &[u8], shard: ShardId) -> Result<(), FormatError> {
+    let header = decode_header(entry, shard)?;
+    let body = part(entry, HEADER_BYTES, HEADER_BYTES + header.body_len as usize)?;
+    if crc32c::crc32c(body) != header.body_crc {
+        return Err(FormatError::Checksum);
+    }
+    Ok(())
+}
+
+/// A hash of all of the header that is the same on every replica, the CRC of the body among it.
+pub(crate) fn fingerprint(entry: &[u8]) -> Option<u64> {
+    let mut head: [u8; HEADER_BYTES] = *entry.first_chunk()?;
+    // Its own CRC covers the hash of the entry before, which a log begun behind a floor lacks.
+    head.get_mut(4..8)?.fill(0);
+    head.get_mut(PREVIOUS_HASH)?.fill(0);
+    Some(header_hash(&head))
+}
+
+/// How the entry hangs together with the one before it, in the log it was read from.
+pub(crate) fn link(entry: &[u8]) -> Option<Link> {
+    let head: &[u8; HEADER_BYTES] = entry.first_chunk()?;
+    let previous = head.get(PREVIOUS_HASH)?.first_chunk()?;
+    Some(Link { previous: u64::from_le_bytes(*previous), own: header_hash(head) })
 }
 
 /// Reads the run table. Gives each run without payload and the start of its bytes in the entry.

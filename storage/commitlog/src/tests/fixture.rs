@@ -1,9 +1,11 @@
 //! Entries and checks that all tests of the log share.
 
-use crate::{Batch, CommitLog, Entry, EntryKind, Options, Run};
+use crate::{Batch, Checkpoint, CommitLog, Entry, EntryKind, Options, Run};
 use barrage_model::batch::{BatchBuilder, BatchView, Compression, NewRecord};
 use barrage_model::{LogId, LogIndex, Offset, PartitionId, PartitionKey, ShardId, Term, TopicId};
 use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 pub(super) const SHARD: ShardId = ShardId(1);
@@ -14,6 +16,15 @@ pub(super) fn key(partition: u32) -> PartitionKey {
 
 pub(super) fn id(term: u64, index: u64) -> LogId {
     LogId { term: Term(term), index: LogIndex(index) }
+}
+
+/// What a log is opened with when its machine has applied up to `applied`: the checkpoint in the
+/// folder, or one that remembers nothing else.
+pub(super) async fn checkpoint_at(dir: &Path, applied: Option<LogId>) -> Option<Checkpoint> {
+    let id = applied?;
+    let found = CommitLog::read_checkpoint(dir, SHARD).await.unwrap();
+    let bare = Checkpoint { id, refused: BTreeSet::new(), installed: false, state: Vec::new() };
+    Some(found.filter(|found| found.id == id).unwrap_or(bare))
 }
 
 /// Tiny segments, so that every short workload rolls.

@@ -1,6 +1,6 @@
 //! A log's ordinary life: append, read, roll, restart, truncate, drop.
 
-use super::fixture::{SHARD, blank, entry, id, key, options, value_at};
+use super::fixture::{SHARD, blank, checkpoint_at, entry, id, key, options, value_at};
 use crate::{CommitLog, Vote};
 use barrage_model::{LogIndex, NodeId, Offset, Term};
 use barrage_world::{fs, run_local};
@@ -23,8 +23,8 @@ async fn open(dir: &Path, applied: Option<u64>) -> CommitLog {
     fs::create_dir_all(dir.parent().unwrap()).await.unwrap();
     #[cfg(not(sim))]
     barrage_world::prepare_directory(dir.parent().unwrap()).await.unwrap();
-    let applied = applied.map(|index| id(1, index));
-    CommitLog::open(dir.to_owned(), options(), applied).await.unwrap().0
+    let checkpoint = checkpoint_at(dir, applied.map(|index| id(1, index))).await;
+    CommitLog::open(dir.to_owned(), options(), checkpoint).await.unwrap().0
 }
 
 /// Appends one record per entry and accepts it.

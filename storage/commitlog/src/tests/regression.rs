@@ -1,11 +1,11 @@
 //! Regressions: faults that reading the code found, each shown by a test before it was mended.
-use super::fixture::{blank, entry, id, key, options, value_at};
+use super::fixture::{blank, checkpoint_at, entry, id, key, options, value_at};
 use crate::*;
 use barrage_model::{LogIndex, Offset};
 use barrage_world::sim::{Disk, Fault, Injection, Operation, Rng, run_on, run_until_crash};
 use barrage_world::{fs, sleep, timeout};
 use bytes::Bytes;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 const DIR: &str = "/data/shards/1";
 async fn open_with(options: Options, applied: Option<LogId>) -> Result<CommitLog, OpenError> {
@@ -13,7 +13,8 @@ async fn open_with(options: Options, applied: Option<LogId>) -> Result<CommitLog
     for dir in ["/", "/data"] {
         fs::sync_dir(dir).await.unwrap();
     }
-    CommitLog::open(PathBuf::from(DIR), options, applied).await.map(|(log, _)| log)
+    let checkpoint = checkpoint_at(Path::new(DIR), applied).await;
+    CommitLog::open(PathBuf::from(DIR), options, checkpoint).await.map(|(log, _)| log)
 }
 use barrage_model::LogId;
 async fn produce(log: &CommitLog, from: u64, count: u64) {
@@ -227,6 +228,29 @@ fn a_refused_run_stays_refused_after_a_restart() {
         });
     }
 }
+
+/// Found by the scenario `log`, seed 4922. Opening read the checkpoint file a second time, only for
+/// what apply had refused. When a disk spoiled the file between the two readings, the log opened
+/// without that knowledge and served a batch that was never stored. Now both come from one reading.
+#[test]
+fn what_was_refused_comes_with_the_state_it_was_read_with() {
+    run_on(1, &Disk::default(), async {
+        let log = open_with(options(), None).await.unwrap();
+        log.append(vec![entry(1, 0, 5, b"refused"), entry(1, 1, 0, b"accepted")]).await.unwrap();
+        log.refuse_run(LogIndex(0), 0);
+        log.index_run(LogIndex(1), 0);
+        log.set_applied(id(1, 1));
+        log.write_checkpoint(id(1, 1), Vec::new()).await.unwrap();
+        log.close().await;
+        let found = checkpoint_at(Path::new(DIR), Some(id(1, 1))).await;
+        let path = format!("{DIR}/{:020}.ckp", 1);
+        barrage_world::sim::Machine::current().disk().flip_bit(path, 20, 0).unwrap();
+        let (log, _) = CommitLog::open(PathBuf::from(DIR), options(), found).await.unwrap();
+        assert_eq!(value_at(&log, 0).await, Some(b"accepted".to_vec()));
+        assert!(log.read_batches(key(0), Offset(5), 1).await.unwrap().is_empty());
+    });
+}
+
 #[test]
 fn a_deleted_topic_pins_no_segment_after_a_restart() {
     let disk = Disk::default();

@@ -1,11 +1,11 @@
 //! Regressions that the simulated replicas found: what a log must bear that is one of several.
 
-use super::fixture::{blank, entry, id, options, value_at};
+use super::fixture::{blank, checkpoint_at, entry, id, options, value_at};
 use crate::*;
 use barrage_model::{LogId, LogIndex};
 use barrage_world::sim::{Disk, Fault, Injection, Machine, Operation, Rng, run_on};
 use barrage_world::{fs, sleep};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const DIR: &str = "/data/1";
@@ -13,7 +13,8 @@ const DIR: &str = "/data/1";
 async fn open(options: Options, applied: Option<LogId>) -> (CommitLog, RecoveryReport) {
     fs::create_dir_all("/data").await.unwrap();
     fs::sync_dir("/").await.unwrap();
-    CommitLog::open(PathBuf::from(DIR), options, applied).await.unwrap()
+    let checkpoint = checkpoint_at(Path::new(DIR), applied).await;
+    CommitLog::open(PathBuf::from(DIR), options, checkpoint).await.unwrap()
 }
 
 fn segment(number: u64) -> String {

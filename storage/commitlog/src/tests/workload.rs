@@ -127,9 +127,9 @@ pub(super) async fn open_with(options: Options) -> Result<(CommitLog, Option<Log
         fs::sync_dir(dir).await.unwrap();
     }
     let found = CommitLog::read_checkpoint(Path::new(DIR), ShardId(1)).await.unwrap();
-    let checkpoint = found.map(|(id, _)| id);
-    let (log, _) = CommitLog::open(PathBuf::from(DIR), options, checkpoint).await?;
-    Ok((log, checkpoint))
+    let applied = found.as_ref().map(|found| found.id);
+    let (log, _) = CommitLog::open(PathBuf::from(DIR), options, found).await?;
+    Ok((log, applied))
 }
 
 /// Counts the operations that were answered, in order.

@@ -32,17 +32,21 @@ enum Fate {
     Refuse,
     /// The server forgot the producer before it came.
     Forget,
+    /// Given up as lost; the server reads it so many attempts later.
+    Late(usize),
 }
 
 /// One partition of a server.
 #[derive(Default)]
 struct Server {
     log: Vec<String>,
-    producers: HashMap<(i64, i16), Known>,
+    producers: HashMap<i64, Known>,
+    late: Vec<(usize, Vec<u8>)>,
 }
 
 #[derive(Default)]
 struct Known {
+    epoch: i16,
     sequence_next: i32,
     recent: VecDeque<(i32, u64)>,
 }
@@ -57,7 +61,19 @@ fn lost() -> Reply {
 }
 
 impl Server {
+    /// What arrives late after `attempts` more attempts is there now.
+    fn read_late(&mut self, attempts: usize) {
+        let all = std::mem::take(&mut self.late);
+        for (after, bytes) in all {
+            match after.checked_sub(attempts) {
+                Some(after) => self.late.push((after, bytes)),
+                None => drop(self.append(&bytes)),
+            }
+        }
+    }
+
     fn take(&mut self, bytes: &[u8], fate: Fate) -> Reply {
+        self.read_late(1);
         match fate {
             Fate::LoseRequest => return lost(),
             Fate::Busy => {
@@ -71,6 +87,10 @@ impl Server {
             // A producer whose sequence 0 may still be repeated is not forgotten: no server could
             // tell that repetition from a beginning, which is why they keep producers for long.
             Fate::Forget => self.producers.retain(|_, known| known.sequence_next <= 10),
+            Fate::Late(after) => {
+                self.late.push((after, bytes.to_vec()));
+                return lost();
+            }
             Fate::Arrive | Fate::LoseAnswer => {}
         }
         let reply = self.append(bytes);
@@ -79,12 +99,21 @@ impl Server {
 
     fn append(&mut self, bytes: &[u8]) -> Reply {
         let view = BatchView::check(bytes).unwrap();
-        let id = (view.producer_id().0, view.producer_epoch().0);
+        let (id, epoch) = (view.producer_id().0, view.producer_epoch().0);
         let sequence = view.base_sequence().0;
         if !self.producers.contains_key(&id) && sequence != 0 {
             return Reply::UnknownProducer { error: error(ErrorCode::UnknownProducer) };
         }
-        let known = self.producers.entry(id).or_default();
+        let known = self.producers.entry(id).or_insert(Known { epoch, ..Known::default() });
+        if epoch < known.epoch {
+            return Reply::Rejected { certain: true, error: error(ErrorCode::ProducerFenced) };
+        }
+        if epoch > known.epoch && sequence == 0 {
+            *known = Known { epoch, ..Known::default() };
+        }
+        if epoch > known.epoch {
+            return Reply::OutOfOrder { error: error(ErrorCode::OutOfOrderSequence) };
+        }
         if let Some((_, offset)) = known.recent.iter().find(|(first, _)| *first == sequence) {
             return Reply::Acked { base_offset: Offset(*offset) };
         }
@@ -129,15 +158,25 @@ fn fresh(lane: &mut Lane<Vec<String>>, next: &mut i64) {
 /// Runs a lane until it is idle; answers come in order, the fate of each is chosen by `fate`.
 fn run(
     count: usize,
+    fate: impl FnMut(&Transmission) -> Fate,
+) -> (Server, Vec<Completed<Vec<String>>>) {
+    run_paced(LIMITS, (count, count), fate)
+}
+
+/// As `run`, with so many of the batches coming per round.
+fn run_paced(
+    limits: LaneLimits,
+    (count, per_round): (usize, usize),
     mut fate: impl FnMut(&Transmission) -> Fate,
 ) -> (Server, Vec<Completed<Vec<String>>>) {
-    let mut lane = Lane::new(PartitionId(0), LIMITS);
+    let mut lane = Lane::new(PartitionId(0), limits);
     let (mut server, mut done, mut ids) = (Server::default(), Vec::new(), 0);
     let mut now = Duration::ZERO;
-    for n in 0..count {
-        lane.enqueue(sealed(&n.to_string(), now));
-    }
-    while !lane.is_idle() {
+    let mut names = 0..count;
+    while !lane.is_idle() || !names.is_empty() {
+        for n in names.by_ref().take(per_round) {
+            lane.enqueue(sealed(&n.to_string(), now));
+        }
         fresh(&mut lane, &mut ids);
         let mut flying = VecDeque::new();
         while let Some(transmission) = lane.poll_transmit(now) {
@@ -153,6 +192,7 @@ fn run(
             done.push(completed);
         }
     }
+    server.read_late(usize::MAX);
     (server, done)
 }
 
@@ -167,6 +207,7 @@ fn check_truth(server: &Server, done: &[Completed<Vec<String>>], context: &str) 
                 assert_eq!(found, [base_offset.0 as usize], "{context}: once, where it was told");
                 places.push(found[0]);
             }
+            Outcome::Stored { .. } => panic!("{context}: this server remembers what is asked"),
             Outcome::Failed { .. } => {
                 assert!(found.is_empty(), "{context}: failed means not written");
             }
@@ -187,6 +228,7 @@ fn outcomes(done: &[Completed<Vec<String>>]) -> String {
         Outcome::Acked { .. } => 'A',
         Outcome::Failed { .. } => 'F',
         Outcome::Unknown { .. } => 'U',
+        Outcome::Stored { .. } => 'S',
     };
     let mut sorted: Vec<_> = done.iter().collect();
     sorted.sort_by_key(|completed| completed.waiting[0].clone());
@@ -277,14 +319,13 @@ fn a_reply_after_the_deadline_frees_its_place_and_tells_nothing() {
     let late = Reply::Acked { base_offset: Offset(0) };
     let now = LIMITS.delivery_timeout;
     assert!(lane.handle_reply(now, transmission.number, late).is_none());
-    // The sequences have a gap now: the next batch goes out under another producer id.
+    // The sequences have a gap now, which the given up attempt may still fill: the next batch goes
+    // out under another epoch, and fences that attempt.
     lane.enqueue(sealed("1", now));
-    assert!(lane.poll_transmit(now).is_none());
-    assert!(lane.wants_identity());
-    fresh(&mut lane, &mut 1);
     let next = lane.poll_transmit(now).unwrap();
     let view = BatchView::check(&next.bytes).unwrap();
-    assert_eq!((view.producer_id(), view.base_sequence()), (ProducerId(2), Sequence(0)));
+    assert_eq!((view.producer_id(), view.producer_epoch()), (ProducerId(1), ProducerEpoch(1)));
+    assert_eq!(view.base_sequence(), Sequence(0));
 }
 
 #[test]
@@ -312,4 +353,48 @@ fn whatever_happens_it_tells_the_truth() {
         assert_eq!(done.len(), 12, "seed {seed}");
         check_truth(&server, &done, &format!("seed {seed}"));
     }
+}
+
+/// A leader that was stopped, or cut off, reads what was sent to it when it goes on: after the
+/// client gave those attempts up, sent the batches elsewhere, or gave the batches up altogether.
+#[test]
+fn what_arrives_late_is_neither_twice_nor_out_of_order() {
+    const SEEDS: u64 = 6_000;
+    let limits = LaneLimits { delivery_timeout: Duration::from_millis(120), ..LIMITS };
+    let (mut unknown, mut acked) = (0, 0);
+    for seed in 1..=SEEDS {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut draw = move |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        let (server, done) = run_paced(limits, (30, 1), |_| match draw(20) {
+            0..=5 => Fate::Arrive,
+            6..=7 => Fate::LoseAnswer,
+            8..=9 => Fate::LoseRequest,
+            10..=11 => Fate::Busy,
+            _ => Fate::Late(draw(20) as usize),
+        });
+        check_truth(&server, &done, &format!("seed {seed}"));
+        unknown += outcomes(&done).matches('U').count();
+        acked += outcomes(&done).matches('A').count();
+    }
+    assert!(unknown > 1_000 && acked > 1_000, "{unknown} unknown, {acked} acked: nothing is shown");
+}
+
+#[test]
+fn stored_with_less_than_was_asked_is_told_so_and_not_sent_again() {
+    let mut lane = Lane::new(PartitionId(0), LIMITS);
+    lane.enqueue(sealed("0", Duration::ZERO));
+    fresh(&mut lane, &mut 0);
+    let sent = lane.poll_transmit(Duration::ZERO).unwrap();
+    let reply = Reply::Forgotten { error: error(ErrorCode::NotOnAll) };
+    let done = lane.handle_reply(Duration::ZERO, sent.number, reply).unwrap();
+    assert!(matches!(done.outcome, Outcome::Stored { .. }), "{:?}", done.outcome);
+    assert!(lane.is_idle());
+    lane.enqueue(sealed("1", Duration::ZERO));
+    let next = lane.poll_transmit(Duration::ZERO).unwrap();
+    assert_eq!(BatchView::check(&next.bytes).unwrap().base_sequence(), Sequence(2));
 }

@@ -49,7 +49,7 @@ pub(super) enum Start {
 pub(super) async fn start(bench: &Rc<Bench>, plan: LifePlan, damaged: bool) -> Start {
     let dir = PathBuf::from(DIR);
     let doubtful = damaged || plan.may_fail();
-    let checkpoint = match CommitLog::read_checkpoint(&dir, SHARD).await {
+    let mut checkpoint = match CommitLog::read_checkpoint(&dir, SHARD).await {
         Ok(checkpoint) => checkpoint,
         Err(source) => {
             let error = OpenError::Io { action: "read the checkpoint of", path: dir, source };
@@ -57,14 +57,15 @@ pub(super) async fn start(bench: &Rc<Bench>, plan: LifePlan, damaged: bool) -> S
         }
     };
     bench.judge_checkpoint(checkpoint.as_ref(), doubtful);
-    let applied = checkpoint.as_ref().map(|(id, _)| *id);
-    let opened = CommitLog::open(dir, plan.options.clone(), applied).await;
+    let applied = checkpoint.as_ref().map(|found| found.id);
+    let state = checkpoint.as_mut().map(|found| std::mem::take(&mut found.state));
+    let opened = CommitLog::open(dir, plan.options.clone(), checkpoint).await;
     let (log, report) = match opened {
         Ok(opened) => opened,
         Err(error) => return Start::Refused(error),
     };
     tracing::info!("opened at checkpoint {applied:?}: {report:?}");
-    let state = checkpoint.and_then(|(_, state)| Machine::decode(&state));
+    let state = state.and_then(|state| Machine::decode(&state));
     *bench.machine.borrow_mut() = state.unwrap_or_default();
     let life = Life {
         bench: Rc::clone(bench),

@@ -1,0 +1,181 @@
+//! What a leader gives to a replica that is being copied.
+//!
+//! Owns: the plan (where the log begins and ends, cut into pieces), the pieces of the log and of
+//! the newest checkpoint.
+//!
+//! Must never: make a plan unless it led for certain after it was asked; give a piece when it has
+//! voted anew since; keep more than a few pieces in memory.
+//!
+//! A replica that lost its log but kept its vote is safe with the plan of such a leader. Whatever
+//! it had acknowledged was acknowledged before it asked, to some leader. If to this one in this
+//! term: the log given out reaches to the last entry, committed or not, so that holds it. If to an
+//! earlier one and it counted for a majority: this leader was elected by a majority that shares a
+//! member with that one, and holds it. If to a leader of a later term: a majority has voted for
+//! that one, and the majority that has just confirmed this leader without the asking replica shares
+//! a member with it that would have refused.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use barrage_commitlog::ReadError;
+use barrage_model::{LogId, LogIndex};
+use barrage_world::buggify;
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{ReadPolicy, ServerState};
+
+use crate::format::rpc::{Answer, SeedAsk, SeedPiece, SeedPlan};
+use crate::group::Core;
+use crate::vocabulary::{RaftVote, to_raft_vote};
+
+/// Bytes of entries or of a checkpoint in one answer; one larger entry goes alone.
+const PIECE_BYTES: usize = 4 << 20;
+const PIECE_BYTES_FEW: usize = 24 << 10;
+/// Pieces of one plan.
+const PIECES_MAX: usize = 256;
+/// Pieces that are read and on their way at once, whoever asks.
+const GIVING_MAX: u32 = 8;
+
+/// Smaller in a mood, so that little is much.
+fn piece_bytes() -> usize {
+    if buggify("raft-small-pieces", 2) { PIECE_BYTES_FEW } else { PIECE_BYTES }
+}
+
+/// Counts a piece while it is read.
+struct Giving(Rc<Cell<u32>>);
+
+impl Giving {
+    fn start(count: &Rc<Cell<u32>>) -> Option<Self> {
+        let giving = count.get();
+        if giving >= GIVING_MAX {
+            return None;
+        }
+        count.set(giving + 1);
+        Some(Self(Rc::clone(count)))
+    }
+}
+
+impl Drop for Giving {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+impl Core {
+    pub(crate) async fn give(&self, vote: RaftVote, ask: SeedAsk) -> Answer {
+        let Some(_giving) = Giving::start(&self.giving) else {
+            return Answer::Refused("too many pieces are being given".to_owned());
+        };
+        match ask {
+            SeedAsk::Plan { previous } => self.plan(previous).await,
+            _ if self.leading_vote() != Some(vote) => self.elsewhere(),
+            SeedAsk::Entries { start, end } => self.entries(vote, start, end).await,
+            SeedAsk::Checkpoint { index, position } => self.checkpoint(index, position).await,
+        }
+    }
+
+    async fn plan(&self, previous: Option<(LogId, u64)>) -> Answer {
+        if self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.is_err() {
+            return self.elsewhere();
+        }
+        // What is asked from here on is of one moment, but for the look at one entry.
+        let follows = match previous {
+            None => false,
+            Some((id, fingerprint)) => match self.holds(id, fingerprint).await {
+                Ok(holds) => holds,
+                Err(error) => return Answer::Refused(error.to_string()),
+            },
+        };
+        let Some(vote) = self.leading_vote() else { return self.elsewhere() };
+        let (hard, last) = (self.log.hard_state(), self.log.last_log_id());
+        let first = hard.floor.map_or(0, |floor| floor.index.0 + 1);
+        let start = match previous {
+            Some((id, _)) if follows => id.index.0 + 1,
+            _ => first,
+        };
+        if start < first {
+            return Answer::SeedGone;
+        }
+        let end = last.map_or(0, |last| last.index.0 + 1);
+        let ends = self.log.piece_ends(start..end.max(start), piece_bytes(), PIECES_MAX);
+        Answer::SeedPlan(SeedPlan {
+            vote,
+            floor: hard.floor,
+            last,
+            committed: hard.committed,
+            follows,
+            start: LogIndex(start),
+            ends,
+        })
+    }
+
+    /// Whether that very entry is in the log, as far as it can be told.
+    async fn holds(&self, id: LogId, fingerprint: u64) -> Result<bool, ReadError> {
+        if self.log.log_id_at(id.index) != Some(id) {
+            return Ok(false);
+        }
+        let own = self.log.fingerprint(id.index).await?;
+        Ok(fingerprint == 0 || own.is_none_or(|own| own == fingerprint))
+    }
+
+    async fn entries(&self, vote: RaftVote, start: LogIndex, end: LogIndex) -> Answer {
+        let fits = self.log.piece_ends(start.0..end.0, PIECE_BYTES, 1);
+        if fits.first() != Some(&end) {
+            // Below the floor, behind the end, or larger than any plan makes it.
+            return Answer::SeedGone;
+        }
+        let read = self.log.read_raw_entries(start.0..end.0).await;
+        if self.leading_vote() != Some(vote) {
+            // A log is cut off only after its replica has voted anew; nothing read before that is
+            // of another leader.
+            return self.elsewhere();
+        }
+        match read {
+            Ok(Some(bytes)) => Answer::SeedEntries(Bytes::from(bytes)),
+            Ok(None) => Answer::SeedGone,
+            Err(error) => {
+                let shard = self.shard;
+                tracing::error!(%shard, %error, "entries cannot be given to another replica");
+                Answer::Refused(error.to_string())
+            }
+        }
+    }
+
+    async fn checkpoint(&self, index: Option<LogIndex>, position: u64) -> Answer {
+        // Before the file is looked for: what apply refused is forgotten up to the floor only, so a
+        // file that is there now knows all of it behind a floor that was there before.
+        let floor = self.log.hard_state().floor;
+        match self.log.read_checkpoint_piece(index, position, piece_bytes()).await {
+            Ok(Some(piece)) => Answer::SeedCheckpoint(SeedPiece {
+                index: Some(piece.index),
+                size: piece.size,
+                floor,
+                bytes: Bytes::from(piece.bytes),
+            }),
+            Ok(None) if index.is_none() => {
+                let (size, bytes) = (0, Bytes::new());
+                Answer::SeedCheckpoint(SeedPiece { index: None, size, floor, bytes })
+            }
+            Ok(None) => Answer::SeedGone,
+            Err(error) => Answer::Refused(error.to_string()),
+        }
+    }
+
+    /// The vote of the term it leads in.
+    fn leading_vote(&self) -> Option<RaftVote> {
+        let metrics = self.metrics.borrow_watched();
+        let vote = self.log.hard_state().vote?;
+        let leads = metrics.running_state.is_ok()
+            && metrics.state == ServerState::Leader
+            && vote.committed
+            && vote.node == self.node
+            && vote.term.0 == metrics.current_term;
+        leads.then(|| to_raft_vote(vote))
+    }
+
+    fn elsewhere(&self) -> Answer {
+        let leader = self.metrics.borrow_watched().current_leader;
+        let leader = leader.map(barrage_model::NodeId).filter(|leader| *leader != self.node);
+        Answer::SeedElsewhere(leader)
+    }
+}
