@@ -5,14 +5,17 @@
 //! that breaks a rule.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_model::{PartitionId, PartitionKey, Retention, TopicId};
-use barrage_wire::{ErrorCode, ErrorReply, MetadataRequest, Request, Response, TopicRoutes};
+use barrage_wire::{
+    ErrorCode, ErrorReply, Frame, Hint, MetadataRequest, Request, Response, TopicRoutes,
+};
 use barrage_world::sim::Rng;
-use barrage_world::{Instant, sleep};
+use barrage_world::{Instant, sleep, timeout};
 
 use super::batch::Factory;
 use super::connection::{Connection, Lost};
@@ -25,6 +28,10 @@ use crate::history::Name;
 const RETRY_AFTER: Duration = milliseconds(15);
 /// How long the server takes at most for what names no time.
 const ANSWER_WITHIN: Duration = milliseconds(8_000);
+/// While something is wrong, a client that may turn to another node waits no longer than this.
+const PATIENCE: Duration = milliseconds(3_000);
+/// A node that was away may be so far behind what the others know.
+const BEHIND: Duration = milliseconds(10_000);
 
 /// What all clients share.
 pub(crate) struct Context {
@@ -36,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) doors: Vec<SocketAddr>,
     /// Addresses that the nodes have told, each core's own among them.
     pub(crate) addresses: RefCell<Vec<SocketAddr>>,
+    /// There are several nodes: a client goes to whoever leads, and some know less than others.
+    pub(crate) follows: bool,
 }
 
 /// A topic that is there all the time.
@@ -74,6 +83,11 @@ impl From<Lost> for Refusal {
 }
 
 impl Refusal {
+    /// Whether an error's words hold these.
+    pub(crate) fn says(&self, words: &str) -> bool {
+        matches!(self, Self::Error(error) if error.message.contains(words))
+    }
+
     pub(crate) fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Lost => None,
@@ -88,12 +102,17 @@ pub(crate) struct Client {
     pub(crate) context: Rc<Context>,
     pub(crate) random: Rng,
     connection: Option<Rc<Connection>>,
+    /// Who is said to lead a partition.
+    routes: BTreeMap<PartitionKey, SocketAddr>,
+    /// The connections to those, by address.
+    routed: BTreeMap<SocketAddr, Rc<Connection>>,
 }
 
 impl Client {
     pub(crate) fn new(name: &str, context: &Rc<Context>, random: Rng) -> Self {
         let (name, context) = (Name::from(name), Rc::clone(context));
-        Self { name, context, random, connection: None }
+        let (routes, routed) = (BTreeMap::new(), BTreeMap::new());
+        Self { name, context, random, connection: None, routes, routed }
     }
 
     pub(crate) fn witness(&self) -> Rc<Witness> {
@@ -118,6 +137,51 @@ impl Client {
         }
     }
 
+    /// The way to whoever is said to lead a partition; to any node while nobody is.
+    pub(crate) async fn connection_to(&mut self, key: PartitionKey) -> Rc<Connection> {
+        if let Some(address) = self.routes.get(&key).copied() {
+            if let Some(live) = self.routed.get(&address).filter(|it| !it.is_lost()) {
+                return Rc::clone(live);
+            }
+            let name = self.name.as_str();
+            match Connection::open(address, name, &self.context.witness).await {
+                Ok(connection) => {
+                    self.routed.insert(address, Rc::clone(&connection));
+                    return connection;
+                }
+                // Gone, perhaps; another node knows who leads now.
+                Err(Lost) => drop(self.routes.remove(&key)),
+            }
+        }
+        self.connection().await
+    }
+
+    /// An error may say where a partition is led, or at least that it is not led here.
+    pub(crate) fn learn(&mut self, key: PartitionKey, asked: &Connection, error: &ErrorReply) {
+        if !self.context.follows {
+            return;
+        }
+        self.routes.remove(&key);
+        let known = self.connection.as_ref().is_some_and(|own| own.number == asked.number);
+        if known && may_be_better_elsewhere(error.code) {
+            self.connection = None;
+        }
+        let (ErrorCode::NotLeader, Hint::Leader { address, .. }) = (error.code, &error.hint) else {
+            return;
+        };
+        match address.parse::<SocketAddr>() {
+            // Who says that it does not lead and names itself helps nobody.
+            Ok(address) if address.ip() == asked.address.ip() => {
+                self.context.witness.hint_to_itself(key);
+            }
+            Ok(address) => {
+                self.context.witness.count(|counts| counts.hints += 1);
+                self.routes.insert(key, address);
+            }
+            Err(_) => self.context.witness.object(format!("no address: {address:?}")),
+        }
+    }
+
     fn address(&mut self) -> SocketAddr {
         let told = self.context.addresses.borrow().clone();
         // A core's own port goes with the number of cores; the shared one stays.
@@ -128,7 +192,8 @@ impl Client {
     }
 
     pub(crate) fn hang_up(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        let routed = std::mem::take(&mut self.routed).into_values();
+        for connection in routed.chain(self.connection.take()) {
             connection.close();
         }
     }
@@ -141,7 +206,61 @@ impl Client {
         read: impl FnOnce(&Response<'_>) -> Option<T>,
     ) -> Result<T, Refusal> {
         let connection = self.connection().await;
-        let frame = connection.call(request, ANSWER_WITHIN + wait).await?;
+        let asked = self.ask_over(&connection, request, wait, read).await;
+        if let Err(Refusal::Error(error)) = &asked
+            && self.context.follows
+            && may_be_better_elsewhere(error.code)
+        {
+            self.connection = None;
+        }
+        asked
+    }
+
+    /// Asks whoever leads a partition, once.
+    pub(crate) async fn ask_leader<T>(
+        &mut self,
+        key: PartitionKey,
+        request: &Request<'_>,
+        wait: Duration,
+        read: impl FnOnce(&Response<'_>) -> Option<T>,
+    ) -> Result<T, Refusal> {
+        let connection = self.connection_to(key).await;
+        let asked = self.ask_over(&connection, request, wait, read).await;
+        if let Err(Refusal::Error(error)) = &asked {
+            self.learn(key, &connection, error);
+        }
+        asked
+    }
+
+    /// Calls; a client that may turn to others does not wait for long while something is wrong.
+    pub(crate) async fn call(
+        &self,
+        connection: &Connection,
+        request: &Request<'_>,
+        wait: Duration,
+    ) -> Result<Frame, Lost> {
+        let calling = connection.call(request, ANSWER_WITHIN + wait);
+        let calm = self.context.witness.disturbances.calm_since(Instant::now());
+        if calm || !self.context.follows {
+            return calling.await;
+        }
+        match timeout(PATIENCE + wait, calling).await {
+            Ok(called) => called,
+            Err(_) => {
+                connection.close();
+                Err(Lost)
+            }
+        }
+    }
+
+    async fn ask_over<T>(
+        &self,
+        connection: &Connection,
+        request: &Request<'_>,
+        wait: Duration,
+        read: impl FnOnce(&Response<'_>) -> Option<T>,
+    ) -> Result<T, Refusal> {
+        let frame = self.call(connection, request, wait).await?;
         let opcode = request.opcode();
         match Response::decode(&frame.header, &frame.body) {
             Ok(Response::Error { error, .. }) => Err(Refusal::Error(error)),
@@ -193,10 +312,32 @@ impl Client {
             ErrorCode::ReadFailed => disturbances.was(Disturbance::Disk, asked_at),
             _ => false,
         };
+        let explained = explained || self.is_of_many(error.code, asked_at);
         if !explained {
             let text = format!("{} was told to {what}: {}", self.name, error.code);
             self.context.witness.object(format!("{text}: {}", error.message));
         }
+    }
+
+    /// Whether an error is what one node of several may say: another one leads, or knows more.
+    fn is_of_many(&self, code: ErrorCode, asked_at: Instant) -> bool {
+        if !self.context.follows {
+            return false;
+        }
+        let calm = self.context.witness.disturbances.calm_since(asked_at);
+        match code {
+            ErrorCode::NotLeader => true,
+            ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => self.may_be_behind(),
+            ErrorCode::ShuttingDown | ErrorCode::StorageFailed | ErrorCode::NotOnAll => !calm,
+            _ => false,
+        }
+    }
+
+    /// Whether some node may not know yet what others have told.
+    pub(crate) fn may_be_behind(&self) -> bool {
+        let now = Instant::now();
+        let since = Instant(now.0.saturating_sub(BEHIND.as_nanos() as u64));
+        self.context.follows && !self.context.witness.disturbances.calm_since(since)
     }
 
     /// The topic of this name, as soon as there is one; None when there is none and never will
@@ -213,6 +354,7 @@ impl Client {
             match rows.into_iter().next() {
                 Some(row) if row.error == 0 => {
                     self.take_addresses(&row);
+                    self.take_routes(&row);
                     let partitions = u32::try_from(row.partitions.len()).unwrap_or(u32::MAX);
                     return Some(Topic { name: row.name, id: row.topic, partitions });
                 }
@@ -222,10 +364,23 @@ impl Client {
         }
     }
 
+    fn take_routes(&mut self, row: &TopicRoutes) {
+        if !self.context.follows {
+            return;
+        }
+        for partition in &row.partitions {
+            let key = PartitionKey { topic: row.topic, partition: partition.partition };
+            if let Ok(address) = partition.address.parse() {
+                self.routes.insert(key, address);
+            }
+        }
+    }
+
     fn take_addresses(&self, row: &TopicRoutes) {
         let mut known = self.context.addresses.borrow_mut();
         for partition in &row.partitions {
             match partition.address.parse() {
+                _ if self.context.follows && partition.address.is_empty() => {}
                 Ok(address) if known.contains(&address) => {}
                 Ok(address) => known.push(address),
                 Err(_) => {
@@ -235,4 +390,17 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether the next attempt had better go to another node.
+fn may_be_better_elsewhere(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::NotLeader
+            | ErrorCode::Timeout
+            | ErrorCode::ShuttingDown
+            | ErrorCode::StorageFailed
+            | ErrorCode::UnknownTopic
+            | ErrorCode::UnknownPartition
+    )
 }

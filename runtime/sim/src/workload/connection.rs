@@ -45,6 +45,8 @@ pub(crate) struct Connection {
     lost: Cell<bool>,
     /// Its owner does not keep to the protocol: what comes back answers nothing in particular.
     pub(crate) odd: Cell<bool>,
+    /// Where it leads.
+    pub(crate) address: SocketAddr,
     /// Names it among all of the run.
     pub(crate) number: u32,
     pub(crate) hello: RefCell<Option<HelloReply>>,
@@ -74,6 +76,7 @@ impl Connection {
             correlation_next: Cell::new(0),
             lost: Cell::new(false),
             odd: Cell::new(false),
+            address,
             number: u32::try_from(number).unwrap_or(u32::MAX),
             hello: RefCell::new(None),
         });

@@ -22,6 +22,8 @@ use super::witness::Bounds;
 use crate::history::ReadOut;
 
 const PAUSE_AFTER_REFUSAL: Duration = milliseconds(10);
+/// Until somebody leads, or is known to.
+const PAUSE_WITHOUT_LEADER: Duration = milliseconds(30);
 /// A reader that has gone through everything begins anew, once in so many fetches at the end.
 const ANEW_ONE_IN: u64 = 20;
 /// Fetches of the final reading that bring nothing, before it is given up.
@@ -106,6 +108,9 @@ impl Consumer {
             let wanted = Wanted { key, offset, bytes_max, bytes_min, wait_ms };
             match fetch(&mut self.client, wanted).await {
                 Fetched::Next { offset, high_watermark } => {
+                    if high_watermark == u64::MAX && self.client.context.follows {
+                        sleep(PAUSE_WITHOUT_LEADER).await;
+                    }
                     let anew = offset == high_watermark && self.client.random.one_in(ANEW_ONE_IN);
                     positions.insert(partition, offset);
                     if anew {
@@ -146,7 +151,7 @@ pub(crate) async fn list_offset(client: &mut Client, key: PartitionKey, at: At) 
     let witness = client.witness();
     let (before, asked_at) = (witness.bounds(key), Instant::now());
     let request = Request::ListOffset(ListOffsetRequest { key, at });
-    let asked = client.ask(&request, Duration::ZERO, |response| match response {
+    let asked = client.ask_leader(key, &request, Duration::ZERO, |response| match response {
         Response::ListOffset(reply) => Some(*reply),
         _ => None,
     });
@@ -187,7 +192,7 @@ async fn fetch(client: &mut Client, wanted: Wanted) -> Fetched {
     let request = FetchRequest { key, offset: Offset(offset), bytes_max, bytes_min, wait_ms };
     let wait = Duration::from_millis(u64::from(wait_ms));
     let request = Request::Fetch(request);
-    let asked = client.ask(&request, wait, |response| match response {
+    let asked = client.ask_leader(key, &request, wait, |response| match response {
         Response::Fetch(FetchReply { high_watermark, start_offset, batches }) => {
             let told = Bounds { start: start_offset.0, high_watermark: high_watermark.0 };
             Some((told, batches.to_vec()))
@@ -275,7 +280,12 @@ fn refused(
     }
     judge(client, key, error, asked_at, "fetch from");
     match error.code {
+        ErrorCode::UnknownPartition if !witness.may_be_unknown(key) => Fetched::Nothing,
         ErrorCode::UnknownPartition => Fetched::Gone,
+        // Somebody else goes on from there.
+        ErrorCode::NotLeader if client.context.follows => {
+            Fetched::Next { offset, high_watermark: u64::MAX }
+        }
         _ => Fetched::Nothing,
     }
 }
@@ -301,6 +311,9 @@ pub(crate) async fn read_all(client: &mut Client, key: PartitionKey) -> Option<u
         let wanted = Wanted { key, offset, bytes_max: 1 << 20, bytes_min: 1, wait_ms: 0 };
         match fetch(client, wanted).await {
             Fetched::Next { offset: next, high_watermark } => {
+                if high_watermark == u64::MAX && client.context.follows {
+                    sleep(PAUSE_WITHOUT_LEADER).await;
+                }
                 empty = if next > offset { 0 } else { empty + 1 };
                 count += next - offset.min(next);
                 offset = next;

@@ -28,6 +28,8 @@ use crate::history::{Call, Identity, SendBatch, Stamp};
 /// How long it waits for something to happen before it looks around.
 const LOOK_EVERY: Duration = milliseconds(200);
 const PAUSE_AFTER_REFUSAL: Duration = milliseconds(10);
+/// Until somebody leads, or is known to.
+const PAUSE_WITHOUT_LEADER: Duration = milliseconds(40);
 const ANSWERS_MAX: usize = 4_096;
 
 /// One producer.
@@ -142,14 +144,13 @@ impl Producer {
             if self.gone.get() || (stopped && self.lanes.values().all(Lane::is_settled)) {
                 break;
             }
-            let connection = self.client.connection().await;
             if self.plan.idempotent && self.identity.is_none() {
                 self.identify().await;
                 continue;
             }
             self.fill();
-            if self.send_due(&connection).await.is_ok() {
-                self.misbehave(&connection).await;
+            if self.send_due().await.is_ok() {
+                self.misbehave().await;
             }
             self.wait().await;
             self.hang_up_if_late();
@@ -194,26 +195,22 @@ impl Producer {
         }
     }
 
-    async fn send_due(&mut self, connection: &Rc<Connection>) -> Result<(), Lost> {
+    async fn send_due(&mut self) -> Result<(), Lost> {
         if Instant::now() < self.pause_until {
             return Ok(());
         }
         let partitions: Vec<u32> = self.lanes.keys().copied().collect();
         for partition in partitions {
             while let Some(number) = self.lanes.get_mut(&partition).and_then(Lane::due) {
-                self.send(connection, partition, number).await?;
+                self.send(partition, number).await?;
             }
         }
         Ok(())
     }
 
-    /// Puts a batch on the connection.
-    async fn send(
-        &mut self,
-        connection: &Rc<Connection>,
-        partition: u32,
-        number: u64,
-    ) -> Result<(), Lost> {
+    /// Sends a batch to whoever leads its partition.
+    async fn send(&mut self, partition: u32, number: u64) -> Result<(), Lost> {
+        let connection = &self.client.connection_to(self.topic.key(partition)).await;
         let Some(lane) = self.lanes.get_mut(&partition) else { return Ok(()) };
         let Some(batch) = lane.batch(number).cloned() else { return Ok(()) };
         let call = self.invoke(connection, partition, &batch);
@@ -288,7 +285,8 @@ impl Producer {
 
     fn handle(&mut self, ended: Ended) {
         let Ended { partition, attempt, answer } = ended;
-        let Some(UnderWay { sent_at, .. }) = self.under_way.remove(&attempt) else { return };
+        let Some(under_way) = self.under_way.remove(&attempt) else { return };
+        let UnderWay { sent_at, connection } = under_way;
         let witness = self.client.witness();
         let frame = match answer {
             Ok(frame) => frame,
@@ -298,7 +296,10 @@ impl Producer {
             Ok(Response::Produce(reply)) => {
                 self.acknowledged(partition, attempt, reply.base_offset.0, reply.log_time_ms);
             }
-            Ok(Response::Error { error, .. }) => self.refused(partition, attempt, sent_at, &error),
+            Ok(Response::Error { error, .. }) => {
+                self.client.learn(self.topic.key(partition), &connection, &error);
+                self.refused(partition, attempt, sent_at, &error);
+            }
             other => {
                 witness.object(format!("Produce was answered by {other:?}"));
                 self.unknown(partition, attempt, "no answer to the question");
@@ -342,7 +343,11 @@ impl Producer {
         let witness = self.client.witness();
         let key = self.topic.key(partition);
         let name = error.code.name();
-        self.pause_until = Instant::now() + PAUSE_AFTER_REFUSAL;
+        let pause = match error.code {
+            ErrorCode::NotLeader => PAUSE_WITHOUT_LEADER,
+            _ => PAUSE_AFTER_REFUSAL,
+        };
+        self.pause_until = Instant::now() + pause;
         let Some(lane) = self.lanes.get_mut(&partition) else { return };
         match error.code {
             ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer => {
@@ -374,7 +379,8 @@ impl Producer {
             }
             code => {
                 self.client.judge(error, sent_at, &format!("produce to {key}"));
-                if code.is_outcome_unknown() {
+                // On a majority, and it stays: asked again it is told where.
+                if code.is_outcome_unknown() || code == ErrorCode::NotOnAll {
                     return self.unknown(partition, attempt, name);
                 }
                 let ended = match self.plan.idempotent {
@@ -389,20 +395,20 @@ impl Producer {
     }
 
     /// What no client should do, and some do.
-    async fn misbehave(&mut self, connection: &Rc<Connection>) {
+    async fn misbehave(&mut self) {
         let partition = self.client.random.below(u64::from(self.topic.partitions)) as u32;
         if self.client.random.one_in(self.plan.repeat_one_in) {
             let drawn = self.client.random.next_u64();
             let lane = self.lanes.get(&partition);
             if let Some(number) = lane.and_then(|lane| lane.repeatable(drawn)) {
                 self.client.context.witness.count(|counts| counts.repeated += 1);
-                drop(self.send(connection, partition, number).await);
+                drop(self.send(partition, number).await);
             }
         }
         if !self.client.is_stopped() && self.client.random.one_in(self.plan.fence_one_in) {
             self.fence();
         }
-        self.haunt(connection, partition).await;
+        self.haunt(partition).await;
         if self.client.random.one_in(self.plan.hang_up_one_in) {
             self.client.hang_up();
         }
@@ -423,7 +429,7 @@ impl Producer {
     }
 
     /// An instance of the old epoch goes on, after the new one has written: it must be refused.
-    async fn haunt(&mut self, connection: &Rc<Connection>, partition: u32) {
+    async fn haunt(&mut self, partition: u32) {
         let acknowledged = self.lanes.get(&partition).is_some_and(Lane::has_acknowledged);
         let Some((id, _)) = self.identity.filter(|_| acknowledged) else { return };
         let Some((epoch, mut sequence)) = self.left.remove(&partition) else { return };
@@ -436,6 +442,7 @@ impl Producer {
         let mut lane = Lane::default();
         lane.push(made, Some(stamp));
         let Some(batch) = lane.batch(0).cloned() else { return };
+        let connection = &self.client.connection_to(self.topic.key(partition)).await;
         let call = self.invoke(connection, partition, &batch);
         let witness = self.client.witness();
         witness.count(|counts| counts.fenced += 1);
@@ -446,7 +453,7 @@ impl Producer {
             batch: &batch.bytes,
         });
         let within = Duration::from_millis(u64::from(self.plan.timeout_ms));
-        let Ok(frame) = connection.call(&request, within).await else {
+        let Ok(frame) = self.client.call(connection, &request, within).await else {
             return witness.info(call, "the connection is lost");
         };
         match Response::decode(&frame.header, &frame.body) {

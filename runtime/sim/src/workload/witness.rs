@@ -77,10 +77,15 @@ pub(crate) struct Counts {
     pub(crate) trims: u64,
     pub(crate) topics: u64,
     pub(crate) times_asked: u64,
+    /// Errors that told who leads.
+    pub(crate) hints: u64,
+    pub(crate) hints_to_itself: u64,
 }
 
 /// Violations kept; one is enough to fail.
 const VIOLATIONS_MAX: usize = 20;
+/// A lead may come and go between an answer and its hint: a few times.
+const HINTS_TO_ITSELF_MAX: u64 = 100;
 /// A clock is fast by at most one in so many.
 const CLOCK_RATE_MAX: i64 = 20;
 /// Rounding of clocks.
@@ -187,6 +192,14 @@ impl Witness {
     pub(crate) fn producer_id(&self, id: ProducerId) {
         if !self.producer_ids.borrow_mut().insert(id) {
             self.object(format!("I10: producer id {} was given out twice", id.0));
+        }
+    }
+
+    /// A node said that it does not lead a partition, and that it does.
+    pub(crate) fn hint_to_itself(&self, key: PartitionKey) {
+        self.count(|counts| counts.hints_to_itself += 1);
+        if self.counts.borrow().hints_to_itself > HINTS_TO_ITSELF_MAX {
+            self.object(format!("{key}: who does not lead names itself, again and again"));
         }
     }
 
