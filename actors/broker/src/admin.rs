@@ -30,6 +30,7 @@ use crate::catalog_shard::CatalogShard;
 use crate::cluster::{ClusterChange, ClusterChanged};
 use crate::core::Core;
 use crate::message::{Admin, AdminReply, Request};
+use crate::start::StartError;
 
 /// While a core's mailbox is full it is told again after this.
 const TELL_RETRY: Duration = Duration::from_millis(50);
@@ -246,28 +247,21 @@ impl Core {
             client: self.options.client_address.clone(),
             level: LEVEL,
         };
-        let mut was_member = false;
         while !self.is_closing.get() {
             let catalog = self.catalog();
             let node = self.node();
             match catalog.nodes().get(node) {
                 Some(known) if known.presence != presence => {
-                    was_member = true;
                     let announce = Command::Announce { node, presence: presence.clone() };
                     let told = self.command(&announce, Instant::now() + OWN_DEADLINE).await;
                     if let Err(error) = told {
                         tracing::warn!(%error, "the cluster does not know this node's address yet");
                     }
                 }
-                Some(_) => was_member = true,
-                None if was_member => {
-                    self.fail(format!(
-                        "node {node} was removed from the cluster; an empty directory and --join \
-                         make it a new one"
-                    ));
-                    return;
+                None if catalog.nodes().was_removed(node) => {
+                    return self.fail(StartError::Removed { node }.to_string());
                 }
-                None => {}
+                Some(_) | None => {}
             }
             sleep(PRESENCE_INTERVAL).await;
         }

@@ -183,9 +183,11 @@ impl Core {
         self.shard_by_id(shard).ok_or(FetchError::NotLeader { hint: None })
     }
 
-    /// Where a partition is led, as far as it is known here.
+    /// Where else a partition is led, as far as it is known here. A leader that was cut off may
+    /// still take itself for one: it had better name nobody.
     pub(crate) fn hint(&self, key: PartitionKey) -> Option<Leader> {
-        self.place(key).and_then(|(_, shard)| self.leader_of(shard))
+        let (_, shard) = self.place(key)?;
+        self.leader_of(shard).filter(|leader| leader.node != self.node())
     }
 
     /// Something on this core has failed for good; the first reason counts.

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use barrage_commitlog::Options;
-use barrage_model::ShardId;
+use barrage_model::{NodeId, ShardId};
 use barrage_raft::{Content, Folder};
 use barrage_world::{fs, spawn};
 use thiserror::Error;
@@ -104,6 +104,14 @@ pub enum StartError {
         /// Why.
         source: barrage_raft::OpenError,
     },
+    /// The cluster goes on without this node.
+    #[error(
+        "node {node} was removed from the cluster; an empty directory and --join make it a new one"
+    )]
+    Removed {
+        /// The node.
+        node: NodeId,
+    },
     /// The cluster could not be founded.
     #[error("the catalog refuses: {0}")]
     Catalog(AdminError),
@@ -131,8 +139,13 @@ pub(crate) async fn open(core: &Rc<Core>) -> Result<(), StartError> {
     let node = core.node();
     let mut catalog = core.catalog_watch();
     // A node that joins waits here until the catalog's leader has found it.
-    let known = catalog.wait_for(|catalog| catalog.nodes().get(node).is_some()).await;
-    known.map_err(|_| StartError::NoCatalog)?;
+    let decided = catalog.wait_for(|catalog| {
+        catalog.nodes().get(node).is_some() || catalog.nodes().was_removed(node)
+    });
+    decided.await.map_err(|_| StartError::NoCatalog)?;
+    if core.catalog().nodes().was_removed(node) {
+        return Err(StartError::Removed { node });
+    }
     core.open_shards().await?;
     drop(spawn(Rc::clone(core).keep_replicas()));
     Ok(())
@@ -175,8 +188,10 @@ async fn open_catalog(core: &Rc<Core>) -> Result<(), StartError> {
     let shard = opened.map_err(|source| StartError::Shard { shard: CATALOG_SHARD, source })?;
     let watched = shard.clone();
     drop(core.catalog_shard.set(shard));
-    // A crash may have come between the group and the first commands.
-    if core.node() == FOUNDER && watched.catalog().nodes().get(FOUNDER).is_none() {
+    // A crash may have come between the group and the first commands. A cluster that has members
+    // is founded, although the founder may have left it.
+    let is_founded = watched.catalog().nodes().members().next().is_some();
+    if core.node() == FOUNDER && !is_founded {
         core.found().await.map_err(StartError::Catalog)?;
     }
     let found = watched.catalog().cluster().to_owned();

@@ -50,7 +50,7 @@ pub struct Replica {
 pub struct Beacon {
     /// The node.
     pub node: NodeId,
-    /// Which life of the node this is: grows from start to start.
+    /// Which life of the node this is: grows from start to start, unless a clock is set back.
     pub life: u64,
     /// Grows with every beacon of a life.
     pub number: u64,
@@ -84,11 +84,14 @@ impl Board {
             self.heard.insert(node, Heard { beacon: Arc::new(beacon), at_ms: now_ms });
             return true;
         };
+        let was_absent = !is_present(known.at_ms, now_ms);
+        // Lives are counted by the wall clock, which may have been set back between two of them:
+        // one that nothing more is heard of was the former one, whatever it called itself.
+        let is_next_life = was_absent && beacon.life != known.beacon.life;
         let newest = (known.beacon.life, known.beacon.number);
-        if (beacon.life, beacon.number) <= newest {
+        if (beacon.life, beacon.number) <= newest && !is_next_life {
             return false;
         }
-        let was_absent = !is_present(known.at_ms, now_ms);
         let is_same = known.beacon.peer_address == beacon.peer_address
             && known.beacon.core_addresses == beacon.core_addresses
             && known.beacon.revision == beacon.revision
@@ -219,6 +222,22 @@ mod tests {
         // It comes back after an absence with nothing else to tell.
         let again = Beacon { life: 2, number: 1, ..beacon(1, 0, Vec::new()) };
         assert!(board.hear(again, 40 + PRESENT_MS));
+    }
+
+    /// The simulated cluster, seed 36: a node started again after its clock was set back by two
+    /// hours, and for two hours nobody who had known it before listened to it.
+    #[test]
+    fn a_life_after_a_clock_was_set_back_is_heard_when_the_former_is_silent() {
+        let mut board = Board::default();
+        let former = Beacon { life: 100, ..beacon(1, 7, vec![row(1, 2, true, 1)]) };
+        let later = |number| Beacon { life: 40, ..beacon(1, number, vec![row(1, 3, true, 1)]) };
+        assert!(board.hear(former.clone(), 0));
+        assert!(!board.hear(later(0), PRESENT_MS - 1), "the former one may still be there");
+        assert!(board.hear(later(1), PRESENT_MS));
+        assert!(!board.hear(later(1), PRESENT_MS + 1));
+        assert_eq!(board.leader(ShardId(1), PRESENT_MS), Some((Term(3), NodeId(1))));
+        // Of the same life nothing older is taken, however long the silence was.
+        assert!(!board.hear(later(0), 3 * PRESENT_MS));
     }
 
     #[test]

@@ -159,6 +159,12 @@ impl Nodes {
         self.members.get(&node)
     }
 
+    /// Whether a node was a member and is none any more: ids are given in order and never again.
+    #[must_use]
+    pub fn was_removed(&self, id: NodeId) -> bool {
+        id.0 < self.next && !self.members.contains_key(&id)
+    }
+
     /// Who holds which shard.
     #[must_use]
     pub fn assignment(&self) -> &Assignment {

@@ -23,3 +23,5 @@ pub mod bank;
 pub mod runner;
 #[cfg(sim)]
 pub mod scenario;
+#[cfg(sim)]
+mod workload;

@@ -3,6 +3,7 @@
 //! Owns the registry. A scenario draws everything from its seed: configuration, workload, mix of
 //! faults. Must never read a clock, a file or an environment of the machine it runs on.
 
+pub mod cluster;
 pub mod log;
 pub mod node;
 pub mod replicas;
@@ -23,7 +24,8 @@ pub struct Scenario {
 }
 
 /// All scenarios.
-pub const ALL: &[Scenario] = &[log::SCENARIO, replicas::SCENARIO, node::SCENARIO];
+pub const ALL: &[Scenario] =
+    &[log::SCENARIO, replicas::SCENARIO, node::SCENARIO, cluster::SCENARIO];
 
 /// The scenario of this name.
 #[must_use]

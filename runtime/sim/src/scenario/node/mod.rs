@@ -7,19 +7,10 @@
 //!
 //! Must never: judge by what the node says of itself alone.
 
-mod admin;
-mod batch;
-mod client;
-mod connection;
-mod consumer;
-mod disturbance;
-mod lane;
 mod nemesis;
 mod plan;
 mod process;
-mod producer;
 mod vandal;
-mod witness;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -28,17 +19,16 @@ use std::time::Duration;
 use barrage_world as world;
 use barrage_world::sim::{self, Disk, Host, Machine, Network, Rng};
 
-use self::client::{Client, Context, Topic};
-use self::consumer::Consumer;
-use self::disturbance::Disturbance;
 use self::nemesis::{Nemesis, SETTLE};
-use self::plan::{Plan, milliseconds};
-use self::process::Node;
-use self::producer::Producer;
-use self::witness::Witness;
+use self::plan::Plan;
+use self::process::{Node, shared_address};
 use super::Scenario;
 use crate::history;
 use crate::runner::{FaultGate, Gates, Outcome};
+use crate::workload::{
+    Client, Consumer, Context, Disturbance, Factory, Producer, Topic, Witness, create, inspect,
+    keep_passing, milliseconds, read_all,
+};
 
 /// The scenario.
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -82,6 +72,7 @@ fn run(seed: u64) -> Outcome {
 
 /// What the parts of a run have in common.
 struct Run {
+    plan: Rc<Plan>,
     context: Rc<Context>,
     node: Rc<Node>,
     nemesis: Rc<Nemesis>,
@@ -116,7 +107,7 @@ async fn course(plan: Rc<Plan>, mut random: Rng) -> Outcome {
 async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Vec<Topic> {
     let mut topics = Vec::new();
     for topic in &plan.topics {
-        let made = admin::create(&mut client, &topic.name, topic.partitions, topic.retention);
+        let made = create(&mut client, &topic.name, topic.partitions, topic.retention);
         topics.push(made.await);
         // Also to learn each core's own address.
         drop(client.topic(&topic.name).await);
@@ -128,17 +119,19 @@ async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Vec<Topic> {
 impl Run {
     fn new(plan: &Rc<Plan>, random: &mut Rng) -> Self {
         let context = Rc::new(Context {
-            plan: Rc::clone(plan),
             witness: Rc::new(Witness::default()),
-            factory: batch::Factory::default(),
+            factory: Factory::default(),
             stop: Cell::new(false),
+            doors: vec![shared_address()],
             addresses: RefCell::default(),
+            follows: false,
         });
         let node = Rc::new(Node::new(Rc::clone(plan), Rc::clone(&context.witness)));
         // Producers, consumers, vandals, operators, readers.
         let count = plan.producers.len() + plan.consumers.len() + plan.vandals as usize + 5;
         let hosts: Vec<Host> = (FIRST_CLIENT_HOST..).take(count).map(Host).collect();
         let nemesis = Rc::new(Nemesis {
+            plan: Rc::clone(plan),
             node: Rc::clone(&node),
             context: Rc::clone(&context),
             hosts: hosts.clone(),
@@ -148,7 +141,7 @@ impl Run {
             times_full: Cell::new(0),
         });
         let random = RefCell::new(random.fork());
-        Self { context, node, nemesis, hosts, used: Cell::new(0), random }
+        Self { plan: Rc::clone(plan), context, node, nemesis, hosts, used: Cell::new(0), random }
     }
 
     /// Starts a client on a machine of its own.
@@ -167,7 +160,7 @@ impl Run {
     }
 
     fn start_clients(&self, topics: &[Topic]) -> Vec<world::JoinHandle<()>> {
-        let plan = &self.context.plan;
+        let plan = &self.plan;
         let mut clients = Vec::new();
         for producer in &plan.producers {
             let Some(topic) = producer.topic.and_then(|number| topics.get(number)) else {
@@ -188,12 +181,13 @@ impl Run {
         }
         for _ in 0..plan.vandals {
             let topics = topics.to_vec();
-            clients.push(self.on_client(|client| vandal::run(client, topics)));
+            let limit = plan.native.frame_bytes_max;
+            clients.push(self.on_client(|client| vandal::run(client, topics, limit)));
         }
         let all = topics.to_vec();
-        clients.push(self.on_client(|client| admin::inspect(client, all)));
+        clients.push(self.on_client(|client| inspect(client, all)));
         if plan.passing_topics {
-            clients.push(self.on_client(admin::keep_passing));
+            clients.push(self.on_client(keep_passing));
         }
         clients
     }
@@ -238,7 +232,7 @@ impl Run {
             for topic in &topics {
                 for partition in 0..topic.partitions {
                     let key = topic.key(partition);
-                    match consumer::read_all(&mut client, key).await {
+                    match read_all(&mut client, key).await {
                         Some(count) => records += count,
                         None => {
                             client.witness().object(format!("liveness: {key} cannot be read"));
@@ -280,7 +274,7 @@ impl Run {
         outcome.note = format!(
             "{} starts, {} cores, {counts:?}, {records} records read at the end",
             self.node.starts.get(),
-            self.context.plan.cores,
+            self.plan.cores,
         );
         outcome
     }

@@ -11,10 +11,9 @@ use std::time::Duration;
 use barrage_world as world;
 use barrage_world::sim::{self, Fault, Host, Injection, LinkOptions, Network, Operation, Rng};
 
-use super::client::Context;
-use super::disturbance::Disturbance;
-use super::plan::{Act, between, milliseconds, pick};
+use super::plan::{Act, Plan};
 use super::process::{DISK_BYTES, HOST, Node};
+use crate::workload::{Context, Disturbance, between, milliseconds, pick};
 
 const PAUSE_MS_MAX: u64 = 4_000;
 const FULL_MS_MAX: u64 = 3_000;
@@ -27,6 +26,7 @@ const CLOCK_RATE_PPM_MAX: u64 = 50_000;
 
 /// The node and what is done to it.
 pub(super) struct Nemesis {
+    pub(super) plan: Rc<Plan>,
     pub(super) node: Rc<Node>,
     pub(super) context: Rc<Context>,
     /// Where clients live.
@@ -41,7 +41,7 @@ pub(super) struct Nemesis {
 impl Nemesis {
     /// Acts for as long as the plan says.
     pub(super) async fn run(self: &Rc<Self>) {
-        let plan = Rc::clone(&self.context.plan);
+        let plan = Rc::clone(&self.plan);
         let end = world::Instant::now() + plan.faults_for;
         while world::Instant::now() < end {
             let wait = between(&mut self.random(), &plan.pause_between_acts);
@@ -132,7 +132,7 @@ impl Nemesis {
     /// Brings the process back when it has ended, after a while; objects when it ended by itself
     /// without a reason in its disk.
     pub(super) async fn supervise(self: Rc<Self>) {
-        let mut cores = self.context.plan.cores;
+        let mut cores = self.plan.cores;
         let mut ended_well = 0;
         while ended_well < ENDS_WELL_MAX {
             world::sleep(milliseconds(5)).await;
@@ -144,11 +144,11 @@ impl Nemesis {
                 continue;
             }
             ended_well += u64::from(self.judge_end());
-            let wait = between(&mut self.random(), &self.context.plan.down_for);
+            let wait = between(&mut self.random(), &self.plan.down_for);
             if !self.healed.get() {
                 world::sleep(wait).await;
             }
-            if self.random().one_in(self.context.plan.cores_change_one_in) {
+            if self.random().one_in(self.plan.cores_change_one_in) {
                 cores = *pick(&mut self.random(), &[1, 2, 3, 4]);
             }
             tracing::info!(cores, "start");
@@ -187,7 +187,7 @@ impl Nemesis {
                 Act::CutOneWay if self.random().one_in(2) => network.cut(HOST, host),
                 Act::CutOneWay => network.cut(host, HOST),
                 _ => {
-                    let mut link = self.context.plan.link.clone();
+                    let mut link = self.plan.link.clone();
                     if act == Act::SlowLink {
                         let slow = milliseconds(self.random().between(20, 300));
                         link.latency = slow / 2..=slow;
@@ -207,7 +207,7 @@ impl Nemesis {
     pub(super) fn heal_network(&self) {
         let network = Network::current();
         network.heal_all();
-        network.set_all(self.context.plan.link.clone());
+        network.set_all(self.plan.link.clone());
         self.end(Disturbance::Network);
     }
 

@@ -12,6 +12,7 @@ use barrage_native::Options;
 use barrage_world::sim::{LinkOptions, Rng};
 
 use super::process::DATA_DIR;
+use crate::workload::{ConsumerPlan, ProducerPlan, TopicPlan, milliseconds, pick};
 
 /// A kind of fault, or of order from an operator.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -81,56 +82,6 @@ impl Act {
     }
 }
 
-/// A topic that is there all the time.
-#[derive(Clone, Debug)]
-pub(super) struct TopicPlan {
-    pub(super) name: String,
-    pub(super) partitions: u32,
-    pub(super) retention: Retention,
-}
-
-/// One producer.
-#[derive(Clone, Debug)]
-pub(super) struct ProducerPlan {
-    /// Which of the lasting topics, by number; none for one that comes and goes.
-    pub(super) topic: Option<usize>,
-    /// With a producer id, so that what is repeated is stored once.
-    pub(super) idempotent: bool,
-    /// Batches of one partition without an answer.
-    pub(super) window: usize,
-    pub(super) records_max: u64,
-    pub(super) value_bytes_max: u64,
-    pub(super) think_time: RangeInclusive<Duration>,
-    /// How long it waits for an answer before it gives the connection up.
-    pub(super) patience: Duration,
-    /// What it asks the server to answer within.
-    pub(super) timeout_ms: u32,
-    /// Sends a batch again while it is still under way, once in so many.
-    pub(super) repeat_one_in: u64,
-    /// Takes a new epoch after so many batches.
-    pub(super) fence_one_in: u64,
-    /// Drops its connection for no reason, once in so many batches.
-    pub(super) hang_up_one_in: u64,
-}
-
-/// How a consumer goes through a partition.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reading {
-    Start,
-    End,
-    Time,
-}
-
-/// One consumer.
-#[derive(Clone, Debug)]
-pub(super) struct ConsumerPlan {
-    pub(super) reading: Reading,
-    pub(super) bytes_max: u32,
-    pub(super) bytes_min: u32,
-    pub(super) wait_ms: u32,
-    pub(super) think_time: RangeInclusive<Duration>,
-}
-
 /// Everything a seed decides.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -172,7 +123,7 @@ impl Plan {
         }
         let segment_bytes = *pick(random, &[128, 192, 256, 512]) * KIB;
         let topics = draw_topics(random);
-        let producers = draw_producers(random, topics.len());
+        let producers = ProducerPlan::draw_some(random, topics.len());
         let busy = random.one_in(2);
         Self {
             cores: *cores,
@@ -180,7 +131,7 @@ impl Plan {
             broker: draw_broker(random, *cores, segment_bytes),
             native: draw_native(random, segment_bytes),
             link: draw_link(random),
-            consumers: (0..random.between(1, 4)).map(|_| draw_consumer(random)).collect(),
+            consumers: (0..random.between(1, 4)).map(|_| ConsumerPlan::draw(random)).collect(),
             vandals: random.below(3),
             passing_topics: random.one_in(2),
             topics,
@@ -218,40 +169,6 @@ fn draw_topics(random: &mut Rng) -> Vec<TopicPlan> {
         TopicPlan { name: format!("lasting-{number}"), partitions, retention }
     };
     (0..count).map(draw).collect()
-}
-
-fn draw_producers(random: &mut Rng, topics: usize) -> Vec<ProducerPlan> {
-    let busy = random.one_in(3);
-    let count = random.between(1, 5);
-    let draw = |_| {
-        let patient = random.one_in(2);
-        let think_ms = if busy { 2 } else { *pick(random, &[5, 20, 60]) };
-        ProducerPlan {
-            topic: Some(random.below(topics as u64) as usize),
-            idempotent: !random.one_in(6),
-            window: random.between(1, 5) as usize,
-            records_max: *pick(random, &[1, 3, 20, 60]),
-            value_bytes_max: *pick(random, &[20, 100, 400, 1_500]),
-            think_time: milliseconds(0)..=milliseconds(think_ms),
-            patience: milliseconds(if patient { 60_000 } else { random.between(80, 2_000) }),
-            timeout_ms: random.between(100, 4_000) as u32,
-            repeat_one_in: *pick(random, &[3, 20, 1_000]),
-            fence_one_in: *pick(random, &[40, 400]),
-            hang_up_one_in: *pick(random, &[30, 1_000]),
-        }
-    };
-    (0..count).map(draw).collect()
-}
-
-fn draw_consumer(random: &mut Rng) -> ConsumerPlan {
-    let reading = [Reading::Start, Reading::Start, Reading::End, Reading::Time];
-    ConsumerPlan {
-        reading: *pick(random, &reading),
-        bytes_max: *pick(random, &[1, 2_000, 40_000, 1 << 20]),
-        bytes_min: *pick(random, &[0, 1, 5_000]),
-        wait_ms: *pick(random, &[0, 50, 1_000]),
-        think_time: milliseconds(1)..=milliseconds(random.between(10, 300)),
-    }
 }
 
 fn draw_broker(random: &mut Rng, cores: u16, segment_bytes: u64) -> BrokerOptions {
@@ -295,21 +212,4 @@ fn draw_link(random: &mut Rng) -> LinkOptions {
         loss_ppm: if noisy { random.below(20_000) as u32 } else { 0 },
         ..LinkOptions::default()
     }
-}
-
-pub(super) const fn milliseconds(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
-
-pub(super) fn pick<'a, T>(random: &mut Rng, choices: &'a [T]) -> &'a T {
-    let index = random.below(choices.len() as u64) as usize;
-    match choices.get(index) {
-        Some(choice) => choice,
-        None => unreachable!("drawn below the number of choices"),
-    }
-}
-
-pub(super) fn between(random: &mut Rng, range: &RangeInclusive<Duration>) -> Duration {
-    let nanoseconds = |duration: &Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    Duration::from_nanos(random.between(nanoseconds(range.start()), nanoseconds(range.end())))
 }

@@ -16,9 +16,8 @@ use barrage_world::net::{Listener, ListenerHandle};
 use barrage_world::sim::{Disk, DiskOptions, Host, Machine, Rng};
 use barrage_world::{Instant, spawn, timeout};
 
-use super::disturbance::Disturbance;
-use super::plan::{Plan, milliseconds};
-use super::witness::Witness;
+use super::plan::Plan;
+use crate::workload::{Disturbance, Witness, milliseconds};
 
 /// The node's place on the network.
 pub(super) const HOST: Host = Host(1);

@@ -17,12 +17,9 @@ use barrage_world::net::Stream;
 use barrage_world::{Instant, sleep, timeout};
 use bytes::{Bytes, BytesMut};
 
-use super::batch::Size;
-use super::client::{Client, Topic};
-use super::connection::Connection;
-use super::plan::{between, milliseconds, pick};
 use super::process::shared_address;
 use crate::history::{Call, Identity, SendBatch};
+use crate::workload::{Client, Connection, Size, Topic, between, milliseconds, pick};
 
 const WITHIN: Duration = milliseconds(3_000);
 const SIZE: Size = Size { records_max: 5, value_bytes_max: 300 };
@@ -54,7 +51,7 @@ const MISCHIEFS: [Mischief; 8] = [
 ];
 
 /// Does one thing after the other.
-pub(super) async fn run(mut client: Client, topics: Vec<Topic>) {
+pub(super) async fn run(mut client: Client, topics: Vec<Topic>, frame_bytes_max: u32) {
     while !client.is_stopped() {
         let pause = milliseconds(5)..=milliseconds(300);
         sleep(between(&mut client.random, &pause)).await;
@@ -66,7 +63,7 @@ pub(super) async fn run(mut client: Client, topics: Vec<Topic>) {
             Mischief::HalfHello => half_hello(&mut client).await,
             Mischief::HalfBatch => half_batch(&mut client, key).await,
             Mischief::DamagedBatch => damaged_batch(&mut client, key).await,
-            Mischief::TooLong => too_long(&mut client).await,
+            Mischief::TooLong => too_long(&mut client, frame_bytes_max).await,
             Mischief::UnknownOpcode => unknown_opcode(&mut client).await,
             Mischief::Deaf => deaf(&mut client, key).await,
             Mischief::Slow => slow(&mut client, key).await,
@@ -170,10 +167,9 @@ async fn damaged_batch(client: &mut Client, key: PartitionKey) {
     connection.close();
 }
 
-async fn too_long(client: &mut Client) {
+async fn too_long(client: &mut Client, limit: u32) {
     let Some(connection) = open(client, "long").await else { return };
     let mut bytes = BytesMut::new();
-    let limit = client.context.plan.native.frame_bytes_max;
     let length = limit + 1 + client.random.below(u64::from(u32::MAX - limit - 1)) as u32;
     FrameHeader { length, opcode: 16, detail: 1, correlation: Correlation(1) }.encode(&mut bytes);
     drop(connection.write(&bytes).await);

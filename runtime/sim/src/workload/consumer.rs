@@ -5,25 +5,60 @@
 //! server having said that it is gone.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use barrage_model::{Offset, PartitionKey};
 use barrage_wire::{
     At, ErrorCode, ErrorReply, FetchReply, FetchRequest, Hint, ListOffsetRequest, Request, Response,
 };
+use barrage_world::sim::Rng;
 use barrage_world::{Instant, sleep};
 
 use super::batch;
 use super::client::{Client, Refusal, Topic};
-use super::plan::{ConsumerPlan, Reading, between, milliseconds};
+use super::draw::{between, milliseconds, pick};
 use super::witness::Bounds;
 use crate::history::ReadOut;
 
 const PAUSE_AFTER_REFUSAL: Duration = milliseconds(10);
+/// Until somebody leads, or is known to.
+const PAUSE_WITHOUT_LEADER: Duration = milliseconds(30);
 /// A reader that has gone through everything begins anew, once in so many fetches at the end.
 const ANEW_ONE_IN: u64 = 20;
 /// Fetches of the final reading that bring nothing, before it is given up.
 const EMPTY_FETCHES_MAX: u64 = 200;
+
+/// How a consumer goes through a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reading {
+    Start,
+    End,
+    Time,
+}
+
+/// One consumer.
+#[derive(Clone, Debug)]
+pub(crate) struct ConsumerPlan {
+    pub(crate) reading: Reading,
+    pub(crate) bytes_max: u32,
+    pub(crate) bytes_min: u32,
+    pub(crate) wait_ms: u32,
+    pub(crate) think_time: RangeInclusive<Duration>,
+}
+
+impl ConsumerPlan {
+    pub(crate) fn draw(random: &mut Rng) -> Self {
+        let reading = [Reading::Start, Reading::Start, Reading::End, Reading::Time];
+        Self {
+            reading: *pick(random, &reading),
+            bytes_max: *pick(random, &[1, 2_000, 40_000, 1 << 20]),
+            bytes_min: *pick(random, &[0, 1, 5_000]),
+            wait_ms: *pick(random, &[0, 50, 1_000]),
+            think_time: milliseconds(1)..=milliseconds(random.between(10, 300)),
+        }
+    }
+}
 
 /// What to fetch.
 #[derive(Clone, Copy, Debug)]
@@ -46,18 +81,18 @@ enum Fetched {
 }
 
 /// See the module.
-pub(super) struct Consumer {
+pub(crate) struct Consumer {
     client: Client,
     plan: ConsumerPlan,
 }
 
 impl Consumer {
-    pub(super) fn new(client: Client, plan: ConsumerPlan) -> Self {
+    pub(crate) fn new(client: Client, plan: ConsumerPlan) -> Self {
         Self { client, plan }
     }
 
     /// Reads until it is told to stop, or the topic goes.
-    pub(super) async fn run(mut self, topic: &Topic) -> Client {
+    pub(crate) async fn run(mut self, topic: &Topic) -> Client {
         let mut positions: BTreeMap<u32, u64> = BTreeMap::new();
         while !self.client.is_stopped() {
             let partition = self.client.random.below(u64::from(topic.partitions)) as u32;
@@ -73,6 +108,9 @@ impl Consumer {
             let wanted = Wanted { key, offset, bytes_max, bytes_min, wait_ms };
             match fetch(&mut self.client, wanted).await {
                 Fetched::Next { offset, high_watermark } => {
+                    if high_watermark == u64::MAX && self.client.context.follows {
+                        sleep(PAUSE_WITHOUT_LEADER).await;
+                    }
                     let anew = offset == high_watermark && self.client.random.one_in(ANEW_ONE_IN);
                     positions.insert(partition, offset);
                     if anew {
@@ -109,11 +147,11 @@ impl Consumer {
 }
 
 /// Asks for an offset, and looks whether the answer can be.
-pub(super) async fn list_offset(client: &mut Client, key: PartitionKey, at: At) -> Option<u64> {
+pub(crate) async fn list_offset(client: &mut Client, key: PartitionKey, at: At) -> Option<u64> {
     let witness = client.witness();
     let (before, asked_at) = (witness.bounds(key), Instant::now());
     let request = Request::ListOffset(ListOffsetRequest { key, at });
-    let asked = client.ask(&request, Duration::ZERO, |response| match response {
+    let asked = client.ask_leader(key, &request, Duration::ZERO, |response| match response {
         Response::ListOffset(reply) => Some(*reply),
         _ => None,
     });
@@ -154,7 +192,7 @@ async fn fetch(client: &mut Client, wanted: Wanted) -> Fetched {
     let request = FetchRequest { key, offset: Offset(offset), bytes_max, bytes_min, wait_ms };
     let wait = Duration::from_millis(u64::from(wait_ms));
     let request = Request::Fetch(request);
-    let asked = client.ask(&request, wait, |response| match response {
+    let asked = client.ask_leader(key, &request, wait, |response| match response {
         Response::Fetch(FetchReply { high_watermark, start_offset, batches }) => {
             let told = Bounds { start: start_offset.0, high_watermark: high_watermark.0 };
             Some((told, batches.to_vec()))
@@ -242,7 +280,12 @@ fn refused(
     }
     judge(client, key, error, asked_at, "fetch from");
     match error.code {
+        ErrorCode::UnknownPartition if !witness.may_be_unknown(key) => Fetched::Nothing,
         ErrorCode::UnknownPartition => Fetched::Gone,
+        // Somebody else goes on from there.
+        ErrorCode::NotLeader if client.context.follows => {
+            Fetched::Next { offset, high_watermark: u64::MAX }
+        }
         _ => Fetched::Nothing,
     }
 }
@@ -256,7 +299,7 @@ fn judge(client: &Client, key: PartitionKey, error: &ErrorReply, asked_at: Insta
 
 /// Reads everything a partition holds; answers how many records that were, or nothing if it did
 /// not come to the end.
-pub(super) async fn read_all(client: &mut Client, key: PartitionKey) -> Option<u64> {
+pub(crate) async fn read_all(client: &mut Client, key: PartitionKey) -> Option<u64> {
     let mut offset = loop {
         match list_offset(client, key, At::Start).await {
             Some(offset) => break offset,
@@ -268,6 +311,9 @@ pub(super) async fn read_all(client: &mut Client, key: PartitionKey) -> Option<u
         let wanted = Wanted { key, offset, bytes_max: 1 << 20, bytes_min: 1, wait_ms: 0 };
         match fetch(client, wanted).await {
             Fetched::Next { offset: next, high_watermark } => {
+                if high_watermark == u64::MAX && client.context.follows {
+                    sleep(PAUSE_WITHOUT_LEADER).await;
+                }
                 empty = if next > offset { 0 } else { empty + 1 };
                 count += next - offset.min(next);
                 offset = next;

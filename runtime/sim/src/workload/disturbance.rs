@@ -10,7 +10,7 @@ use barrage_world::Instant;
 
 /// Something that keeps answers from coming in time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Disturbance {
+pub(crate) enum Disturbance {
     /// No process serves.
     Down,
     Paused,
@@ -24,7 +24,7 @@ pub(super) enum Disturbance {
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Disturbances {
+pub(crate) struct Disturbances {
     lasting: RefCell<BTreeSet<Disturbance>>,
     /// When each kind was last over.
     over: RefCell<BTreeMap<Disturbance, Instant>>,
@@ -32,12 +32,12 @@ pub(super) struct Disturbances {
 }
 
 impl Disturbances {
-    pub(super) fn begin(&self, disturbance: Disturbance) {
+    pub(crate) fn begin(&self, disturbance: Disturbance) {
         self.lasting.borrow_mut().insert(disturbance);
         self.calm_since.set(None);
     }
 
-    pub(super) fn end(&self, disturbance: Disturbance) {
+    pub(crate) fn end(&self, disturbance: Disturbance) {
         let mut lasting = self.lasting.borrow_mut();
         if lasting.remove(&disturbance) {
             self.over.borrow_mut().insert(disturbance, Instant::now());
@@ -47,23 +47,23 @@ impl Disturbances {
         }
     }
 
-    pub(super) fn lasts(&self, disturbance: Disturbance) -> bool {
+    pub(crate) fn lasts(&self, disturbance: Disturbance) -> bool {
         self.lasting.borrow().contains(&disturbance)
     }
 
     /// Whether there was such a disturbance at any time from `since` until now.
-    pub(super) fn was(&self, disturbance: Disturbance, since: Instant) -> bool {
+    pub(crate) fn was(&self, disturbance: Disturbance, since: Instant) -> bool {
         let over = self.over.borrow().get(&disturbance).copied();
         self.lasts(disturbance) || over.is_some_and(|over| over >= since)
     }
 
     /// Whether all was well from `since` until now.
-    pub(super) fn calm_since(&self, since: Instant) -> bool {
+    pub(crate) fn calm_since(&self, since: Instant) -> bool {
         self.calm_since.get().is_some_and(|calm| calm <= since)
     }
 
     /// Whether a process that was asked at `since` may say that it stops or has failed.
-    pub(super) fn may_end(&self, since: Instant) -> bool {
+    pub(crate) fn may_end(&self, since: Instant) -> bool {
         self.was(Disturbance::Down, since) || self.was(Disturbance::Disk, since)
     }
 }

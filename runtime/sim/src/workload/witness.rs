@@ -18,9 +18,9 @@ use crate::history::{
 
 /// Where a partition begins and ends, as one answer told it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Bounds {
-    pub(super) start: u64,
-    pub(super) high_watermark: u64,
+pub(crate) struct Bounds {
+    pub(crate) start: u64,
+    pub(crate) high_watermark: u64,
 }
 
 /// A batch that is in the log.
@@ -54,7 +54,7 @@ struct Known {
 
 /// Sees everything, says nothing.
 #[derive(Default)]
-pub(super) struct Witness {
+pub(crate) struct Witness {
     history: RefCell<History>,
     violations: RefCell<Vec<String>>,
     topics: RefCell<BTreeMap<TopicId, Known>>,
@@ -63,31 +63,36 @@ pub(super) struct Witness {
     /// The node's clock was never further ahead than this.
     clock_ahead_ms: Cell<i64>,
     began: Cell<Option<Instant>>,
-    pub(super) disturbances: Disturbances,
-    pub(super) counts: RefCell<Counts>,
+    pub(crate) disturbances: Disturbances,
+    pub(crate) counts: RefCell<Counts>,
 }
 
 /// How much there was to see.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Counts {
-    pub(super) acknowledged: u64,
-    pub(super) repeated: u64,
-    pub(super) fenced: u64,
-    pub(super) connections: u64,
-    pub(super) trims: u64,
-    pub(super) topics: u64,
-    pub(super) times_asked: u64,
+pub(crate) struct Counts {
+    pub(crate) acknowledged: u64,
+    pub(crate) repeated: u64,
+    pub(crate) fenced: u64,
+    pub(crate) connections: u64,
+    pub(crate) trims: u64,
+    pub(crate) topics: u64,
+    pub(crate) times_asked: u64,
+    /// Errors that told who leads.
+    pub(crate) hints: u64,
+    pub(crate) hints_to_itself: u64,
 }
 
 /// Violations kept; one is enough to fail.
 const VIOLATIONS_MAX: usize = 20;
+/// A lead may come and go between an answer and its hint: a few times.
+const HINTS_TO_ITSELF_MAX: u64 = 100;
 /// A clock is fast by at most one in so many.
 const CLOCK_RATE_MAX: i64 = 20;
 /// Rounding of clocks.
 const CLOCK_SLACK_MS: i64 = 5;
 
 impl Witness {
-    pub(super) fn object(&self, violation: impl Into<String>) {
+    pub(crate) fn object(&self, violation: impl Into<String>) {
         let violation = violation.into();
         let mut violations = self.violations.borrow_mut();
         if violations.len() < VIOLATIONS_MAX && !violations.contains(&violation) {
@@ -96,16 +101,16 @@ impl Witness {
         }
     }
 
-    pub(super) fn violations(&self) -> Vec<String> {
+    pub(crate) fn violations(&self) -> Vec<String> {
         self.violations.borrow().clone()
     }
 
-    pub(super) fn count(&self, count: impl FnOnce(&mut Counts)) {
+    pub(crate) fn count(&self, count: impl FnOnce(&mut Counts)) {
         count(&mut self.counts.borrow_mut());
     }
 
     /// The history, to be judged.
-    pub(super) fn take_history(&self) -> History {
+    pub(crate) fn take_history(&self) -> History {
         self.history.take()
     }
 
@@ -118,22 +123,22 @@ impl Witness {
     }
 
     /// The call had certainly no effect.
-    pub(super) fn fail(&self, call: Call, reason: &str) {
+    pub(crate) fn fail(&self, call: Call, reason: &str) {
         self.history.borrow_mut().fail(now(), call, reason);
     }
 
     /// Nobody knows what became of the call.
-    pub(super) fn info(&self, call: Call, reason: &str) {
+    pub(crate) fn info(&self, call: Call, reason: &str) {
         self.history.borrow_mut().info(now(), call, reason);
     }
 
     /// What is read from here on is the final reading.
-    pub(super) fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.note(Note::Drain);
     }
 
     /// A topic exists, as the node says.
-    pub(super) fn topic(&self, id: TopicId, name: &str, retention: Retention) {
+    pub(crate) fn topic(&self, id: TopicId, name: &str, retention: Retention) {
         let known = || Known {
             name: Name::from(format!("{name}#{}", id.0)),
             retentions: Vec::new(),
@@ -148,7 +153,7 @@ impl Witness {
     }
 
     /// A topic's partitions are open, as the node says.
-    pub(super) fn topic_open(&self, id: TopicId) {
+    pub(crate) fn topic_open(&self, id: TopicId) {
         if let Some(topic) = self.topics.borrow_mut().get_mut(&id)
             && !topic.open
         {
@@ -158,7 +163,7 @@ impl Witness {
     }
 
     /// Somebody orders the deletion of a topic: nothing of it needs to be kept from here on.
-    pub(super) fn topic_deleting(&self, id: TopicId, partitions: u32) {
+    pub(crate) fn topic_deleting(&self, id: TopicId, partitions: u32) {
         if let Some(topic) = self.topics.borrow_mut().get_mut(&id) {
             topic.deleting = true;
         }
@@ -169,7 +174,7 @@ impl Witness {
     }
 
     /// Whether a partition may be unknown: it was never open for sure, or goes.
-    pub(super) fn may_be_unknown(&self, key: PartitionKey) -> bool {
+    pub(crate) fn may_be_unknown(&self, key: PartitionKey) -> bool {
         let topics = self.topics.borrow();
         topics.get(&key.topic).is_none_or(|topic| !topic.open || topic.deleting)
     }
@@ -184,19 +189,27 @@ impl Witness {
     }
 
     /// A producer id was given out.
-    pub(super) fn producer_id(&self, id: ProducerId) {
+    pub(crate) fn producer_id(&self, id: ProducerId) {
         if !self.producer_ids.borrow_mut().insert(id) {
             self.object(format!("I10: producer id {} was given out twice", id.0));
         }
     }
 
+    /// A node said that it does not lead a partition, and that it does.
+    pub(crate) fn hint_to_itself(&self, key: PartitionKey) {
+        self.count(|counts| counts.hints_to_itself += 1);
+        if self.counts.borrow().hints_to_itself > HINTS_TO_ITSELF_MAX {
+            self.object(format!("{key}: who does not lead names itself, again and again"));
+        }
+    }
+
     /// What is known of a partition's bounds: no later answer may fall behind.
-    pub(super) fn bounds(&self, key: PartitionKey) -> Bounds {
+    pub(crate) fn bounds(&self, key: PartitionKey) -> Bounds {
         self.places.borrow().get(&key).map(|seen| seen.bounds).unwrap_or_default()
     }
 
     /// An answer told a partition's bounds; `before` was known when it was asked for.
-    pub(super) fn saw_bounds(&self, key: PartitionKey, told: Bounds, before: Bounds) {
+    pub(crate) fn saw_bounds(&self, key: PartitionKey, told: Bounds, before: Bounds) {
         if told.start > told.high_watermark {
             self.object(format!("I5: {key} begins at {} and ends before", told.start));
         }
@@ -258,17 +271,17 @@ impl Witness {
     }
 
     /// The run begins.
-    pub(super) fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.began.set(Some(Instant::now()));
     }
 
     /// The node's clock is set this far ahead.
-    pub(super) fn clock_ahead(&self, milliseconds: i64) {
+    pub(crate) fn clock_ahead(&self, milliseconds: i64) {
         self.clock_ahead_ms.set(self.clock_ahead_ms.get().max(milliseconds));
     }
 
     /// A client begins to send a batch of `bytes` bytes.
-    pub(super) fn send(
+    pub(crate) fn send(
         &self,
         client: &Name,
         key: PartitionKey,
@@ -280,7 +293,7 @@ impl Witness {
     }
 
     /// A batch is acknowledged: it is readable from here on.
-    pub(super) fn sent(&self, call: Call, key: PartitionKey, sent: Sent) {
+    pub(crate) fn sent(&self, call: Call, key: PartitionKey, sent: Sent) {
         let Sent { base, count, bytes, log_time_ms } = sent;
         self.count(|counts| counts.acknowledged += 1);
         let place = self.place(key);
@@ -309,18 +322,18 @@ impl Witness {
     }
 
     /// A client begins to read.
-    pub(super) fn read(&self, client: &Name, key: PartitionKey, from: u64) -> Call {
+    pub(crate) fn read(&self, client: &Name, key: PartitionKey, from: u64) -> Call {
         let read = ReadFrom { place: self.place(key), from: Some(Offset(from)) };
         self.invoke(client, Operation::Read(read))
     }
 
     /// What it read.
-    pub(super) fn was_read(&self, call: Call, out: ReadOut) {
+    pub(crate) fn was_read(&self, call: Call, out: ReadOut) {
         self.history.borrow_mut().ok(now(), call, Answer::Read(out));
     }
 
     /// A reader saw a batch.
-    pub(super) fn saw_batch(&self, key: PartitionKey, base: u64, count: u64, bytes: u64) {
+    pub(crate) fn saw_batch(&self, key: PartitionKey, base: u64, count: u64, bytes: u64) {
         let mut places = self.places.borrow_mut();
         let appended = Appended { next: base + count, log_time_ms: None, bytes };
         places.entry(key).or_default().appended.entry(base).or_insert(appended);
@@ -328,7 +341,7 @@ impl Witness {
 
     /// The node said that `offset` is the first at or after a time; `high_watermark` was known
     /// when it was asked.
-    pub(super) fn saw_offset_of_time(
+    pub(crate) fn saw_offset_of_time(
         &self,
         key: PartitionKey,
         time_ms: i64,
@@ -357,7 +370,7 @@ impl Witness {
     }
 
     /// Some log times there are in a partition, and what is near them.
-    pub(super) fn a_log_time(&self, key: PartitionKey, drawn: u64) -> Option<i64> {
+    pub(crate) fn a_log_time(&self, key: PartitionKey, drawn: u64) -> Option<i64> {
         let places = self.places.borrow();
         let seen = places.get(&key)?;
         let from = drawn.checked_rem(seen.bounds.high_watermark.max(1))?;
@@ -372,9 +385,9 @@ fn now() -> Nanos {
 
 /// What an acknowledgement told.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sent {
-    pub(super) base: u64,
-    pub(super) count: u64,
-    pub(super) bytes: u64,
-    pub(super) log_time_ms: i64,
+pub(crate) struct Sent {
+    pub(crate) base: u64,
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+    pub(crate) log_time_ms: i64,
 }

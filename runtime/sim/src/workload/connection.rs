@@ -21,7 +21,7 @@ use barrage_world::net::Stream;
 use barrage_world::{Instant, spawn, timeout};
 use bytes::BytesMut;
 
-use super::plan::milliseconds;
+use super::draw::milliseconds;
 use super::witness::Witness;
 
 /// How long a connection may take to be made.
@@ -34,31 +34,33 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// The connection is over; what was under way may have taken effect.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) struct Lost;
+pub(crate) struct Lost;
 
 /// A connection that has shaken hands.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: Stream,
     witness: Rc<Witness>,
     waiting: RefCell<BTreeMap<u32, oneshot::Sender<Frame>>>,
     correlation_next: Cell<u32>,
     lost: Cell<bool>,
     /// Its owner does not keep to the protocol: what comes back answers nothing in particular.
-    pub(super) odd: Cell<bool>,
+    pub(crate) odd: Cell<bool>,
+    /// Where it leads.
+    pub(crate) address: SocketAddr,
     /// Names it among all of the run.
-    pub(super) number: u32,
-    pub(super) hello: RefCell<Option<HelloReply>>,
+    pub(crate) number: u32,
+    pub(crate) hello: RefCell<Option<HelloReply>>,
 }
 
 /// A request under way.
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     receiver: oneshot::Receiver<Frame>,
     sent_at: Instant,
 }
 
 impl Connection {
     /// Connects and shakes hands.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         address: SocketAddr,
         name: &str,
         witness: &Rc<Witness>,
@@ -74,6 +76,7 @@ impl Connection {
             correlation_next: Cell::new(0),
             lost: Cell::new(false),
             odd: Cell::new(false),
+            address,
             number: u32::try_from(number).unwrap_or(u32::MAX),
             hello: RefCell::new(None),
         });
@@ -100,12 +103,12 @@ impl Connection {
         }
     }
 
-    pub(super) fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.lost.get()
     }
 
     /// Ends the connection; whoever waits is told that it is lost.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         if self.lost.replace(true) {
             return;
         }
@@ -115,7 +118,7 @@ impl Connection {
     }
 
     /// Sends a request. The owner alone calls this, one call at a time.
-    pub(super) async fn start(&self, request: &Request<'_>) -> Result<Waiting, Lost> {
+    pub(crate) async fn start(&self, request: &Request<'_>) -> Result<Waiting, Lost> {
         if self.is_lost() {
             return Err(Lost);
         }
@@ -131,7 +134,7 @@ impl Connection {
     }
 
     /// Sends bytes as they are.
-    pub(super) async fn write(&self, bytes: &[u8]) -> Result<(), Lost> {
+    pub(crate) async fn write(&self, bytes: &[u8]) -> Result<(), Lost> {
         match self.stream.write_all(bytes).await {
             Ok(()) => Ok(()),
             Err(_) => {
@@ -142,7 +145,7 @@ impl Connection {
     }
 
     /// Sends a request and waits for its answer, which is due `within` this time.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &self,
         request: &Request<'_>,
         within: Duration,
@@ -153,7 +156,7 @@ impl Connection {
 
     /// Waits for an answer that is due `within` this time. While all is well, one that does not
     /// come is an objection; else the connection is given up.
-    pub(super) async fn answer(
+    pub(crate) async fn answer(
         &self,
         waiting: Waiting,
         within: Duration,
@@ -171,7 +174,7 @@ impl Connection {
     }
 
     /// An answer did not come: an objection if nothing explains it.
-    pub(super) fn overdue(&self, sent_at: Instant, what: &str) {
+    pub(crate) fn overdue(&self, sent_at: Instant, what: &str) {
         if !self.is_lost() && self.witness.disturbances.calm_since(sent_at) {
             let late = sent_at.elapsed();
             self.witness.object(format!(
@@ -221,7 +224,7 @@ impl Connection {
 
 impl Waiting {
     /// The answer, when it comes.
-    pub(super) async fn frame(self) -> Result<Frame, Lost> {
+    pub(crate) async fn frame(self) -> Result<Frame, Lost> {
         self.receiver.await.map_err(|_| Lost)
     }
 }

@@ -6,27 +6,82 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_model::{ProducerEpoch, ProducerId, Sequence};
 use barrage_wire::{Acks, ErrorCode, ErrorReply, Frame, ProduceRequest, Request, Response};
 use barrage_world::channel::mpsc;
+use barrage_world::sim::Rng;
 use barrage_world::{Instant, spawn, timeout};
 use bytes::Bytes;
 
 use super::batch::{Made, Size};
 use super::client::{Client, Topic};
 use super::connection::{Connection, Lost};
+use super::draw::{between, milliseconds, pick};
 use super::lane::{Attempt, AttemptId, Batch, Lane, Verdict};
-use super::plan::{ProducerPlan, between, milliseconds};
 use super::witness::Sent;
 use crate::history::{Call, Identity, SendBatch, Stamp};
 
 /// How long it waits for something to happen before it looks around.
 const LOOK_EVERY: Duration = milliseconds(200);
 const PAUSE_AFTER_REFUSAL: Duration = milliseconds(10);
+/// Until somebody leads, or is known to.
+const PAUSE_WITHOUT_LEADER: Duration = milliseconds(40);
 const ANSWERS_MAX: usize = 4_096;
+
+/// One producer.
+#[derive(Clone, Debug)]
+pub(crate) struct ProducerPlan {
+    /// Which of the lasting topics, by number; none for one that comes and goes.
+    pub(crate) topic: Option<usize>,
+    /// With a producer id, so that what is repeated is stored once.
+    pub(crate) idempotent: bool,
+    /// Batches of one partition without an answer.
+    pub(crate) window: usize,
+    pub(crate) records_max: u64,
+    pub(crate) value_bytes_max: u64,
+    pub(crate) think_time: RangeInclusive<Duration>,
+    /// How long it waits for an answer before it gives the connection up.
+    pub(crate) patience: Duration,
+    /// What it asks the server to answer within.
+    pub(crate) timeout_ms: u32,
+    /// Sends a batch again while it is still under way, once in so many.
+    pub(crate) repeat_one_in: u64,
+    /// Takes a new epoch after so many batches.
+    pub(crate) fence_one_in: u64,
+    /// Drops its connection for no reason, once in so many batches.
+    pub(crate) hang_up_one_in: u64,
+}
+
+impl ProducerPlan {
+    /// A few producers, each of one of so many topics.
+    pub(crate) fn draw_some(random: &mut Rng, topics: usize) -> Vec<Self> {
+        let busy = random.one_in(3);
+        let count = random.between(1, 5);
+        (0..count).map(|_| Self::draw(random, topics, busy)).collect()
+    }
+
+    fn draw(random: &mut Rng, topics: usize, busy: bool) -> Self {
+        let patient = random.one_in(2);
+        let think_ms = if busy { 2 } else { *pick(random, &[5, 20, 60]) };
+        Self {
+            topic: Some(random.below(topics as u64) as usize),
+            idempotent: !random.one_in(6),
+            window: random.between(1, 5) as usize,
+            records_max: *pick(random, &[1, 3, 20, 60]),
+            value_bytes_max: *pick(random, &[20, 100, 400, 1_500]),
+            think_time: milliseconds(0)..=milliseconds(think_ms),
+            patience: milliseconds(if patient { 60_000 } else { random.between(80, 2_000) }),
+            timeout_ms: random.between(100, 4_000) as u32,
+            repeat_one_in: *pick(random, &[3, 20, 1_000]),
+            fence_one_in: *pick(random, &[40, 400]),
+            hang_up_one_in: *pick(random, &[30, 1_000]),
+        }
+    }
+}
 
 /// The end of a transmission.
 struct Ended {
@@ -42,7 +97,7 @@ struct UnderWay {
 }
 
 /// See the module.
-pub(super) struct Producer {
+pub(crate) struct Producer {
     client: Client,
     plan: ProducerPlan,
     topic: Topic,
@@ -60,7 +115,7 @@ pub(super) struct Producer {
 }
 
 impl Producer {
-    pub(super) fn new(client: Client, plan: ProducerPlan, topic: Topic) -> Self {
+    pub(crate) fn new(client: Client, plan: ProducerPlan, topic: Topic) -> Self {
         let (ends, ended) = mpsc::bounded(ANSWERS_MAX);
         let lanes = (0..topic.partitions).map(|partition| (partition, Lane::default())).collect();
         let now = Instant::now();
@@ -83,20 +138,19 @@ impl Producer {
 
     /// Sends until it is told to stop, then until everything is settled. Ends early when the
     /// topic goes.
-    pub(super) async fn run(mut self) -> Client {
+    pub(crate) async fn run(mut self) -> Client {
         loop {
             let stopped = self.client.is_stopped();
             if self.gone.get() || (stopped && self.lanes.values().all(Lane::is_settled)) {
                 break;
             }
-            let connection = self.client.connection().await;
             if self.plan.idempotent && self.identity.is_none() {
                 self.identify().await;
                 continue;
             }
             self.fill();
-            if self.send_due(&connection).await.is_ok() {
-                self.misbehave(&connection).await;
+            if self.send_due().await.is_ok() {
+                self.misbehave().await;
             }
             self.wait().await;
             self.hang_up_if_late();
@@ -141,26 +195,22 @@ impl Producer {
         }
     }
 
-    async fn send_due(&mut self, connection: &Rc<Connection>) -> Result<(), Lost> {
+    async fn send_due(&mut self) -> Result<(), Lost> {
         if Instant::now() < self.pause_until {
             return Ok(());
         }
         let partitions: Vec<u32> = self.lanes.keys().copied().collect();
         for partition in partitions {
             while let Some(number) = self.lanes.get_mut(&partition).and_then(Lane::due) {
-                self.send(connection, partition, number).await?;
+                self.send(partition, number).await?;
             }
         }
         Ok(())
     }
 
-    /// Puts a batch on the connection.
-    async fn send(
-        &mut self,
-        connection: &Rc<Connection>,
-        partition: u32,
-        number: u64,
-    ) -> Result<(), Lost> {
+    /// Sends a batch to whoever leads its partition.
+    async fn send(&mut self, partition: u32, number: u64) -> Result<(), Lost> {
+        let connection = &self.client.connection_to(self.topic.key(partition)).await;
         let Some(lane) = self.lanes.get_mut(&partition) else { return Ok(()) };
         let Some(batch) = lane.batch(number).cloned() else { return Ok(()) };
         let call = self.invoke(connection, partition, &batch);
@@ -235,7 +285,8 @@ impl Producer {
 
     fn handle(&mut self, ended: Ended) {
         let Ended { partition, attempt, answer } = ended;
-        let Some(UnderWay { sent_at, .. }) = self.under_way.remove(&attempt) else { return };
+        let Some(under_way) = self.under_way.remove(&attempt) else { return };
+        let UnderWay { sent_at, connection } = under_way;
         let witness = self.client.witness();
         let frame = match answer {
             Ok(frame) => frame,
@@ -245,7 +296,10 @@ impl Producer {
             Ok(Response::Produce(reply)) => {
                 self.acknowledged(partition, attempt, reply.base_offset.0, reply.log_time_ms);
             }
-            Ok(Response::Error { error, .. }) => self.refused(partition, attempt, sent_at, &error),
+            Ok(Response::Error { error, .. }) => {
+                self.client.learn(self.topic.key(partition), &connection, &error);
+                self.refused(partition, attempt, sent_at, &error);
+            }
             other => {
                 witness.object(format!("Produce was answered by {other:?}"));
                 self.unknown(partition, attempt, "no answer to the question");
@@ -289,7 +343,11 @@ impl Producer {
         let witness = self.client.witness();
         let key = self.topic.key(partition);
         let name = error.code.name();
-        self.pause_until = Instant::now() + PAUSE_AFTER_REFUSAL;
+        let pause = match error.code {
+            ErrorCode::NotLeader => PAUSE_WITHOUT_LEADER,
+            _ => PAUSE_AFTER_REFUSAL,
+        };
+        self.pause_until = Instant::now() + pause;
         let Some(lane) = self.lanes.get_mut(&partition) else { return };
         match error.code {
             ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer => {
@@ -321,7 +379,8 @@ impl Producer {
             }
             code => {
                 self.client.judge(error, sent_at, &format!("produce to {key}"));
-                if code.is_outcome_unknown() {
+                // On a majority, and it stays: asked again it is told where.
+                if code.is_outcome_unknown() || code == ErrorCode::NotOnAll {
                     return self.unknown(partition, attempt, name);
                 }
                 let ended = match self.plan.idempotent {
@@ -336,20 +395,20 @@ impl Producer {
     }
 
     /// What no client should do, and some do.
-    async fn misbehave(&mut self, connection: &Rc<Connection>) {
+    async fn misbehave(&mut self) {
         let partition = self.client.random.below(u64::from(self.topic.partitions)) as u32;
         if self.client.random.one_in(self.plan.repeat_one_in) {
             let drawn = self.client.random.next_u64();
             let lane = self.lanes.get(&partition);
             if let Some(number) = lane.and_then(|lane| lane.repeatable(drawn)) {
                 self.client.context.witness.count(|counts| counts.repeated += 1);
-                drop(self.send(connection, partition, number).await);
+                drop(self.send(partition, number).await);
             }
         }
         if !self.client.is_stopped() && self.client.random.one_in(self.plan.fence_one_in) {
             self.fence();
         }
-        self.haunt(connection, partition).await;
+        self.haunt(partition).await;
         if self.client.random.one_in(self.plan.hang_up_one_in) {
             self.client.hang_up();
         }
@@ -370,7 +429,7 @@ impl Producer {
     }
 
     /// An instance of the old epoch goes on, after the new one has written: it must be refused.
-    async fn haunt(&mut self, connection: &Rc<Connection>, partition: u32) {
+    async fn haunt(&mut self, partition: u32) {
         let acknowledged = self.lanes.get(&partition).is_some_and(Lane::has_acknowledged);
         let Some((id, _)) = self.identity.filter(|_| acknowledged) else { return };
         let Some((epoch, mut sequence)) = self.left.remove(&partition) else { return };
@@ -383,6 +442,7 @@ impl Producer {
         let mut lane = Lane::default();
         lane.push(made, Some(stamp));
         let Some(batch) = lane.batch(0).cloned() else { return };
+        let connection = &self.client.connection_to(self.topic.key(partition)).await;
         let call = self.invoke(connection, partition, &batch);
         let witness = self.client.witness();
         witness.count(|counts| counts.fenced += 1);
@@ -393,7 +453,7 @@ impl Producer {
             batch: &batch.bytes,
         });
         let within = Duration::from_millis(u64::from(self.plan.timeout_ms));
-        let Ok(frame) = connection.call(&request, within).await else {
+        let Ok(frame) = self.client.call(connection, &request, within).await else {
             return witness.info(call, "the connection is lost");
         };
         match Response::decode(&frame.header, &frame.body) {

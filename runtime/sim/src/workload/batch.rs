@@ -14,22 +14,22 @@ use crate::history::{Fingerprint, Key, SeenRecord, SentRecord, Stamp};
 
 /// Makes batches for all clients of a run.
 #[derive(Default)]
-pub(super) struct Factory {
+pub(crate) struct Factory {
     records: Cell<u64>,
 }
 
 /// A batch as it was built.
 #[derive(Clone, Debug)]
-pub(super) struct Made {
-    pub(super) bytes: Bytes,
-    pub(super) records: Vec<SentRecord>,
+pub(crate) struct Made {
+    pub(crate) bytes: Bytes,
+    pub(crate) records: Vec<SentRecord>,
 }
 
 /// What a batch may hold.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Size {
-    pub(super) records_max: u64,
-    pub(super) value_bytes_max: u64,
+pub(crate) struct Size {
+    pub(crate) records_max: u64,
+    pub(crate) value_bytes_max: u64,
 }
 
 const COMPRESSIONS: [Compression; 5] = [
@@ -47,7 +47,7 @@ const KEYS: u64 = 6;
 
 impl Factory {
     /// A batch of new records, stamped or not.
-    pub(super) fn make(&self, random: &mut Rng, size: Size, stamp: Option<Stamp>) -> Made {
+    pub(crate) fn make(&self, random: &mut Rng, size: Size, stamp: Option<Stamp>) -> Made {
         let compression = match random.one_in(COMPRESSED_ONE_IN) {
             true => COMPRESSIONS.get(random.below(5) as usize).copied().unwrap_or_default(),
             false => Compression::None,
@@ -98,15 +98,15 @@ impl Factory {
 
 /// A batch that a reader was given.
 #[derive(Clone, Debug)]
-pub(super) struct Opened {
-    pub(super) base: u64,
-    pub(super) count: u64,
-    pub(super) bytes: u64,
-    pub(super) records: Vec<SeenRecord>,
+pub(crate) struct Opened {
+    pub(crate) base: u64,
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+    pub(crate) records: Vec<SeenRecord>,
 }
 
 /// Opens the batches of a fetch reply, every one checked.
-pub(super) fn open(bytes: &[u8]) -> Result<Vec<Opened>, String> {
+pub(crate) fn open(bytes: &[u8]) -> Result<Vec<Opened>, String> {
     let mut opened = Vec::new();
     for batch in batches(bytes) {
         let view = BatchView::check(batch.map_err(|error| error.to_string())?);
@@ -129,6 +129,6 @@ pub(super) fn open(bytes: &[u8]) -> Result<Vec<Opened>, String> {
 }
 
 /// The first offset behind the batches.
-pub(super) fn end(opened: &[Opened]) -> Option<Offset> {
+pub(crate) fn end(opened: &[Opened]) -> Option<Offset> {
     opened.last().map(|last| Offset(last.base + last.count))
 }

@@ -17,16 +17,16 @@ use super::batch::Made;
 use crate::history::{Call, SentRecord, Stamp};
 
 /// Names one transmission among all of its producer's.
-pub(super) type AttemptId = u64;
+pub(crate) type AttemptId = u64;
 
 /// Batches that a broker remembers per producer and partition.
-pub(super) const REMEMBERED: u64 = 5;
+pub(crate) const REMEMBERED: u64 = 5;
 
 /// One transmission of a batch.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt {
-    pub(super) id: AttemptId,
-    pub(super) call: Call,
+pub(crate) struct Attempt {
+    pub(crate) id: AttemptId,
+    pub(crate) call: Call,
     /// The last transmission of the batch before, when it went over the same connection.
     behind: Option<AttemptId>,
     /// The batch before was acknowledged when this went out.
@@ -35,12 +35,12 @@ pub(super) struct Attempt {
 
 /// A batch.
 #[derive(Clone, Debug)]
-pub(super) struct Batch {
-    pub(super) number: u64,
-    pub(super) stamp: Option<Stamp>,
-    pub(super) bytes: Bytes,
-    pub(super) records: Vec<SentRecord>,
-    pub(super) acked: Option<u64>,
+pub(crate) struct Batch {
+    pub(crate) number: u64,
+    pub(crate) stamp: Option<Stamp>,
+    pub(crate) bytes: Bytes,
+    pub(crate) records: Vec<SentRecord>,
+    pub(crate) acked: Option<u64>,
     /// It goes out in its turn.
     due: bool,
     attempts: Vec<Attempt>,
@@ -49,8 +49,8 @@ pub(super) struct Batch {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Lane {
-    pub(super) pending: VecDeque<Batch>,
+pub(crate) struct Lane {
+    pub(crate) pending: VecDeque<Batch>,
     /// Acknowledged ones that are still remembered, oldest first.
     recent: VecDeque<Batch>,
     number_next: u64,
@@ -64,7 +64,7 @@ pub(super) struct Lane {
 
 /// What an answer says about order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Possible,
     /// The batch before it was there.
     Impossible,
@@ -72,12 +72,12 @@ pub(super) enum Verdict {
 
 impl Lane {
     /// Whether every batch has its outcome.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.pending.is_empty()
     }
 
     /// The stamp of the next new batch.
-    pub(super) fn next_stamp(
+    pub(crate) fn next_stamp(
         &self,
         identity: Option<(ProducerId, ProducerEpoch)>,
     ) -> Option<Stamp> {
@@ -86,7 +86,7 @@ impl Lane {
     }
 
     /// Adds a new batch: it is due.
-    pub(super) fn push(&mut self, made: Made, stamp: Option<Stamp>) {
+    pub(crate) fn push(&mut self, made: Made, stamp: Option<Stamp>) {
         let count = i32::try_from(made.records.len()).unwrap_or(i32::MAX);
         self.sequence_next += count;
         let number = self.number_next;
@@ -104,7 +104,7 @@ impl Lane {
     }
 
     /// The next batch to go out, in order.
-    pub(super) fn due(&mut self) -> Option<u64> {
+    pub(crate) fn due(&mut self) -> Option<u64> {
         if self.draining {
             if self.pending.iter().any(|batch| !batch.attempts.is_empty()) {
                 return None;
@@ -118,7 +118,7 @@ impl Lane {
     }
 
     /// A batch that was sent, to be sent again for no reason: unanswered or just acknowledged.
-    pub(super) fn repeatable(&self, drawn: u64) -> Option<u64> {
+    pub(crate) fn repeatable(&self, drawn: u64) -> Option<u64> {
         if self.draining {
             return None;
         }
@@ -134,7 +134,7 @@ impl Lane {
         all.get(drawn.checked_rem(all.len() as u64)? as usize).copied()
     }
 
-    pub(super) fn batch(&self, number: u64) -> Option<&Batch> {
+    pub(crate) fn batch(&self, number: u64) -> Option<&Batch> {
         self.recent.iter().chain(&self.pending).find(|batch| batch.number == number)
     }
 
@@ -143,7 +143,7 @@ impl Lane {
     }
 
     /// A batch goes out over a connection.
-    pub(super) fn sent(&mut self, number: u64, id: AttemptId, call: Call, connection: u32) {
+    pub(crate) fn sent(&mut self, number: u64, id: AttemptId, call: Call, connection: u32) {
         let before = number.checked_sub(1).and_then(|before| self.batch(before));
         // What is not among them any more was acknowledged long ago.
         let settled_before = before.is_none_or(|before| before.acked.is_some());
@@ -167,13 +167,13 @@ impl Lane {
     }
 
     /// Calls under way, to be given up.
-    pub(super) fn end_all(&mut self) -> Vec<Call> {
+    pub(crate) fn end_all(&mut self) -> Vec<Call> {
         let all = self.recent.iter_mut().chain(&mut self.pending);
         all.flat_map(|batch| std::mem::take(&mut batch.attempts)).map(|it| it.call).collect()
     }
 
     /// Acknowledged at `base`: the call and batch, and whether that was possible.
-    pub(super) fn acknowledged(
+    pub(crate) fn acknowledged(
         &mut self,
         id: AttemptId,
         base: u64,
@@ -207,7 +207,7 @@ impl Lane {
     }
 
     /// Refused, or its outcome unknown: everything unsettled goes again, in order.
-    pub(super) fn again(&mut self, id: AttemptId) -> Option<Attempt> {
+    pub(crate) fn again(&mut self, id: AttemptId) -> Option<Attempt> {
         let (number, attempt) = self.end(id)?;
         if self.batch(number).is_some_and(|batch| batch.acked.is_none()) {
             self.draining = true;
@@ -216,7 +216,7 @@ impl Lane {
     }
 
     /// Given up: nobody sends it again.
-    pub(super) fn drop_batch(&mut self, id: AttemptId) -> Option<Attempt> {
+    pub(crate) fn drop_batch(&mut self, id: AttemptId) -> Option<Attempt> {
         let (number, attempt) = self.end(id)?;
         self.leave(number);
         Some(attempt)
@@ -230,7 +230,7 @@ impl Lane {
     }
 
     /// Refused because one before it is missing, or its producer is not known.
-    pub(super) fn missing(&mut self, id: AttemptId) -> Option<(Attempt, Verdict)> {
+    pub(crate) fn missing(&mut self, id: AttemptId) -> Option<(Attempt, Verdict)> {
         let attempt = self.again(id)?;
         let there = attempt.behind.is_some_and(|behind| self.done.contains(&behind));
         if let Some(behind) = attempt.behind {
@@ -244,7 +244,7 @@ impl Lane {
     }
 
     /// Refused as a duplicate that is too old to be remembered: whether that may be.
-    pub(super) fn forgotten(&mut self, id: AttemptId) -> Option<(Attempt, Verdict)> {
+    pub(crate) fn forgotten(&mut self, id: AttemptId) -> Option<(Attempt, Verdict)> {
         let (number, attempt) = self.end(id)?;
         let far = self.number_next > number + REMEMBERED;
         // It is stored, and nobody can tell where any more.
@@ -253,17 +253,17 @@ impl Lane {
     }
 
     /// Begins anew, in another epoch; answers the sequence that would have been next.
-    pub(super) fn reset(&mut self) -> i32 {
+    pub(crate) fn reset(&mut self) -> i32 {
         std::mem::take(self).sequence_next
     }
 
     /// The sequence of the next new batch.
-    pub(super) fn sequence_next(&self) -> i32 {
+    pub(crate) fn sequence_next(&self) -> i32 {
         self.sequence_next
     }
 
     /// Batches acknowledged so far in this epoch, about.
-    pub(super) fn has_acknowledged(&self) -> bool {
+    pub(crate) fn has_acknowledged(&self) -> bool {
         !self.recent.is_empty()
     }
 }

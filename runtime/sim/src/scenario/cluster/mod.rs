@@ -1,0 +1,444 @@
+//! A whole cluster: three to five nodes, each the whole broker on a machine of its own, found and
+//! joined over the wire; clients that follow the leaders; processes that end, links that break,
+//! nodes that come and go.
+//!
+//! Owns: the course of a run (form the cluster, load under faults, heal, come to rest, read
+//! everything from every copy, end all processes, read everything again) and the judgement: the
+//! history checker's, and what it cannot know: who leads in a term, which ids are given, that a
+//! healed cluster is whole in time.
+//!
+//! Must never: judge by what the nodes say of themselves alone.
+
+mod nemesis;
+mod plan;
+mod process;
+mod register;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use barrage_wire::{ClusterChange, ClusterDescription, Request, Response};
+use barrage_world as world;
+use barrage_world::sim::{self, Disk, Host, Machine, Network, Rng};
+
+use self::nemesis::{Nemesis, change_once, next_holder};
+use self::plan::Plan;
+use self::process::{Node, shared_address};
+use self::register::{Register, is_at_rest};
+use super::Scenario;
+use crate::history;
+use crate::runner::{FaultGate, Gates, Outcome};
+use crate::workload::{
+    Client, Connection, Consumer, Context, Disturbance, Factory, Producer, Topic, Witness, create,
+    inspect, keep_passing, milliseconds, read_all,
+};
+
+/// The scenario.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "cluster",
+    about: "three to five whole nodes and clients that follow leaders: ends, cuts, coming and going",
+    run,
+    gates: Gates {
+        mean_commits_min: 100,
+        mean_records_compared_min: 1_000,
+        faults: &[
+            FaultGate { kind: "kill", once_in_seeds: 8 },
+            FaultGate { kind: "power-loss", once_in_seeds: 8 },
+            FaultGate { kind: "orderly-stop", once_in_seeds: 16 },
+            FaultGate { kind: "isolate-leader", once_in_seeds: 10 },
+            FaultGate { kind: "lead-changed", once_in_seeds: 2 },
+            FaultGate { kind: "members-changed", once_in_seeds: 2 },
+            FaultGate { kind: "node-swapped", once_in_seeds: 20 },
+            FaultGate { kind: "node-replaced", once_in_seeds: 40 },
+            FaultGate { kind: "hint-followed", once_in_seeds: 4 },
+        ],
+        ..Gates::OPEN
+    },
+};
+
+/// Clients live on hosts behind the nodes'.
+const FIRST_CLIENT_HOST: u16 = 100;
+const OPERATOR_HOST: Host = Host(90);
+const OBSERVER_HOST: Host = Host(91);
+/// How often somebody looks how the cluster is.
+const LOOK_EVERY: Duration = milliseconds(150);
+const LOOK_WITHIN: Duration = milliseconds(1_000);
+/// From the first start until the cluster must be there.
+const FORM_WITHIN: Duration = milliseconds(60_000);
+/// From the end of the faults until every shard must have all its copies.
+const REST_WITHIN: Duration = milliseconds(120_000);
+/// From then on until clients must have their answers.
+const SETTLE_WITHIN: Duration = milliseconds(90_000);
+/// How long reading everything may take.
+const READ_WITHIN: Duration = milliseconds(60_000);
+/// How long leads may take to go where they are ordered to.
+const TRANSFER_WITHIN: Duration = milliseconds(60_000);
+/// Clients go on for so long after the faults.
+const CALM_LOAD: Duration = milliseconds(1_500);
+/// A disk that was full is looked at again, a lost connection is made again.
+const AFTERMATH: Duration = milliseconds(10_000);
+
+fn run(seed: u64) -> Outcome {
+    let mut random = Rng::new(seed);
+    let plan = Rc::new(Plan::draw(&mut random));
+    tracing::debug!(?plan, "drawn");
+    sim::set_buggify(plan.buggify);
+    let mut outcome = sim::run_on(seed, &Disk::default(), course(plan, random));
+    outcome.world_ended();
+    outcome
+}
+
+/// What the parts of a run have in common.
+struct Run {
+    plan: Rc<Plan>,
+    context: Rc<Context>,
+    register: Rc<Register>,
+    nemesis: Rc<Nemesis>,
+    hosts: Vec<Host>,
+    used: Cell<usize>,
+    random: RefCell<Rng>,
+}
+
+async fn course(plan: Rc<Plan>, mut random: Rng) -> Outcome {
+    let began = world::Instant::now();
+    let run = Run::new(&plan, &mut random);
+    let records = match run.go().await {
+        Ok(records) => records,
+        Err(violation) => {
+            run.context.witness.object(violation);
+            0
+        }
+    };
+    run.judge(records, began)
+}
+
+impl Run {
+    fn new(plan: &Rc<Plan>, random: &mut Rng) -> Self {
+        let places = plan.cores.len();
+        let witness = Rc::new(Witness::default());
+        let context = Rc::new(Context {
+            witness: Rc::clone(&witness),
+            factory: Factory::default(),
+            stop: Cell::new(false),
+            doors: (0..places).map(shared_address).collect(),
+            addresses: RefCell::default(),
+            follows: true,
+        });
+        let register = Rc::new(Register::new(&witness, places));
+        // Producers, consumers, operators, readers of every copy.
+        let count = plan.producers.len() + plan.consumers.len() + 12;
+        let hosts: Vec<Host> = (FIRST_CLIENT_HOST..).take(count).map(Host).collect();
+        let nemesis = Rc::new(Nemesis {
+            plan: Rc::clone(plan),
+            nodes: (0..places).map(|place| Node::new(place, plan, &register)).collect(),
+            register: Rc::clone(&register),
+            context: Rc::clone(&context),
+            clients: hosts.clone(),
+            operators: OPERATOR_HOST,
+            random: RefCell::new(random.fork()),
+            fired: RefCell::default(),
+            is_healed: Cell::new(false),
+            moves: Cell::new(0),
+            ended_well: Cell::new(0),
+        });
+        let random = RefCell::new(random.fork());
+        let plan = Rc::clone(plan);
+        Self { plan, context, register, nemesis, hosts, used: Cell::new(0), random }
+    }
+
+    /// The whole course; answers how many records were read at the end.
+    async fn go(&self) -> Result<u64, String> {
+        let witness = &self.context.witness;
+        witness.begin();
+        witness.disturbances.begin(Disturbance::Down);
+        Network::current().set_all(self.plan.link.clone());
+        let observer = Machine::at(OBSERVER_HOST, &Disk::default());
+        drop(observer.spawn(observe(Rc::clone(&self.nemesis))));
+        for node in self.nemesis.nodes.iter().take(self.plan.nodes) {
+            node.start();
+        }
+        drop(world::spawn(Rc::clone(&self.nemesis).supervise()));
+        if !self.plan.growing {
+            self.rest(FORM_WITHIN, "after the start").await?;
+            witness.disturbances.end(Disturbance::Down);
+        }
+        let plan = Rc::clone(&self.plan);
+        let made = self.on_client(|client| make_topics(client, plan));
+        let Ok(Some(topics)) = world::timeout(FORM_WITHIN, made).await else {
+            return Err("liveness: no topics after the start".to_owned());
+        };
+        let clients = self.start_clients(&topics);
+        self.nemesis.run().await;
+        self.nemesis.heal();
+        self.settle(clients, &topics).await
+    }
+
+    /// Starts a client on a machine of its own.
+    fn on_client<F>(&self, work: impl FnOnce(Client) -> F) -> world::JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        let number = self.used.get();
+        self.used.set(number + 1);
+        let Some(host) = self.hosts.get(number) else { unreachable!("more clients than hosts") };
+        let machine = Machine::at(*host, &Disk::default());
+        let name = format!("client-{number}");
+        let client = Client::new(&name, &self.context, self.random.borrow_mut().fork());
+        machine.spawn(work(client))
+    }
+
+    fn start_clients(&self, topics: &[Topic]) -> Vec<world::JoinHandle<()>> {
+        let mut clients = Vec::new();
+        for producer in &self.plan.producers {
+            let Some(topic) = producer.topic.and_then(|number| topics.get(number)) else {
+                continue;
+            };
+            let (plan, topic) = (producer.clone(), topic.clone());
+            clients.push(self.on_client(|client| async move {
+                drop(Producer::new(client, plan, topic).run().await);
+            }));
+        }
+        for (consumer, topic) in self.plan.consumers.iter().zip(topics.iter().cycle()) {
+            let (plan, topic) = (consumer.clone(), topic.clone());
+            clients.push(self.on_client(|client| async move {
+                drop(Consumer::new(client, plan).run(&topic).await);
+            }));
+        }
+        let all = topics.to_vec();
+        clients.push(self.on_client(|client| inspect(client, all)));
+        if self.plan.passing_topics {
+            clients.push(self.on_client(keep_passing));
+        }
+        clients
+    }
+
+    /// No more faults: every shard gets all its copies, what is under way ends, everything is
+    /// there on every copy, also after one more end of all processes.
+    async fn settle(
+        &self,
+        clients: Vec<world::JoinHandle<()>>,
+        topics: &[Topic],
+    ) -> Result<u64, String> {
+        let witness = &self.context.witness;
+        self.rest(REST_WITHIN, "after the faults").await?;
+        world::sleep(AFTERMATH).await;
+        for disturbance in
+            [Disturbance::Down, Disturbance::Network, Disturbance::Disk, Disturbance::Full]
+        {
+            witness.disturbances.end(disturbance);
+        }
+        world::sleep(CALM_LOAD).await;
+        self.context.stop.set(true);
+        let ended = async {
+            for client in clients {
+                client.await;
+            }
+        };
+        if world::timeout(SETTLE_WITHIN, ended).await.is_err() {
+            return Err("liveness: clients still wait after the faults".to_owned());
+        }
+        let mut records = 0;
+        let copies = self.register.newest().map_or(1, |newest| newest.copies_wanted);
+        for _ in 0..copies {
+            records += self.read_everything(topics).await?;
+            self.hand_on().await?;
+        }
+        witness.disturbances.begin(Disturbance::Down);
+        for node in &self.nemesis.nodes {
+            node.power_off(&mut self.random.borrow_mut());
+        }
+        self.rest(REST_WITHIN, "after a power loss of all").await?;
+        witness.disturbances.end(Disturbance::Down);
+        witness.drain();
+        records += self.read_everything(topics).await?;
+        Ok(records)
+    }
+
+    /// Waits until every node says that every shard is where it is to be.
+    async fn rest(&self, within: Duration, when: &str) -> Result<(), String> {
+        let rested = async {
+            while !self.is_resting().await {
+                world::sleep(LOOK_EVERY).await;
+            }
+        };
+        if world::timeout(within, rested).await.is_ok() {
+            return Ok(());
+        }
+        Err(format!("liveness: not whole {within:?} {when}; {}", self.state()))
+    }
+
+    async fn is_resting(&self) -> bool {
+        if self.nemesis.moves.get() > 0 {
+            return false;
+        }
+        let wanted = self.nemesis.wanted();
+        for node in self.nemesis.nodes.iter().filter(|node| node.is_wanted.get()) {
+            let (machine, operator) = self.nemesis.operator();
+            let asked = machine.spawn(ask_at(node.place, operator.context.witness.clone()));
+            let Some(Some(description)) = asked.await else { return false };
+            let members = description.nodes.iter().map(|node| node.node).collect();
+            if wanted != members || !is_at_rest(&description) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn state(&self) -> String {
+        let nodes: Vec<String> = self
+            .nemesis
+            .nodes
+            .iter()
+            .filter(|node| node.is_wanted.get())
+            .map(|node| {
+                let id = self.register.node_at(node.place);
+                format!("place {}: {id:?}, serves: {}", node.place, node.is_serving())
+            })
+            .collect();
+        let moves = self.nemesis.moves.get();
+        format!("{}; moves {moves}; newest {:?}", nodes.join(", "), self.register.newest())
+    }
+
+    /// Every lead goes to the next holder, who reads from its own copy.
+    async fn hand_on(&self) -> Result<(), String> {
+        let Some(newest) = self.register.newest() else { return Ok(()) };
+        let orders: Vec<_> = newest
+            .shards
+            .iter()
+            .filter_map(|row| Some((row.shard, next_holder(&newest, row.shard)?)))
+            .collect();
+        let moved = async {
+            for (shard, to) in &orders {
+                let (machine, mut operator) = self.nemesis.operator();
+                let change = ClusterChange::Transfer { shard: *shard, to: *to };
+                let ordered = machine.spawn(async move {
+                    while !change_once(&mut operator, change.clone()).await {
+                        world::sleep(LOOK_EVERY).await;
+                    }
+                    operator.hang_up();
+                });
+                ordered.await;
+            }
+            let leads = |newest: &ClusterDescription| {
+                orders.iter().all(|(shard, to)| {
+                    newest.shards.iter().any(|row| row.shard == *shard && row.leader == Some(*to))
+                })
+            };
+            while !self.register.newest().is_some_and(|newest| leads(&newest)) {
+                world::sleep(LOOK_EVERY).await;
+            }
+        };
+        if world::timeout(TRANSFER_WITHIN, moved).await.is_ok() {
+            return Ok(());
+        }
+        Err(format!("liveness: leads do not go where ordered: {orders:?}; {}", self.state()))
+    }
+
+    async fn read_everything(&self, topics: &[Topic]) -> Result<u64, String> {
+        let topics = topics.to_vec();
+        let read = self.on_client(|mut client| async move {
+            let mut records = 0;
+            for topic in &topics {
+                for partition in 0..topic.partitions {
+                    let key = topic.key(partition);
+                    match read_all(&mut client, key).await {
+                        Some(count) => records += count,
+                        None => {
+                            client.witness().object(format!("liveness: {key} cannot be read"));
+                        }
+                    }
+                }
+            }
+            client.hang_up();
+            records
+        });
+        match world::timeout(READ_WITHIN, read).await {
+            Ok(Some(records)) => Ok(records),
+            _ => Err("liveness: not everything can be read after the faults".to_owned()),
+        }
+    }
+
+    fn judge(&self, records: u64, began: world::Instant) -> Outcome {
+        let witness = &self.context.witness;
+        let violations = witness.violations();
+        let mut outcome = Outcome { violations, ..Outcome::default() };
+        let verdict = witness.take_history().check(&history::Options::default());
+        for violation in &verdict.violations {
+            outcome.violation(violation.to_string());
+        }
+        let counts = *witness.counts.borrow();
+        outcome.commits = counts.acknowledged;
+        outcome.records_compared = verdict.counters.records_compared;
+        for (kind, count) in self.nemesis.faults() {
+            outcome.fault(kind, count);
+        }
+        for node in &self.nemesis.nodes {
+            for (kind, count) in node.disk().counters().faults() {
+                outcome.fault(kind, count);
+            }
+        }
+        outcome.fault("lead-changed", self.register.lead_changes.get());
+        outcome.fault("members-changed", self.register.member_changes.get());
+        outcome.fault("hint-followed", counts.hints);
+        let elapsed = (world::Instant::now() - began).as_millis();
+        outcome.virtual_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);
+        let starts: u64 = self.nemesis.nodes.iter().map(|node| node.starts.get()).sum();
+        outcome.note = format!(
+            "{} nodes, {} copies, {starts} starts, {} lead changes, {} member changes, {counts:?}, \
+             {records} records read at the end",
+            self.plan.nodes,
+            self.plan.copies,
+            self.register.lead_changes.get(),
+            self.register.member_changes.get(),
+        );
+        outcome
+    }
+}
+
+async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Vec<Topic> {
+    if plan.copies != 3 {
+        let change = ClusterChange::SetCopies { copies: plan.copies };
+        while !change_once(&mut client, change.clone()).await {
+            world::sleep(LOOK_EVERY).await;
+        }
+    }
+    let mut topics = Vec::new();
+    for topic in &plan.topics {
+        let made = create(&mut client, &topic.name, topic.partitions, topic.retention);
+        topics.push(made.await);
+        // Also to learn each core's own address.
+        drop(client.topic(&topic.name).await);
+    }
+    client.hang_up();
+    topics
+}
+
+/// Asks one node after the other how the cluster is, for ever.
+async fn observe(nemesis: Rc<Nemesis>) {
+    let witness = Rc::clone(&nemesis.context.witness);
+    for place in nemesis.register.places().collect::<Vec<_>>().iter().cycle() {
+        let serves = nemesis.nodes.get(*place).is_some_and(Node::is_serving);
+        if serves && let Some(description) = ask_at(*place, Rc::clone(&witness)).await {
+            nemesis.register.saw(description);
+        }
+        world::sleep(LOOK_EVERY / 2).await;
+    }
+}
+
+/// The cluster as one node knows it.
+async fn ask_at(place: usize, witness: Rc<Witness>) -> Option<ClusterDescription> {
+    let asked = world::timeout(LOOK_WITHIN, async {
+        let connection =
+            Connection::open(shared_address(place), "observer", &witness).await.ok()?;
+        let frame = connection.call(&Request::ClusterDescribe, LOOK_WITHIN).await;
+        connection.close();
+        let frame = frame.ok()?;
+        match Response::decode(&frame.header, &frame.body) {
+            Ok(Response::ClusterDescribe(description)) => Some(description),
+            _ => None,
+        }
+    });
+    asked.await.ok()?
+}

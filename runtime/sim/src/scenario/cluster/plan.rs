@@ -1,0 +1,238 @@
+//! What a seed asks for: how many nodes, their configuration, the workload and the mix of faults.
+//!
+//! Owns: every number of a run that is not the scheduler's. Must never: be drawn from anything
+//! but the seed.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use barrage_broker::BrokerOptions;
+use barrage_model::Retention;
+use barrage_native::Options;
+use barrage_world::sim::{LinkOptions, Rng};
+
+use super::process::DATA_DIR;
+use crate::workload::{ConsumerPlan, ProducerPlan, TopicPlan, milliseconds, pick};
+
+/// A kind of fault, or of order from an operator.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Act {
+    Kill,
+    KillLeader,
+    KillAll,
+    PowerLoss,
+    PowerLossOfAll,
+    Stop,
+    RollingRestart,
+    Pause,
+    CutOneWay,
+    Halves,
+    Isolate,
+    IsolateLeader,
+    Bridge,
+    CutClients,
+    SlowLink,
+    LossyLink,
+    HealNetwork,
+    ClockJump,
+    ClockRate,
+    FlushError,
+    WriteError,
+    ReadError,
+    DiskStall,
+    DiskFull,
+    Transfer,
+    Balance,
+    Copies,
+    /// A node is emptied, a fresh one comes in its place.
+    Swap,
+    /// A node is lost with its disk, a fresh one comes in its place.
+    Replace,
+}
+
+impl Act {
+    /// All of them, each with how often it is drawn when it is in the mix.
+    const ALL: [(Self, u64); 29] = [
+        (Self::Kill, 4),
+        (Self::KillLeader, 4),
+        (Self::KillAll, 1),
+        (Self::PowerLoss, 4),
+        (Self::PowerLossOfAll, 1),
+        (Self::Stop, 2),
+        (Self::RollingRestart, 1),
+        (Self::Pause, 3),
+        (Self::CutOneWay, 3),
+        (Self::Halves, 2),
+        (Self::Isolate, 2),
+        (Self::IsolateLeader, 3),
+        (Self::Bridge, 1),
+        (Self::CutClients, 1),
+        (Self::SlowLink, 2),
+        (Self::LossyLink, 2),
+        (Self::HealNetwork, 7),
+        (Self::ClockJump, 1),
+        (Self::ClockRate, 1),
+        (Self::FlushError, 1),
+        (Self::WriteError, 1),
+        (Self::ReadError, 1),
+        (Self::DiskStall, 2),
+        (Self::DiskFull, 1),
+        (Self::Transfer, 4),
+        (Self::Balance, 1),
+        (Self::Copies, 1),
+        (Self::Swap, 2),
+        (Self::Replace, 2),
+    ];
+
+    /// The name it is counted under.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::KillLeader => "kill-leader",
+            Self::KillAll => "kill-of-all",
+            Self::PowerLoss => "power-loss",
+            Self::PowerLossOfAll => "power-loss-of-all",
+            Self::Stop => "orderly-stop",
+            Self::RollingRestart => "rolling-restart",
+            Self::Pause => "pause",
+            Self::CutOneWay => "cut-one-way",
+            Self::Halves => "partition",
+            Self::Isolate => "isolate",
+            Self::IsolateLeader => "isolate-leader",
+            Self::Bridge => "bridge",
+            Self::CutClients => "cut-clients",
+            Self::SlowLink => "slow-link",
+            Self::LossyLink => "lossy-link",
+            Self::HealNetwork => "heal-network",
+            Self::ClockJump => "clock-jump",
+            Self::ClockRate => "clock-rate",
+            Self::FlushError => "flush-error",
+            Self::WriteError => "write-error",
+            Self::ReadError => "read-error",
+            Self::DiskStall => "disk-stall",
+            Self::DiskFull => "disk-full",
+            Self::Transfer => "transfer",
+            Self::Balance => "balance",
+            Self::Copies => "copies",
+            Self::Swap => "swap",
+            Self::Replace => "replace",
+        }
+    }
+}
+
+/// Everything a seed decides.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// Members that there are when all is well.
+    pub(super) nodes: usize,
+    /// Clients come while the founder is still alone.
+    pub(super) growing: bool,
+    /// Copies wanted from the start on.
+    pub(super) copies: u8,
+    /// Cores of each node, by its place; one place is spare.
+    pub(super) cores: Vec<u16>,
+    pub(super) broker: BrokerOptions,
+    pub(super) native: Options,
+    pub(super) link: LinkOptions,
+    pub(super) topics: Vec<TopicPlan>,
+    pub(super) producers: Vec<ProducerPlan>,
+    pub(super) consumers: Vec<ConsumerPlan>,
+    /// Topics that come and go.
+    pub(super) passing_topics: bool,
+    pub(super) faults_for: Duration,
+    pub(super) pause_between_acts: RangeInclusive<Duration>,
+    pub(super) down_for: RangeInclusive<Duration>,
+    pub(super) acts: Vec<Act>,
+    pub(super) buggify: bool,
+}
+
+const KIB: u64 = 1024;
+const CORES: [u16; 3] = [1, 1, 2];
+
+impl Plan {
+    pub(super) fn draw(random: &mut Rng) -> Self {
+        let nodes = *pick(random, &[3, 3, 3, 4, 5]);
+        // Half of the kinds in most seeds, else a few that then come often.
+        let share = *pick(random, &[2, 2, 4]);
+        let mut acts = vec![Act::HealNetwork];
+        for (act, weight) in Act::ALL {
+            if random.one_in(share) {
+                acts.extend(std::iter::repeat_n(act, weight as usize));
+            }
+        }
+        let topics = draw_topics(random);
+        let busy = random.one_in(2);
+        Self {
+            nodes,
+            growing: random.one_in(3),
+            copies: if nodes == 5 { *pick(random, &[3, 5]) } else { 3 },
+            cores: (0..=nodes).map(|_| *pick(random, &CORES)).collect(),
+            broker: draw_broker(random),
+            native: Options::default(),
+            link: draw_link(random),
+            producers: draw_producers(random, topics.len()),
+            consumers: (0..random.between(1, 3)).map(|_| ConsumerPlan::draw(random)).collect(),
+            passing_topics: random.one_in(4),
+            topics,
+            faults_for: milliseconds(random.between(4_000, 16_000)),
+            pause_between_acts: milliseconds(20)..=milliseconds(if busy {
+                600
+            } else {
+                random.between(600, 3_000)
+            }),
+            down_for: milliseconds(1)..=milliseconds(random.between(10, 4_000)),
+            acts,
+            buggify: random.one_in(2),
+        }
+    }
+}
+
+/// Nothing is let go: what came first must still be there at the end, on every copy.
+fn draw_topics(random: &mut Rng) -> Vec<TopicPlan> {
+    let count = random.between(1, 2);
+    let draw = |number| {
+        let partitions = random.between(1, 4) as u32;
+        TopicPlan { name: format!("lasting-{number}"), partitions, retention: Retention::UNLIMITED }
+    };
+    (0..count).map(draw).collect()
+}
+
+/// Somebody writes to every topic; nobody waits long for a node that may be gone.
+fn draw_producers(random: &mut Rng, topics: usize) -> Vec<ProducerPlan> {
+    let mut producers = ProducerPlan::draw_some(random, topics);
+    let first = producers.first().cloned();
+    producers.extend(first.into_iter().cycle().take(topics.saturating_sub(producers.len())));
+    for (number, producer) in producers.iter_mut().enumerate() {
+        producer.topic = number.checked_rem(topics);
+        producer.patience = producer.patience.min(milliseconds(3_000));
+        let fast = *producer.think_time.end() < milliseconds(10);
+        producer.think_time = milliseconds(1)..=milliseconds(if fast { 10 } else { 60 });
+        producer.records_max = producer.records_max.min(20);
+    }
+    producers
+}
+
+fn draw_broker(random: &mut Rng) -> BrokerOptions {
+    let checkpoint_bytes = *pick(random, &[100, 1_000, 64_000]) * KIB;
+    BrokerOptions {
+        shards: random.between(1, 4) as u32,
+        cache_bytes: *pick(random, &[64, 1_000]) * KIB,
+        shard_cache_bytes_min: (*pick(random, &[8, 64, 512]) * KIB) as usize,
+        request_bytes: *pick(random, &[200, 4_000]) * KIB,
+        segment_bytes: *pick(random, &[128, 512, 4_096]) * KIB,
+        pool_segments: random.below(3) as usize,
+        checkpoint_bytes: checkpoint_bytes / 4..=checkpoint_bytes,
+        retention_tick: milliseconds(random.between(200, 800)),
+        ..BrokerOptions::new(DATA_DIR.into(), 1)
+    }
+}
+
+fn draw_link(random: &mut Rng) -> LinkOptions {
+    let noisy = random.one_in(2);
+    let latency_us = *pick(random, &[200, 2_000, 10_000]);
+    LinkOptions {
+        latency: Duration::from_micros(latency_us / 4)..=Duration::from_micros(latency_us),
+        loss_ppm: if noisy { random.below(10_000) as u32 } else { 0 },
+        ..LinkOptions::default()
+    }
+}

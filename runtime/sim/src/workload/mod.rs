@@ -1,0 +1,28 @@
+//! Clients of the simulated broker: producers, consumers, operators; and the witness of what they
+//! are told.
+//!
+//! Owns: speaking the native protocol as clients do, and noting every call in a history. It knows
+//! addresses to turn to, and nothing of the processes behind them.
+//!
+//! Must never: ask the code under test past its protocol.
+
+mod admin;
+mod batch;
+mod client;
+mod connection;
+mod consumer;
+mod disturbance;
+mod draw;
+mod lane;
+mod producer;
+mod witness;
+
+pub(crate) use self::admin::{create, inspect, keep_passing};
+pub(crate) use self::batch::{Factory, Size};
+pub(crate) use self::client::{Client, Context, Topic, TopicPlan};
+pub(crate) use self::connection::Connection;
+pub(crate) use self::consumer::{Consumer, ConsumerPlan, read_all};
+pub(crate) use self::disturbance::Disturbance;
+pub(crate) use self::draw::{between, milliseconds, pick};
+pub(crate) use self::producer::{Producer, ProducerPlan};
+pub(crate) use self::witness::Witness;
