@@ -21,7 +21,7 @@ const fn edge(
 
 /// The dependency edges: model <- wire <- client <- cli;
 /// world <- commitlog <- raft <- broker <- native <- server; model below all.
-pub(super) const EDGES: [Edge; 17] = [
+pub(super) const EDGES: [Edge; 18] = [
     edge("model", &[], &[]),
     edge("world", &["model"], &[]),
     edge("commitlog", &["model", "world"], &[]),
@@ -46,6 +46,8 @@ pub(super) const EDGES: [Edge; 17] = [
         &["model", "world", "commitlog", "raft", "cluster", "broker", "wire", "native"],
         &[],
     ),
+    // Breaks real clusters: a client, and the checker that judges what it saw.
+    edge("chaos", &["model", "wire", "client", "sim"], &[]),
     // Feeds every parser.
     edge(
         "fuzz",
@@ -72,7 +74,7 @@ pub(super) const EDGES: [Edge; 17] = [
 pub(super) const OWNED: [(&str, &[&str]); 4] = [
     ("glommio", &["world"]),
     ("openraft", &["raft"]),
-    ("tokio", &["client", "cli"]),
+    ("tokio", &["client", "cli", "chaos"]),
     ("rkyv", &["raft", "cluster", "broker"]),
 ];
 
