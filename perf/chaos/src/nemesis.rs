@@ -141,14 +141,17 @@ impl<'a> Nemesis<'a> {
         let id = self.cluster.node(victim)?.id;
         self.recorder.mark(Mark::Fault);
         self.cluster.node(victim)?.kill();
+        let mut what = format!("node {id}");
         // The others take over before it is back, or there was no failover to measure.
-        if self.cluster.nodes.len() >= 3 {
+        if self.cluster.nodes.len() >= 3 && !affected.is_empty() {
+            let led = self.await_led(id, &affected);
             let limit = self.args.recover_timeout();
             self.await_served(Mark::Fault, &affected, limit)?;
+            what = format!("{what}, led elsewhere after {} ms", millis(led));
         }
         self.hold(0..2_000);
         self.restart(victim)?;
-        Ok(Done { what: format!("node {id}"), affected })
+        Ok(Done { what, affected })
     }
 
     fn kill_all(&mut self) -> anyhow::Result<Done> {
@@ -326,6 +329,23 @@ impl<'a> Nemesis<'a> {
         let held = self.dice.between(range_ms);
         thread::sleep(Duration::from_millis(held));
         held
+    }
+
+    /// Waits until somebody names another leader than `old` for these partitions.
+    fn await_led(&self, old: NodeId, partitions: &[u32]) -> Duration {
+        let began = Instant::now();
+        let mut shards: Vec<ShardId> =
+            partitions.iter().filter_map(|partition| self.shards.get(partition)).copied().collect();
+        shards.sort_unstable();
+        shards.dedup();
+        while began.elapsed() < self.args.recover_timeout() {
+            shards.retain(|shard| self.cluster.leader(*shard).is_none_or(|leader| leader == old));
+            if shards.is_empty() {
+                break;
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+        began.elapsed()
     }
 
     fn await_served(
