@@ -1,4 +1,5 @@
-//! Threads of a process that make no progress: a core that sleeps and will not be woken.
+//! Executors that make no progress: a core, or the main thread at start, that waits for its ring
+//! and will not be woken.
 //!
 //! Owns: telling it from one that merely waits for its turn. Must never: touch the process.
 
@@ -7,7 +8,9 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-/// A core that runs looks at its timers far more often than this.
+/// Where an executor waits for work, in the kernel's words.
+const WAITS_IN: &str = "io_cqring_wait";
+/// An executor that runs looks at its timers far more often than this.
 const LOOK_TIME: Duration = Duration::from_secs(3);
 
 /// What a thread did.
@@ -18,7 +21,7 @@ struct Thread {
     waits_in: String,
 }
 
-/// Names the threads of a process that were not switched to within some seconds.
+/// Names the executors of a process that were not switched to within some seconds.
 pub(crate) fn threads(pid: u32) -> Vec<String> {
     let before = look(pid);
     thread::sleep(LOOK_TIME);
@@ -26,7 +29,7 @@ pub(crate) fn threads(pid: u32) -> Vec<String> {
     let still = |(id, then): (&u32, &Thread)| {
         let now = after.get(id)?;
         let words = format!("{} ({id}, in {})", now.name, now.waits_in);
-        (now.switches == then.switches).then_some(words)
+        (now.waits_in == WAITS_IN && now.switches == then.switches).then_some(words)
     };
     before.iter().filter_map(still).collect()
 }

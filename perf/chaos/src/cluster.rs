@@ -22,8 +22,6 @@ use crate::node::{Node, Start};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Between the client and the peer ports on loopback.
 const PEER_PORTS_AFTER: u16 = 100;
-/// The threads that run the broker carry this in their name.
-const CORE_THREAD: &str = "core";
 
 /// See the module. The nodes stand first: they end before their links and disks go.
 #[derive(Debug)]
@@ -138,16 +136,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// The cores that make no progress, and the nodes they are of.
+    /// The executors that make no progress, and the nodes they are of.
     pub(crate) fn asleep(&self) -> Vec<(usize, String)> {
         let mut asleep = Vec::new();
         for node in self.nodes.iter().filter(|node| node.answers()) {
             let Some(pid) = node.pid() else { continue };
             let threads = asleep::threads(pid);
-            let cores: Vec<_> =
-                threads.into_iter().filter(|words| words.contains(CORE_THREAD)).collect();
-            if !cores.is_empty() {
-                asleep.push((node.index, format!("{}: {}", node.words(), cores.join(", "))));
+            if !threads.is_empty() {
+                asleep.push((node.index, format!("{}: {}", node.words(), threads.join(", "))));
             }
         }
         asleep

@@ -11,7 +11,7 @@ use anyhow::Context;
 use crate::shell::{shell, try_shell};
 
 /// Room for the segments prepared ahead of four shards, and for a run's records.
-const IMAGE_SIZE: &str = "1200M";
+const IMAGE_SIZE: &str = "2000M";
 /// What fills the rest of a disk after the bulk is gone.
 const CRUMB_SIZE_BYTES: usize = 4096;
 

@@ -15,6 +15,7 @@
 //! Owns the exit code: 0 all is well, 1 something was found, 2 wrong usage.
 //! Must never: end or touch a process that it did not start.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 #![expect(
     clippy::disallowed_methods,
     reason = "outside of the broker: real processes, real clocks"

@@ -267,7 +267,8 @@ impl<'a> Nemesis<'a> {
             act(cluster.node(victim)?.disk.as_ref().context("no disk of its own")?)
         };
         disk(&mut self.cluster, crate::disk::Disk::fill)?;
-        let held = self.hold(3_000..self.args.hold_ms_max());
+        // Long enough for a segment to be full, whose follower finds no room.
+        let held = self.hold(3_000..self.args.hold_ms_max() * 3);
         disk(&mut self.cluster, crate::disk::Disk::free)?;
         Ok(Done { what: format!("node {id} for {held} ms"), affected })
     }

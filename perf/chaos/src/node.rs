@@ -16,7 +16,7 @@ use crate::disk::Disk;
 use crate::shell::shell;
 
 /// How long a node may take to serve.
-const START_TIMEOUT: Duration = Duration::from_secs(90);
+const START_TIMEOUT: Duration = Duration::from_secs(45);
 /// How long a node may take to end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(45);
 const LOOK_EVERY: Duration = Duration::from_millis(10);

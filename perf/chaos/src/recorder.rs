@@ -212,3 +212,79 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use barrage_sim::history::{Fingerprint, Key, Rule};
+
+    use super::*;
+
+    /// What clients did, one after the other.
+    enum Step {
+        /// Record `0` goes to partition 0 over connection 1.
+        Send(u64),
+        /// It is acknowledged at this offset.
+        Ok(u64, u64),
+        Fail(u64),
+        /// A reader is shown these, the first at this offset.
+        Read(u64, &'static [u64]),
+        Drain,
+    }
+
+    fn record_of(number: u64) -> SentRecord {
+        SentRecord { fingerprint: fingerprint(number), key: Some(Key::of(b"k")) }
+    }
+
+    fn fingerprint(number: u64) -> Fingerprint {
+        Fingerprint::of(Some(b"k"), Some(&number.to_le_bytes()))
+    }
+
+    fn check(what: &str, steps: &[Step], want: &[Rule]) {
+        let folder = std::env::temp_dir().join(format!("chaos-recorder-{}", std::process::id()));
+        let recorder = Recorder::new("t", 1, &folder).unwrap();
+        let (partition, reader) = (PartitionId(0), Name::from("r"));
+        for step in steps {
+            match step {
+                Step::Send(number) => {
+                    let call = recorder.send(&Name::from("p"), 1, partition, record_of(*number));
+                    // The tables number records from 0 in the order of their calls.
+                    assert_eq!(call, Call(*number), "{what}");
+                }
+                Step::Ok(number, at) => {
+                    recorder.sent(Call(*number), Ended::Ok(Some(Offset(*at))));
+                }
+                Step::Fail(number) => recorder.sent(Call(*number), Ended::Fail("no".to_owned())),
+                Step::Read(first, numbers) => {
+                    let seen = (*first..).zip(*numbers).map(|(offset, number)| SeenRecord {
+                        offset: Offset(offset),
+                        fingerprint: Some(fingerprint(*number)),
+                    });
+                    recorder.read(&reader, partition, None, seen.collect());
+                }
+                Step::Drain => recorder.note(Note::Drain),
+            }
+        }
+        let verdict = recorder.finish().unwrap();
+        let broken: Vec<_> = verdict.broken().collect();
+        assert_eq!(broken, want, "{what}: {verdict}");
+        std::fs::remove_file(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_clients_saw_is_judged() {
+        use Step::{Drain, Fail, Ok, Read, Send};
+        let two = || [Send(0), Send(1), Ok(0, 0), Ok(1, 1), Drain];
+        let and = |last: Step| two().into_iter().chain([last]).collect::<Vec<_>>();
+        check("all is there", &and(Read(0, &[0, 1])), &[]);
+        check("the last is lost", &and(Read(0, &[0])), &[Rule::I1]);
+        check("one is there twice", &and(Read(0, &[0, 1, 0])), &[Rule::I10]);
+        check("another stands there", &and(Read(0, &[1, 0])), &[Rule::I4]);
+        let turned = [Send(0), Send(1), Ok(0, 1), Ok(1, 0), Drain, Read(0, &[1, 0])];
+        check("the order is turned round", &turned, &[Rule::I6]);
+        check("a stranger", &and(Read(0, &[0, 1, 7])), &[Rule::I2]);
+        let refused = [Send(0), Fail(0), Drain, Read(0, &[0])];
+        check("what was refused is there", &refused, &[Rule::I2]);
+        let unknown = [Send(0), Drain, Read(0, &[0])];
+        check("nobody knew, and it is there", &unknown, &[]);
+    }
+}
