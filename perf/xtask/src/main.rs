@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "a command line tool prints its report")]
 
+mod chaos;
 mod simulator;
 mod tidy;
 
@@ -18,8 +19,9 @@ usage: cargo xtask TOOL
   tidy      checks the rules of the house that no compiler knows (also run by `cargo test`)
   sim       simulates the broker from seeds: sweeps many, or replays one (`--seed N`)
   bugbank   shows that the simulator finds every planted bug
+  chaos     breaks a real cluster under load and judges what its clients saw
 
-`cargo xtask sim --help` and `cargo xtask bugbank --help` tell their arguments.
+`cargo xtask sim --help`, `bugbank --help` and `chaos --help` tell their arguments.
 ";
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -30,6 +32,7 @@ fn main() -> anyhow::Result<ExitCode> {
         ["sim", "list"] => simulator::run(&root(), "list", &[]),
         ["sim", arguments @ ..] => simulator::run(&root(), "run", arguments),
         ["bugbank", arguments @ ..] => simulator::run(&root(), "bugbank", arguments),
+        ["chaos", arguments @ ..] => chaos::run(&root(), arguments),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)

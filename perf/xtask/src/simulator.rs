@@ -54,7 +54,7 @@ fn commit(root: &Path) -> String {
 }
 
 /// A run that a signal ended has no code; it failed.
-fn code(status: ExitStatus) -> ExitCode {
+pub(crate) fn code(status: ExitStatus) -> ExitCode {
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     code.map_or(ExitCode::FAILURE, ExitCode::from)
 }

@@ -61,6 +61,8 @@ pub(super) const EDGES: [Edge; 18] = [
         &["model", "world", "commitlog", "raft", "cluster", "broker", "wire", "native"],
         &[],
     ),
+    // Breaks real clusters: a client, and the checker that judges what it saw.
+    edge("chaos", &["model", "wire", "client", "sim"], &[]),
     // Feeds every parser.
     edge(
         "fuzz",
@@ -87,7 +89,7 @@ pub(super) const EDGES: [Edge; 18] = [
 pub(super) const OWNED: [(&str, &[&str]); 4] = [
     ("glommio", &["world"]),
     ("openraft", &["raft"]),
-    ("tokio", &["client", "cli", "server"]),
+    ("tokio", &["client", "cli", "server", "chaos"]),
     ("rkyv", &["raft", "cluster", "broker"]),
 ];
 

@@ -156,10 +156,10 @@ fn rot_in_a_sealed_segment_is_found_in_the_round_that_comes_by() {
         // Every sealed byte once, and again.
         assert_eq!(round(&mut scrub).await.unwrap(), sealed);
         assert_eq!(round(&mut scrub).await.unwrap(), sealed);
-        let names = barrage_world::fs::list(&dir).await.unwrap();
+        let names = fs::list(&dir).await.unwrap();
         let second = names.iter().filter(|name| name.ends_with(".log")).nth(1).unwrap();
         let path = dir.join(second);
-        let mut bytes = barrage_world::fs::read(&path).await.unwrap();
+        let mut bytes = fs::read(&path).await.unwrap();
         bytes[20_000] ^= 1;
         let block = 20_000 / 4096 * 4096;
         let mut buffer = barrage_world::Buffer::new(4096);
