@@ -285,7 +285,7 @@ pub(crate) async fn store(replica: &Replica, count: u64) {
             let first = group.with_machine(|shelf| shelf.next);
             for offset in first..first + count {
                 if offset % 5 == 0 {
-                    let stale = record(offset + 7, b"never stored");
+                    let stale = record(offset + 53, b"never stored");
                     assert!(!group.propose(stale, term).await.unwrap().reply);
                 }
                 let stored = group.propose(record(offset, &value(offset)), term).await;
