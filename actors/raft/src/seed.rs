@@ -563,8 +563,8 @@ impl Copy {
             self.log.adopt_checkpoint(checkpoint, bytes).await.map_err(Stop::later)?;
         }
         if let Some(floor) = floor.filter(|floor| self.log.hard_state().floor < Some(*floor)) {
-            // The checkpoint may have forgotten what was refused up to here. Nothing up to the floor
-            // is ever indexed, so it cannot be served.
+            // The checkpoint may have forgotten what was refused up to here. Nothing up to the
+            // floor is ever indexed, so it cannot be served.
             let raised = self.log.set_floor(floor);
             self.done(raised).await?;
         }
