@@ -386,8 +386,8 @@ impl<M: Machine> Group<M> {
         {
             let purging = self.core.raft.trigger().purge_log(released.index.0).await;
             purging.map_err(io::Error::other)?;
-            // A leader purges nothing that it is just sending to a follower: what cannot go now goes
-            // with the next call.
+            // A leader purges nothing that it is just sending to a follower: what cannot go now
+            // goes with the next call.
             let purged = |metrics: &RaftMetrics<Types>| {
                 metrics.purged.as_ref().is_some_and(|id| id.index >= released.index.0)
             };
@@ -421,9 +421,9 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Waits until this replica is known to miss records that no peer's log goes back to. It goes on
-    /// as it is, without getting nearer: the caller shuts it down, marks its folder as incomplete,
-    /// and has it seeded. Never with a floor that follows the checkpoints.
+    /// Waits until this replica is known to miss records that the leader's log does not go back to.
+    /// It goes on as it is, without getting nearer: the caller shuts it down, marks its folder as
+    /// incomplete, and has it seeded. Never with a floor that follows the checkpoints.
     pub async fn needs_seed(&self) {
         loop {
             let listener = self.core.behind.listen();

@@ -339,38 +339,64 @@ struct Keeper {
     ended: world::JoinHandle<()>,
 }
 
-impl Copy {
-    async fn open(folder: &Folder) -> Result<Self, SeedError> {
-        let lock = loop {
-            match fs::lock_dir(&folder.dir).await {
-                Ok(lock) => break lock,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    world::sleep(LOCK_PAUSE).await;
-                }
-                Err(error) => return Err(error.into()),
+/// Locks the folder, opens the log, and closes it when it is released. A lock that is waited for by
+/// a future that is dropped may be got all the same, and held by nobody until the process ends; so
+/// this is no part of such a future.
+async fn keep(
+    folder: Folder,
+    opened: oneshot::Sender<Result<CommitLog, SeedError>>,
+    released: oneshot::Receiver<()>,
+) {
+    let lock = loop {
+        let locked = fs::lock_dir(&folder.dir).await;
+        if opened.is_closed() {
+            // Whoever wanted it is gone, and the replica may be open by now.
+            return;
+        }
+        match locked {
+            Ok(lock) => break lock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                world::sleep(LOCK_PAUSE).await;
             }
-        };
-        let (dir, options): (PathBuf, _) = (folder.dir.clone(), folder.log.clone());
-        let log = match CommitLog::open_incomplete(dir.clone(), options.clone()).await {
-            Ok(log) => log,
-            Err(error @ commitlog::OpenError::Damaged(_)) => {
-                // A copy can be had again; what is damaged of it is not worth a question.
-                tracing::warn!(shard = %folder.shard(), %error, "copy is damaged, removed");
-                CommitLog::remove_files(&dir).await?;
-                CommitLog::open_incomplete(dir, options).await?
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let (release, released) = oneshot::channel();
-        let kept = log.clone();
-        let ended = world::spawn(async move {
+            Err(error) => return drop(opened.send(Err(error.into()))),
+        }
+    };
+    match open_copy(&folder).await {
+        Ok(log) => {
+            drop(opened.send(Ok(log.clone())));
             // Released or dropped: either way nobody uses the log any more.
             released.await.ok();
-            kept.close().await;
-            drop(lock);
-        });
-        let keeper = Keeper { release, ended };
-        let (shard, writing) = (folder.shard(), Vec::new());
+            log.close().await;
+        }
+        Err(error) => drop(opened.send(Err(error))),
+    }
+    drop(lock);
+}
+
+async fn open_copy(folder: &Folder) -> Result<CommitLog, SeedError> {
+    let (dir, options): (PathBuf, _) = (folder.dir.clone(), folder.log.clone());
+    match CommitLog::open_incomplete(dir.clone(), options.clone()).await {
+        Err(error @ commitlog::OpenError::Damaged(_)) => {
+            // A copy can be had again; what is damaged of it is not worth a question.
+            tracing::warn!(shard = %folder.shard(), %error, "copy is damaged, removed");
+            CommitLog::remove_files(&dir).await?;
+            Ok(CommitLog::open_incomplete(dir, options).await?)
+        }
+        opened => Ok(opened?),
+    }
+}
+
+impl Copy {
+    async fn open(folder: &Folder) -> Result<Self, SeedError> {
+        let (release, released) = oneshot::channel();
+        let (opened, opening) = oneshot::channel();
+        let shard = folder.shard();
+        let ended = world::spawn(keep(folder.clone(), opened, released));
+        let log = match opening.await {
+            Ok(log) => log?,
+            Err(_) => return Err(SeedError::Failed("nobody keeps it".to_owned())),
+        };
+        let (keeper, writing) = (Keeper { release, ended }, Vec::new());
         Ok(Self { log, shard, begins_behind: None, link: 0, received: 0, writing, keeper })
     }
 
@@ -537,8 +563,8 @@ impl Copy {
             self.log.adopt_checkpoint(checkpoint, bytes).await.map_err(Stop::later)?;
         }
         if let Some(floor) = floor.filter(|floor| self.log.hard_state().floor < Some(*floor)) {
-            // The checkpoint may have forgotten what was refused up to here. Nothing up to the floor
-            // is ever indexed, so it cannot be served.
+            // The checkpoint may have forgotten what was refused up to here. Nothing up to the
+            // floor is ever indexed, so it cannot be served.
             let raised = self.log.set_floor(floor);
             self.done(raised).await?;
         }

@@ -14,7 +14,8 @@ use crate::format::entry as entry_format;
 use crate::log::{CommitLog, Shared, Ticket};
 use crate::options::Options;
 use crate::recovery;
-use crate::segment::Segment;
+use crate::scan::Scanner;
+use crate::segment::{Segment, number_of};
 use crate::slots::Place;
 use crate::{Checkpoint, Entry};
 use barrage_model::{LogId, LogIndex, ShardId};
@@ -64,7 +65,7 @@ impl CommitLog {
     /// # Errors
     /// When the newest segment is damaged: what was promised last is not known.
     pub async fn read_hard_state(dir: &Path, options: &Options) -> Result<HardState, OpenError> {
-        recovery::newest_hard_state(dir, options).await
+        newest_hard_state(dir, options).await
     }
 
     /// The first entry of an empty log will be the one behind `floor`; `hash` is that of the header
@@ -184,6 +185,36 @@ impl CommitLog {
     }
 }
 
+/// The hard state as of the end of the newest segment. Its header restates what came before it, so
+/// no other segment is looked at.
+async fn newest_hard_state(dir: &Path, options: &Options) -> Result<HardState, OpenError> {
+    let failed = |source| OpenError::Io { action: "list", path: dir.to_owned(), source };
+    let names = fs::list(dir).await.map_err(failed)?;
+    let newest = names.iter().filter_map(|name| number_of(name)).max();
+    let Some(number) = newest else { return Ok(HardState::default()) };
+    let segment = Rc::new(recovery::open_segment(dir, number, options).await?);
+    let mut scanner = Scanner::new(segment.clone(), None);
+    let (mut hard, mut at) = (segment.header.hard, segment.header.position);
+    let reason = loop {
+        match scanner.group(at).await? {
+            Ok(group) => (hard, at) = (group.header.hard, group.end()),
+            Err(reason) => break reason,
+        }
+    };
+    let tail = scanner.probe(at).await?;
+    if at >= tail.mark {
+        return Ok(hard);
+    }
+    // Durability: every group restates the whole hard state, so the last one that is whole tells
+    // what the damaged ones before it changed. A group that changes the vote is written twice, in
+    // two blocks: a vote at the very end is lost to damage of both only, which looks as a torn end
+    // does and is as rare as two damages at once.
+    match scanner.newest_hard_state(at).await? {
+        Some(hard) => Ok(hard),
+        None => Err(segment.format_damage(at, reason).into()),
+    }
+}
+
 impl Entry {
     /// Reads an entry as another replica's log holds it; the payload stays in `bytes`.
     ///
@@ -244,7 +275,7 @@ impl Raw<'_> {
         };
         let (bytes, own) = match own {
             Some(bytes) => (bytes, true),
-            None => (self.from_disk(&segment, place).await?, false),
+            None => (self.read_disk(&segment, place).await?, false),
         };
         crate::read::check_is_at(place, &bytes, &segment)?;
         if !own {
@@ -255,7 +286,7 @@ impl Raw<'_> {
         Ok(Some(Bytes::Read(bytes)))
     }
 
-    async fn from_disk(&mut self, segment: &Segment, place: Place) -> Result<Slice, ReadError> {
+    async fn read_disk(&mut self, segment: &Segment, place: Place) -> Result<Slice, ReadError> {
         let len = place.len as usize;
         if let Some((start, window)) = &self.window
             && place.position >= *start

@@ -91,31 +91,7 @@ pub(crate) async fn recover(
     state.slots.set_applied(applied_next);
     let mut replay =
         Replay { state, applied_next, found: Vec::new(), oldest: true, mark: position };
-    let mut torn = None;
-    let mut clean_end = position;
-    for (at, segment) in segments.iter().enumerate() {
-        let next = segments.get(at + 1);
-        let limit = next.map(|next| segment.limit(next)).transpose()?;
-        segment_follows(segment, clean_end)?;
-        if let Some(limit) = limit {
-            segment.seal(limit);
-            replay.state.unindexed.push_back(segment.clone());
-            // Only a prefix is skipped: a later segment may truncate what an earlier one holds.
-            let prefix = report.scanned_segments == 0;
-            if prefix && load_index(&mut replay, segment, newest.floor).await {
-                report.skipped_segments += 1;
-                replay.state.unindexed.pop_back();
-                replay.state.hard = next.map_or(replay.state.hard, |next| next.header.hard);
-                clean_end = limit;
-                continue;
-            }
-        }
-        report.scanned_segments += 1;
-        let (end, tail) = replay.scan(segment, limit).await?;
-        clean_end = end;
-        torn = tail.filter(|tail| tail.torn);
-        replay.oldest = false;
-    }
+    let (clean_end, torn) = replay.segments(&segments, newest.floor, &mut report).await?;
     let mark = replay.mark;
     let mut state = replay.finish();
     if let Some(applied) = applied
@@ -142,39 +118,6 @@ pub(crate) async fn recover(
     state = finish(dir, state, segments, clean_end, torn.is_some(), spare).await?;
     state.applied_next = applied_next;
     Ok((state, pool, report))
-}
-
-/// The hard state as of the end of the newest segment. Its header restates what came before it, so
-/// no other segment is looked at.
-pub(crate) async fn newest_hard_state(
-    dir: &Path,
-    options: &Options,
-) -> Result<crate::HardState, OpenError> {
-    let failed = |source| OpenError::Io { action: "list", path: dir.to_owned(), source };
-    let names = fs::list(dir).await.map_err(failed)?;
-    let newest = names.iter().filter_map(|name| segment::number_of(name)).max();
-    let Some(number) = newest else { return Ok(crate::HardState::default()) };
-    let segment = Rc::new(open_segment(dir, number, options).await?);
-    let mut scanner = Scanner::new(segment.clone(), None);
-    let (mut hard, mut at) = (segment.header.hard, segment.header.position);
-    let reason = loop {
-        match scanner.group(at).await? {
-            Ok(group) => (hard, at) = (group.header.hard, group.end()),
-            Err(reason) => break reason,
-        }
-    };
-    let tail = scanner.probe(at).await?;
-    if at >= tail.mark {
-        return Ok(hard);
-    }
-    // Durability: every group restates the whole hard state, so the last one that is whole tells
-    // what the damaged ones before it changed. A group that changes the vote is written twice, in
-    // two blocks: a vote at the very end is lost to damage of both only, which looks as a torn end
-    // does and is as rare as two damages at once.
-    match scanner.newest_hard_state(at).await? {
-        Some(hard) => Ok(hard),
-        None => Err(segment.format_damage(at, reason).into()),
-    }
 }
 
 fn entries_above_floor(state: &State) -> u64 {
@@ -379,6 +322,42 @@ struct Replay {
 }
 
 impl Replay {
+    /// Replays all segments; a prefix of them by their index files. Gives where the log ends and,
+    /// if its end is torn, what lies behind.
+    async fn segments(
+        &mut self,
+        segments: &[Rc<Segment>],
+        floor: Option<LogId>,
+        report: &mut RecoveryReport,
+    ) -> Result<(u64, Option<Tail>), OpenError> {
+        let mut torn = None;
+        let mut clean_end = self.mark;
+        for (at, segment) in segments.iter().enumerate() {
+            let next = segments.get(at + 1);
+            let limit = next.map(|next| segment.limit(next)).transpose()?;
+            segment_follows(segment, clean_end)?;
+            if let Some(limit) = limit {
+                segment.seal(limit);
+                self.state.unindexed.push_back(segment.clone());
+                // Only a prefix is skipped: a later segment may truncate what an earlier one holds.
+                let prefix = report.scanned_segments == 0;
+                if prefix && load_index(self, segment, floor).await {
+                    report.skipped_segments += 1;
+                    self.state.unindexed.pop_back();
+                    self.state.hard = next.map_or(self.state.hard, |next| next.header.hard);
+                    clean_end = limit;
+                    continue;
+                }
+            }
+            report.scanned_segments += 1;
+            let (end, tail) = self.scan(segment, limit).await?;
+            clean_end = end;
+            torn = tail.filter(|tail| tail.torn);
+            self.oldest = false;
+        }
+        Ok((clean_end, torn))
+    }
+
     /// Replays one segment. Gives where it ends and, for the newest, what lies behind.
     async fn scan(
         &mut self,
