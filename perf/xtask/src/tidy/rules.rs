@@ -224,10 +224,11 @@ pub(super) const BANNED: [Ban; 8] = [
 ];
 
 /// Files that may hold `unsafe`, each with what it is needed for.
-pub(super) const UNSAFE_ALLOWED: [(&str, &str); 9] = [
+pub(super) const UNSAFE_ALLOWED: [(&str, &str); 10] = [
     ("perf/bench/src/affinity.rs", "pins the load generator; CPU affinity has no safe wrapper"),
     ("perf/fuzz/src/meter.rs", "an allocator is unsafe by its trait; a thread's processor time"),
     ("runtime/world/src/glommio/fs.rs", "statvfs has no safe wrapper"),
+    ("runtime/world/src/glommio/guard.rs", "a signal to one thread has no safe wrapper"),
     ("runtime/world/src/glommio/net.rs", "descriptors shared with glommio; recv and sendmsg"),
     ("runtime/world/src/glommio/node.rs", "CPU affinity, prctl and _exit have no safe wrapper"),
     ("runtime/world/src/glommio/preflight.rs", "io_uring_setup, statfs and rlimits have none"),

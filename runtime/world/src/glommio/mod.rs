@@ -13,6 +13,7 @@ use ::glommio::GlommioError;
 pub mod buffer;
 pub mod file;
 pub mod fs;
+pub(crate) mod guard;
 pub mod net;
 pub mod node;
 pub mod preflight;

@@ -11,13 +11,14 @@ use std::io;
 use std::panic;
 use std::process;
 use std::sync::Once;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use ::glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares};
+use ::glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use super::task::{EXIT_CODE_PANIC, IO_MEMORY, PREEMPT_AFTER, RING_DEPTH};
-use super::{buffer, io_error, preflight};
+use super::task::{EXIT_CODE_PANIC, PREEMPT_AFTER, run_guarded};
+use super::{buffer, preflight};
 
 /// What the machine offers this process.
 #[derive(Clone, Debug)]
@@ -215,7 +216,7 @@ pub struct CoreContext {
 
 /// The running cores.
 pub struct NodeHandle {
-    cores: Vec<ExecutorJoinHandle<()>>,
+    cores: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl NodeHandle {
@@ -225,7 +226,7 @@ impl NodeHandle {
     /// The first core whose executor could not run.
     pub fn join(self) -> io::Result<()> {
         for core in self.cores {
-            core.join().map_err(io_error)?;
+            core.join().map_err(|_| io::Error::other("a core panicked"))??;
         }
         Ok(())
     }
@@ -264,14 +265,12 @@ where
     for (index, &cpu) in (0..count).zip(cores.cpus()) {
         let context = CoreContext { index, count, cpu };
         let body = body.clone();
-        let handle = LocalExecutorBuilder::new(Placement::Fixed(cpu))
-            .name(&format!("core-{index}"))
-            .ring_depth(RING_DEPTH)
-            .io_memory(IO_MEMORY)
-            .preempt_timer(PREEMPT_AFTER)
-            .spin_before_park(options.spin_before_park)
-            .spawn(move || run_core(context, options, body))
-            .map_err(io_error)?;
+        let name = format!("core-{index}");
+        let handle = thread::Builder::new().name(name.clone()).spawn(move || {
+            let builder = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+                .spin_before_park(options.spin_before_park);
+            run_guarded(&name, builder, run_core(context, options, body))
+        })?;
         handles.push(handle);
     }
     Ok(NodeHandle { cores: handles })
@@ -289,18 +288,6 @@ fn forbid_huge_pages() {
     }
 }
 
-/// A wake-up from another thread waits this long at most, whatever happens to it.
-const LOOK_AROUND_EVERY: Duration = Duration::from_millis(20);
-
-/// Wakes the core now and then. A wake-up from another thread that falls into the moment a core
-/// goes to sleep is lost about once in 3,000 (glommio 0.9.0, seen with connections handed over by
-/// the accept thread); without this it would be found at the next event, which may be never.
-async fn look_around() {
-    loop {
-        ::glommio::timer::sleep(LOOK_AROUND_EVERY).await;
-    }
-}
-
 async fn run_core<F, Fut>(context: CoreContext, options: NodeOptions, body: F)
 where
     F: Fn(CoreContext) -> Fut,
@@ -312,7 +299,6 @@ where
     // threads; in glommio's default queue those wait for the preemption timer.
     let latency = Latency::Matters(PREEMPT_AFTER);
     let queue = ::glommio::executor().create_task_queue(Shares::default(), latency, "core");
-    ::glommio::spawn_local(look_around()).detach();
     match ::glommio::spawn_local_into(body(context), queue) {
         Ok(task) => task.await,
         Err(error) => super::task::fatal(&format!("cannot start core {}: {error}", context.index)),

@@ -5,13 +5,16 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io::Write;
+use std::io::{self, Write};
 use std::pin::Pin;
 use std::process;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::glommio::{LocalExecutorBuilder, Placement};
+
+use super::guard::Watched;
+use super::io_error;
 
 /// Exit code of a process that ends because of a broken invariant, as after a Rust panic.
 pub(super) const EXIT_CODE_PANIC: i32 = 101;
@@ -28,16 +31,31 @@ pub(super) const IO_MEMORY: usize = 512 * 1024;
 /// # Panics
 /// When the executor cannot be made (see `preflight` for the causes), and when a task panics.
 pub fn run_local<F: Future>(future: F) -> F::Output {
-    let executor = LocalExecutorBuilder::new(Placement::Unbound)
-        .name("local")
+    let builder = LocalExecutorBuilder::new(Placement::Unbound);
+    match run_guarded("local", builder, future) {
+        Ok(output) => output,
+        Err(error) => panic!("cannot make an executor: {error}"),
+    }
+}
+
+/// Runs `future` on an executor of this thread.
+pub(super) fn run_guarded<F: Future>(
+    name: &str,
+    builder: LocalExecutorBuilder,
+    future: F,
+) -> io::Result<F::Output> {
+    // Before the executor is made, which may pin this thread and with it those that it starts.
+    let watched = Watched::new(name)?;
+    let executor = builder
+        .name(name)
         .ring_depth(RING_DEPTH)
         .io_memory(IO_MEMORY)
         .preempt_timer(PREEMPT_AFTER)
-        .make();
-    match executor {
-        Ok(executor) => executor.run(future),
-        Err(error) => panic!("cannot make an executor: {error}"),
-    }
+        .make()
+        .map_err(io_error)?;
+    let output = executor.run(watched.guard(future));
+    drop(watched);
+    Ok(output)
 }
 
 /// Starts a task beside the current one. Dropping the handle detaches it.
@@ -83,6 +101,6 @@ pub async fn yield_if_needed() {
 pub fn fatal(message: &str) -> ! {
     tracing::error!("fatal: {message}");
     // The subscriber may filter or buffer; this line must come out.
-    drop(writeln!(std::io::stderr(), "barrage: fatal: {message}"));
+    drop(writeln!(io::stderr(), "barrage: fatal: {message}"));
     process::exit(EXIT_CODE_PANIC)
 }
