@@ -21,7 +21,7 @@ const fn edge(
 
 /// The dependency edges: model <- wire <- client <- cli;
 /// world <- commitlog <- raft <- broker <- native <- server; model below all.
-pub(super) const EDGES: [Edge; 18] = [
+pub(super) const EDGES: [Edge; 19] = [
     edge("model", &[], &[]),
     edge("world", &["model"], &[]),
     edge("commitlog", &["model", "world"], &[]),
