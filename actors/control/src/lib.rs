@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   catalog's core --Observation--> | thread "control"          |
-//!                  <-----Plan------ | Placement (actix actor)   |  decides by barrage_cluster::plan
+//!                  <-----Plan------ | Placement (actix actor)   |  by barrage_cluster::plan
 //!                    bounded        +---------------------------+
 //! ```
 //! A core never waits for it: what is observed while the actor is busy is dropped, because the next

@@ -1,5 +1,6 @@
 //! The addresses of a node: for clients one shared by all cores and one per core, for other nodes
-//! the same. Bound here, before anything else, so that a node that cannot be reached does not start.
+//! the same. Bound here, before anything else, so that a node that cannot be reached does not
+//! start.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

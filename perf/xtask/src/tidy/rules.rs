@@ -28,7 +28,7 @@ pub(super) const EDGES: [Edge; 19] = [
     edge("raft", &["model", "world", "commitlog"], &[]),
     edge("cluster", &["model"], &[]),
     edge("broker", &["model", "world", "commitlog", "raft", "cluster"], &[]),
-    // The control plane decides by pure functions of `cluster` and talks to the broker's first core.
+    // It decides by pure functions of `cluster` and talks to the broker's first core.
     edge("control", &["cluster", "broker"], &["model"]),
     edge("wire", &["model"], &[]),
     edge("native", &["model", "world", "broker", "wire"], &["client"]),
@@ -58,7 +58,7 @@ pub(super) const EDGES: [Edge; 19] = [
     // The judge of the whole: it drives every layer in the simulated world.
     edge(
         "sim",
-        &["model", "world", "commitlog", "raft", "cluster", "broker", "wire", "native"],
+        &["model", "world", "commitlog", "raft", "cluster", "broker", "wire", "native", "peer"],
         &[],
     ),
     // Breaks real clusters: a client, and the checker that judges what it saw.
