@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use barrage_cluster::message::Outcome;
-use barrage_cluster::node::{LEVEL, Presence};
+use barrage_cluster::node::{Birth, LEVEL, Presence};
 use barrage_cluster::{Catalog, Command, plan};
 use barrage_model::{NodeId, ShardId, TopicId, TopicName};
-use barrage_world::{Instant, planted, sleep, timeout};
+use barrage_world::{Instant, planted, random_u64, sleep, timeout};
 
 use crate::api::AdminError;
 use crate::beacons::now_ms;
@@ -115,8 +115,10 @@ impl Core {
     async fn known(&self, revision: u64, deadline: Instant) -> Result<Arc<Catalog>, AdminError> {
         self.wait_until(deadline, |core| {
             let own = core.board.borrow();
+            // Wrong when planted: other nodes do not know what clients are told of.
+            let alone = planted("broker-create-unknown-elsewhere");
             let own = own.beacon(core.node()).is_some_and(|beacon| beacon.revision >= revision);
-            own && core.board.borrow().is_known(revision, now_ms())
+            own && (alone || core.board.borrow().is_known(revision, now_ms()))
         })
         .await?;
         Ok(self.catalog())
@@ -160,6 +162,10 @@ impl Core {
         deadline: Instant,
     ) -> Result<ClusterChanged, AdminError> {
         let command = match change {
+            ClusterChange::Join { presence, .. } if planted("broker-birth-forgotten") => {
+                // Wrong: a newcomer that asks twice becomes two members.
+                Command::Join { birth: Birth(random_u64().into()), presence }
+            }
             ClusterChange::Join { birth, presence } => Command::Join { birth, presence },
             ClusterChange::Decommission { node } => Command::Leave { node },
             ClusterChange::Recommission { node } => Command::Stay { node },

@@ -24,7 +24,7 @@ use barrage_model::{CoreId, NodeId, PartitionKey, ProducerId, ShardId};
 use barrage_raft::Peers;
 use barrage_world::channel::{Event, Mutex, watch};
 use barrage_world::mailbox::MailboxReceiver;
-use barrage_world::{Instant, spawn, yield_if_needed};
+use barrage_world::{Instant, planted, spawn, yield_if_needed};
 
 use crate::api::{CoreStats, FetchError, Leader, ProduceError};
 use crate::catalog_shard::CatalogShard;
@@ -187,7 +187,9 @@ impl Core {
     /// still take itself for one: it had better name nobody.
     pub(crate) fn hint(&self, key: PartitionKey) -> Option<Leader> {
         let (_, shard) = self.place(key)?;
-        self.leader_of(shard).filter(|leader| leader.node != self.node())
+        // Wrong when planted: a client goes round in circles.
+        let may_be_here = planted("broker-hint-to-itself");
+        self.leader_of(shard).filter(|leader| leader.node != self.node() || may_be_here)
     }
 
     /// Something on this core has failed for good; the first reason counts.

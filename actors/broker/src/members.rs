@@ -88,7 +88,8 @@ impl Core {
         let view = View {
             leader: self.node(),
             caught_up: in_sync(&status),
-            changing: status.changing,
+            changing: status.changing && status.half_changed.is_none(),
+            half_changed: status.half_changed,
             voters: status.voters,
             learners: status.learners,
         };

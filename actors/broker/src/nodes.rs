@@ -12,7 +12,7 @@ use barrage_cluster::message::{Answer, Message, Outcome};
 use barrage_cluster::{Command, Reply};
 use barrage_model::{NodeId, ShardId};
 use barrage_raft::{Call, PeerError, Urgency};
-use barrage_world::{Instant, buggify, sleep};
+use barrage_world::{Instant, buggify, planted, sleep};
 use bytes::Bytes;
 
 use crate::api::AdminError;
@@ -97,8 +97,12 @@ impl Core {
                     }
                     sleep(LEADER_RETRY).await;
                 }
-                // What was not answered in time may have been carried out.
-                Err(AdminError::Timeout) if is_repeatable(command) && Instant::now() < deadline => {
+                // What was not answered in time may have been carried out. Wrong when planted: a
+                // topic that was made is said to have been there before.
+                Err(AdminError::Timeout)
+                    if (is_repeatable(command) || planted("broker-repeats-what-may-be-done"))
+                        && Instant::now() < deadline =>
+                {
                     sleep(LEADER_RETRY).await;
                 }
                 other => return other,
@@ -142,6 +146,8 @@ impl Core {
     ) -> Result<Answer, AdminError> {
         let call = Call { to, shard, urgency: Urgency::Urgent, deadline_in, request };
         let answer = self.peers.call(call).await.map_err(|error| match error {
+            // Wrong: a command that may be carried out is taken for one that was not.
+            _ if planted("broker-silence-taken-for-no") => AdminError::NotLeader,
             // Both leave open whether the request was carried out.
             PeerError::Unreachable(..) | PeerError::TimedOut(..) => AdminError::Timeout,
         })?;

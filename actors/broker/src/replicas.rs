@@ -21,7 +21,7 @@ use std::time::Duration;
 use barrage_cluster::beacon;
 use barrage_model::{NodeId, ShardId};
 use barrage_raft::{Content, OpenError, SeedError};
-use barrage_world::{Instant, sleep, spawn, timeout};
+use barrage_world::{Instant, planted, sleep, spawn, timeout};
 
 use crate::beacons::now_ms;
 use crate::core::Core;
@@ -201,7 +201,9 @@ impl Core {
         loop {
             let opened = async {
                 start::make_shard_dir(&self.options, id).await?;
-                if options.content().await? != Content::Whole {
+                // Wrong when planted: it votes, and holds nothing of what came before.
+                let is_whole = options.content().await? == Content::Whole;
+                if !is_whole && !planted("broker-copy-opened-before-whole") {
                     options.make_whole(sources, &bytes).await?;
                 }
                 Ok::<_, BringIn>(Shard::open(options.clone(), false).await?)

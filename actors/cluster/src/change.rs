@@ -28,6 +28,8 @@ pub struct View {
     pub caught_up: BTreeSet<NodeId>,
     /// A change of members is not committed yet.
     pub changing: bool,
+    /// A change was left half-way, perhaps by a leader before this one: where it leads to.
+    pub half_changed: Option<BTreeSet<NodeId>>,
 }
 
 /// A step.
@@ -49,6 +51,10 @@ pub enum Change {
 pub fn next(assigned: &[NodeId], watchers: &BTreeSet<NodeId>, view: &View) -> Option<Change> {
     if view.changing || assigned.is_empty() {
         return None;
+    }
+    // Until it is finished both sets of voters count, and nothing else may change.
+    if let Some(voters) = &view.half_changed {
+        return Some(Change::ChangeVoters(voters.clone()));
     }
     let wanted: BTreeSet<NodeId> = assigned.iter().copied().collect();
     let is_member = |node: &NodeId| view.voters.contains(node) || view.learners.contains(node);
@@ -127,7 +133,19 @@ mod tests {
             learners: set(learners),
             caught_up: set(caught_up),
             changing: false,
+            half_changed: None,
         }
+    }
+
+    /// The simulated cluster, seed 110: the leader that grew a group to three voters ended between
+    /// the two steps of the change, and no later leader ever changed that group's members again.
+    #[test]
+    fn what_a_former_leader_left_half_way_is_finished() {
+        let left = View { half_changed: Some(set(&[1, 2, 3])), ..view(2, &[1, 2, 3], &[], &[2]) };
+        let finish = Some(Change::ChangeVoters(set(&[1, 2, 3])));
+        assert_eq!(next(&list(&[1, 2, 3]), &NOBODY, &left), finish);
+        // Also when somebody else is to hold it by now, and before anything else.
+        assert_eq!(next(&list(&[4, 5, 6]), &NOBODY, &left), finish);
     }
 
     #[test]

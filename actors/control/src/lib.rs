@@ -15,47 +15,32 @@
 mod placement;
 
 use std::io;
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use actix::{Actor, System};
 use barrage_broker::ControlPort;
 
 use crate::placement::{Observed, Placement};
 
-/// The running control plane. It ends when the cores let go of their ends.
-#[derive(Debug)]
-pub struct Control {
-    thread: JoinHandle<()>,
-}
-
-impl Control {
-    /// Starts the control plane's thread.
-    ///
-    /// # Errors
-    /// When the system has no thread left.
-    pub fn start(port: ControlPort) -> io::Result<Self> {
-        let run = move || {
-            let system = System::new();
-            system.block_on(async move {
-                let placement = Placement::new(port.planned).start();
-                let mut observed = port.observed;
-                while let Some(observations) = observed.recv().await {
-                    // Only the newest one counts.
-                    let Some(newest) = observations.into_iter().next_back() else { continue };
-                    if placement.send(Observed(newest)).await.is_err() {
-                        break;
-                    }
+/// Starts the control plane's thread. It ends when the cores let go of their ends, or with the
+/// process: it holds nothing that must be put in order, so nobody waits for it.
+///
+/// # Errors
+/// When the system has no thread left.
+pub fn start(port: ControlPort) -> io::Result<()> {
+    let run = move || {
+        let system = System::new();
+        system.block_on(async move {
+            let placement = Placement::new(port.planned).start();
+            let mut observed = port.observed;
+            while let Some(observations) = observed.recv().await {
+                // Only the newest one counts.
+                let Some(newest) = observations.into_iter().next_back() else { continue };
+                if placement.send(Observed(newest)).await.is_err() {
+                    break;
                 }
-            });
-        };
-        let thread = thread::Builder::new().name("control".to_owned()).spawn(run)?;
-        Ok(Self { thread })
-    }
-
-    /// Waits until it has ended; call it when the cores have.
-    pub fn join(self) {
-        if self.thread.join().is_err() {
-            tracing::error!("the control plane has panicked");
-        }
-    }
+            }
+        });
+    };
+    thread::Builder::new().name("control".to_owned()).spawn(run).map(drop)
 }

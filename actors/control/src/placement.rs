@@ -53,21 +53,18 @@ mod tests {
     use barrage_cluster::{Catalog, Command};
     use barrage_model::NodeId;
 
-    use crate::Control;
 
     #[test]
-    fn an_observation_is_answered_with_a_plan_and_the_thread_ends_with_the_cores() {
+    fn an_observation_is_answered_with_a_plan() {
         let mut catalog = Catalog::new();
         catalog.apply(Command::Found { cluster: "c".to_owned(), shards: 4 }, 0);
         catalog.apply(Command::RegisterNode { node: NodeId(1) }, 0);
         let (mut link, port) = control_link();
-        let control = Control::start(port).expect("a thread");
+        crate::start(port).expect("a thread");
         let present = BTreeSet::from([NodeId(1)]);
         let sightings = Sightings { present, ..Sightings::default() };
         let plan = actix::System::new().block_on(link.ask(Arc::new(catalog), sightings));
         // One node holds all that there is: nothing is to be done.
         assert_eq!(plan, Some(Vec::new()));
-        drop(link);
-        control.join();
     }
 }

@@ -54,6 +54,9 @@ pub struct Status {
     pub learners: BTreeSet<NodeId>,
     /// The newest configuration is one of two sets of voters, or not committed yet.
     pub changing: bool,
+    /// A change is committed half-way, both sets of voters count: the set it was to lead to. Who
+    /// began it may be gone, so whoever leads finishes it.
+    pub half_changed: Option<BTreeSet<NodeId>>,
     /// On the leader: what each replica is known to have on its disk.
     pub matched: BTreeMap<NodeId, Option<LogId>>,
 }
@@ -185,7 +188,10 @@ impl<M: Machine> Group<M> {
         let matched = metrics.replication.iter().flatten();
         let changed_at = membership.log_id().as_ref().map(|id| id.index);
         let committed = metrics.local_committed.as_ref().map(|id| id.index);
-        let is_joint = membership.membership().get_joint_config().len() > 1;
+        let configs = membership.membership().get_joint_config();
+        let is_joint = configs.len() > 1;
+        let target = configs.last().filter(|_| is_joint && changed_at <= committed);
+        let half_changed = target.map(|ids| ids.iter().copied().map(NodeId).collect());
         // openraft names a leader that was removed for as long as nobody else is known.
         let leads = |leader: &NodeId| *leader != self.core.node || role == Role::Leader;
         Status {
@@ -199,6 +205,7 @@ impl<M: Machine> Group<M> {
             voters: membership.membership().voter_ids().map(NodeId).collect(),
             learners: membership.membership().learner_ids().map(NodeId).collect(),
             changing: is_joint || changed_at > committed,
+            half_changed,
             matched: matched
                 .map(|(node, id)| (NodeId(*node), id.as_ref().map(from_raft_log_id)))
                 .collect(),

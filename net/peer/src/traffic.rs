@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use barrage_model::{CoreId, NodeId, ShardId};
 use barrage_raft::Urgency;
-use barrage_world::Instant;
+use barrage_world::{Instant, planted};
 use bytes::Bytes;
 
 use crate::batch::Batch;
@@ -254,6 +254,11 @@ impl Traffic {
         let at = line.owed.binary_search_by_key(&id, |(id, _)| *id);
         line.owed.remove(at.map_err(|_| Strange::NotAsked)?);
         let refusal = outcome.as_ref().err().copied();
+        let id = match planted("peer-answer-to-another-call") {
+            // Wrong: whoever has waited longest is told what somebody else has asked.
+            true => self.oldest_of(header.shard).unwrap_or(id),
+            false => id,
+        };
         if let Some(call) = self.calls.get_mut(&id)
             && !call.is_ended()
         {
@@ -263,6 +268,11 @@ impl Traffic {
             self.end(id, outcome.map_err(CallError::Refused));
         }
         Ok(refusal)
+    }
+
+    fn oldest_of(&self, shard: ShardId) -> Option<CallId> {
+        let waits = |(_, call): &(&CallId, &Call)| call.shard == shard && !call.is_ended();
+        self.calls.iter().find(waits).map(|(id, _)| *id)
     }
 
     /// Bytes went or came on a way.

@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use barrage_broker::{Broker, BrokerOptions, CoreLinks, Home, control_link};
-use barrage_control::Control;
 use barrage_model::NodeId;
 use barrage_native::{Gateway, Options};
 use barrage_peer::{Acceptor, Book, ClusterId, Contact, Identity, Links};
@@ -128,7 +127,6 @@ struct Watch {
     steps: Vec<MailboxSender<Step>>,
     signals: Signals,
     handle: NodeHandle,
-    control: Control,
 }
 
 impl Watch {
@@ -146,7 +144,7 @@ impl Watch {
         let cluster = home.cluster().parse::<ClusterId>().map_err(Failure::new)?;
         let me = Identity { cluster, node: home.node() };
         let (link, port) = control_link();
-        let control = Control::start(port).map_err(Failure::new)?;
+        barrage_control::start(port).map_err(Failure::new)?;
         let mut link = Some(link);
         for links in Broker::mesh(count, home) {
             // The first core carries the catalog.
@@ -198,7 +196,7 @@ impl Watch {
         };
         let body = move |context| run_core(context, setup.clone());
         let handle = node::start(cores, options, body).map_err(Failure::new)?;
-        Ok(Self { told: told_receiver, steps, signals, handle, control })
+        Ok(Self { told: told_receiver, steps, signals, handle })
     }
 
     /// Waits until every core has opened its shards; `None` when a signal came first. The log is
@@ -273,9 +271,7 @@ impl Watch {
         self.done(self.steps.len().saturating_sub(1), deadline)?;
         self.tell(0, Step::ShutDown(deadline))?;
         self.done(1, deadline)?;
-        let ended = self.handle.join().map_err(Failure::new);
-        self.control.join();
-        ended
+        self.handle.join().map_err(Failure::new)
     }
 }
 

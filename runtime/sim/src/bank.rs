@@ -53,10 +53,25 @@ pub const BUGS: &[Bug] = &[
     bug("broker-producer-state-not-in-checkpoint", NODE, "a restart forgets what was sent"),
     bug("broker-retention-ahead-of-expiry", NODE, "young records go with the old ones"),
     bug("broker-wrong-partition", NODE, "records lie where nobody looks for them"),
+    bug("broker-agreed-before-applied", NODE, "a shard says that it follows, and does not yet"),
+    bug("broker-birth-forgotten", CLUSTER, "a newcomer that asks twice becomes two members"),
+    bug("broker-copy-opened-before-whole", CLUSTER, "a copy votes without what came before"),
+    bug(
+        "broker-create-unknown-elsewhere",
+        CLUSTER,
+        "other nodes do not know a topic that is there",
+    ),
+    bug("broker-founder-founds-again", CLUSTER, "a founder that was removed asks for its cluster"),
+    bug("broker-hint-to-itself", CLUSTER, "clients of a leader that was cut off go in circles"),
+    bug("broker-lost-lead-taken-for-no", CLUSTER, "what a later leader committed is ordered twice"),
+    bug("broker-reads-without-lead", CLUSTER, "a follower tells what it happens to have"),
+    bug("broker-repeats-what-may-be-done", CLUSTER, "a topic just made is said to have been there"),
+    bug("broker-silence-taken-for-no", CLUSTER, "an order that nobody answered is given twice"),
     bug("native-append-order-lost", NODE, "batches of a connection overtake each other"),
     bug("native-permit-leaked", NODE, "every refusal makes the server take less"),
     bug("native-replies-out-of-order", NODE, "a reply is taken for another request's"),
     bug("native-short-write-loses-tail", NODE, "the rest of a reply is never sent"),
+    bug("peer-answer-to-another-call", CLUSTER, "who waits longest hears what another one asked"),
     bug("raft-ack-before-flush", REPLICAS, "an entry counts for the quorum before the flush"),
     bug("raft-append-answered-early", REPLICAS, "the leader counts a copy that is not there yet"),
     bug("raft-checkpoint-ahead-of-state", REPLICAS, "a checkpoint claims more than it holds"),
@@ -64,16 +79,19 @@ pub const BUGS: &[Bug] = &[
     bug("raft-floor-ahead-of-retention", NODE, "entries go whose records are promised"),
     bug("raft-hole-replicated", REPLICAS, "what the floor has passed is left out for a follower"),
     bug("raft-leads-before-caught-up", REPLICAS, "a new leader serves before it has applied"),
+    bug("raft-lease-outlives-lead", CLUSTER, "a leader that was cut off reads for too long"),
     bug("raft-membership-not-in-checkpoint", REPLICAS, "a restored replica forgets who votes"),
     bug("raft-misrouted-request-accepted", REPLICAS, "a request for another node is answered"),
     bug("raft-overtaking-append-taken-for-lost-log", REPLICAS, "a late packet ends the leader"),
     bug("raft-proposal-in-any-term", REPLICAS, "a stamp outlives the term it was given in"),
     bug("raft-purge-before-checkpoint", REPLICAS, "entries go before a checkpoint covers them"),
     bug("raft-read-without-barrier", REPLICAS, "a leader that was cut off answers from the past"),
+    bug("raft-transfer-to-everybody", CLUSTER, "who is told of a transfer stands for election"),
     bug("raft-unknown-called-failed", REPLICAS, "an open outcome is told as a failure"),
     bug("raft-vote-not-awaited", REPLICAS, "a vote is given that a power loss takes back"),
 ];
 
+const CLUSTER: &[&str] = &["cluster"];
 const NODE: &[&str] = &["node"];
 const LOG: &[&str] = &["log"];
 const REPLICAS: &[&str] = &["replicas"];

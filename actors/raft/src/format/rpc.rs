@@ -266,6 +266,8 @@ pub(crate) fn decode_request(
         RequestBodyV1::Vote { last, transfer } => Request::Vote(to_ask(vote, last, transfer)),
         RequestBodyV1::PreVote { last, transfer } => Request::PreVote(to_ask(vote, last, transfer)),
         RequestBodyV1::Transfer { last, target } => {
+            // Wrong when planted: everybody who is told stands for election.
+            let target = if planted("raft-transfer-to-everybody") { to.0 } else { target };
             Request::Transfer(TransferLeaderRequest::new(vote, target, to_id(last)))
         }
         RequestBodyV1::Checkpoint { last } => {

@@ -151,7 +151,7 @@ fn a_node_is_replaced_and_a_minority_refuses() {
     cluster.await_healthy();
     let nodes = cluster.json(&["cluster", "nodes", "-o", "json"]);
     let ids: Vec<u64> =
-        nodes["nodes"].as_array().unwrap().iter().map(|n| n["node"].as_u64().unwrap()).collect();
+        nodes.as_array().unwrap().iter().map(|n| n["node"].as_u64().unwrap()).collect();
     assert_eq!(ids, [2, 3, 4]);
     assert_eq!(cluster.values("t").len(), 300_000);
     // One of three is left: it says no, and does not say that it stored anything.

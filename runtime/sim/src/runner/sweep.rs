@@ -95,7 +95,8 @@ impl Sweep {
     fn jobs(&self) -> Vec<Job> {
         let twice = usize::try_from(self.twice).unwrap_or(usize::MAX);
         let seeds = (0..self.seeds).map(|number| self.from.wrapping_add(number));
-        let drawn = seeds.zip(self.scenarios.iter().copied().cycle());
+        let round = self.round();
+        let drawn = seeds.zip(round.iter().copied().cycle());
         let runs = self.kept.iter().map(|kept| (kept.seed, kept.scenario)).chain(drawn);
         let mut jobs: Vec<Job> = runs
             .enumerate()
@@ -108,6 +109,13 @@ impl Sweep {
         let first: Vec<Job> = jobs.iter().take(twice).copied().collect();
         jobs.extend(first.into_iter().map(|job| Job { role: Role::Second, ..job }));
         jobs
+    }
+
+    /// The scenarios in turn, each as often as it has turns.
+    fn round(&self) -> Vec<&'static Scenario> {
+        let turns = self.scenarios.iter().map(|scenario| scenario.turns).max().unwrap_or(0);
+        let has = |turn: usize| move |scenario: &&&'static Scenario| scenario.turns > turn;
+        (0..turns).flat_map(|turn| self.scenarios.iter().filter(has(turn)).copied()).collect()
     }
 
     fn gather(&self, receiver: &Receiver<(Role, Run)>, working: &Working, count: usize) -> Totals {

@@ -17,6 +17,9 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it does and judges, in one line.
     pub about: &'static str,
+    /// How many seeds it gets of a round in which every scenario has its turns: those that cost
+    /// much get few.
+    pub turns: usize,
     /// Runs one seed.
     pub run: fn(u64) -> Outcome,
     /// What its runs must at least do.

@@ -31,7 +31,7 @@ const ANSWER_WITHIN: Duration = milliseconds(8_000);
 /// While something is wrong, a client that may turn to another node waits no longer than this.
 const PATIENCE: Duration = milliseconds(3_000);
 /// A node that was away may be so far behind what the others know.
-const BEHIND: Duration = milliseconds(10_000);
+const BEHIND: Duration = milliseconds(5_000);
 
 /// What all clients share.
 pub(crate) struct Context {

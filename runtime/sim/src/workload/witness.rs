@@ -85,7 +85,7 @@ pub(crate) struct Counts {
 /// Violations kept; one is enough to fail.
 const VIOLATIONS_MAX: usize = 20;
 /// A lead may come and go between an answer and its hint: a few times.
-const HINTS_TO_ITSELF_MAX: u64 = 100;
+const HINTS_TO_ITSELF_MAX: u64 = 5;
 /// A clock is fast by at most one in so many.
 const CLOCK_RATE_MAX: i64 = 20;
 /// Rounding of clocks.

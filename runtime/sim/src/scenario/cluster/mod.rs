@@ -38,6 +38,7 @@ use crate::workload::{
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "cluster",
     about: "three to five whole nodes and clients that follow leaders: ends, cuts, coming and going",
+    turns: 1,
     run,
     gates: Gates {
         mean_commits_min: 100,
@@ -75,9 +76,9 @@ const READ_WITHIN: Duration = milliseconds(60_000);
 /// How long leads may take to go where they are ordered to.
 const TRANSFER_WITHIN: Duration = milliseconds(60_000);
 /// Clients go on for so long after the faults.
-const CALM_LOAD: Duration = milliseconds(1_500);
+const CALM_LOAD: Duration = milliseconds(3_000);
 /// A disk that was full is looked at again, a lost connection is made again.
-const AFTERMATH: Duration = milliseconds(10_000);
+const AFTERMATH: Duration = milliseconds(6_000);
 
 fn run(seed: u64) -> Outcome {
     let mut random = Rng::new(seed);
@@ -258,32 +259,42 @@ impl Run {
 
     /// Waits until every node says that every shard is where it is to be.
     async fn rest(&self, within: Duration, when: &str) -> Result<(), String> {
+        let unrest = RefCell::new(String::new());
         let rested = async {
-            while !self.is_resting().await {
+            while let Some(reason) = self.unrest().await {
+                unrest.replace(reason);
                 world::sleep(LOOK_EVERY).await;
             }
         };
         if world::timeout(within, rested).await.is_ok() {
             return Ok(());
         }
-        Err(format!("liveness: not whole {within:?} {when}; {}", self.state()))
+        let unrest = unrest.take();
+        Err(format!("liveness: not whole {within:?} {when}: {unrest}; {}", self.state()))
     }
 
-    async fn is_resting(&self) -> bool {
+    /// What is not as it is to be.
+    async fn unrest(&self) -> Option<String> {
         if self.nemesis.moves.get() > 0 {
-            return false;
+            return Some("a node is being replaced".to_owned());
         }
         let wanted = self.nemesis.wanted();
         for node in self.nemesis.nodes.iter().filter(|node| node.is_wanted.get()) {
             let (machine, operator) = self.nemesis.operator();
             let asked = machine.spawn(ask_at(node.place, operator.context.witness.clone()));
-            let Some(Some(description)) = asked.await else { return false };
+            let place = node.place;
+            let Some(Some(description)) = asked.await else {
+                return Some(format!("place {place} does not answer"));
+            };
             let members = description.nodes.iter().map(|node| node.node).collect();
-            if wanted != members || !is_at_rest(&description) {
-                return false;
+            if wanted != members {
+                return Some(format!("place {place} knows {members:?}, not {wanted:?}"));
+            }
+            if !is_at_rest(&description) {
+                return Some(format!("place {place} says {description:?}"));
             }
         }
-        true
+        None
     }
 
     fn state(&self) -> String {

@@ -380,7 +380,7 @@ impl Nemesis {
             Act::Balance => ClusterChange::Balance,
             Act::Copies => {
                 // Never one: with it a lost disk would be a lost shard.
-                let most: &[u8] = if newest.nodes.len() >= 5 { &[3, 5] } else { &[3] };
+                let most: &[u8] = if self.plan.nodes >= 5 { &[3, 5] } else { &[3] };
                 ClusterChange::SetCopies { copies: *pick(&mut self.random(), most) }
             }
             _ => {

@@ -172,7 +172,7 @@ impl Plan {
             link: draw_link(random),
             producers: draw_producers(random, topics.len()),
             consumers: (0..random.between(1, 3)).map(|_| ConsumerPlan::draw(random)).collect(),
-            passing_topics: random.one_in(4),
+            passing_topics: random.one_in(2),
             topics,
             faults_for: milliseconds(random.between(4_000, 16_000)),
             pause_between_acts: milliseconds(20)..=milliseconds(if busy {
@@ -206,7 +206,7 @@ fn draw_producers(random: &mut Rng, topics: usize) -> Vec<ProducerPlan> {
         producer.topic = number.checked_rem(topics);
         producer.patience = producer.patience.min(milliseconds(3_000));
         let fast = *producer.think_time.end() < milliseconds(10);
-        producer.think_time = milliseconds(1)..=milliseconds(if fast { 10 } else { 60 });
+        producer.think_time = milliseconds(1)..=milliseconds(if fast { 30 } else { 150 });
         producer.records_max = producer.records_max.min(20);
     }
     producers

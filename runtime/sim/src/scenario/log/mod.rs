@@ -34,6 +34,7 @@ use plan::{End, LifePlan, Plan};
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "log",
     about: "one commit log through lives that end by power, kill or close, on a bad disk",
+    turns: 3,
     run,
     gates: Gates {
         seed_commits_min: 1,

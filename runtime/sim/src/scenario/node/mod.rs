@@ -34,6 +34,7 @@ use crate::workload::{
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "node",
     about: "the whole broker on one node, its gateway and clients: kill, power loss, disk, network",
+    turns: 3,
     run,
     gates: Gates {
         mean_commits_min: 300,

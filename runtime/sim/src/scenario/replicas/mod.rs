@@ -49,6 +49,7 @@ const READ_BYTES: usize = 64 * 1024;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "replicas",
     about: "replicas of one shard over bad links, with the real log and openraft",
+    turns: 3,
     run,
     gates: Gates {
         seed_commits_min: 1,
