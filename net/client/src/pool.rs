@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use barrage_model::NodeId;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -172,10 +173,15 @@ impl Pool {
     }
 
     /// A connection to any server but those in `except`, and its address. A silent server costs
-    /// little: the next one is dialled beside it.
+    /// little: the next one is dialled beside it. A node has several addresses, its own and one per
+    /// core: whoever is to be passed over is passed over by all of them.
     pub(crate) async fn any(&self, except: &[String]) -> Result<(String, Connection), ClientError> {
         let mut servers = self.servers();
-        servers.retain(|server| !except.contains(server));
+        let nodes: Vec<_> = except.iter().filter_map(|server| self.node_of(server)).collect();
+        let is_excepted = |server: &String| {
+            except.contains(server) || self.node_of(server).is_some_and(|id| nodes.contains(&id))
+        };
+        servers.retain(|server| !is_excepted(server));
         for server in &servers {
             if let Some(connection) = self.live(server) {
                 return Ok((server.clone(), connection));
@@ -209,6 +215,13 @@ impl Pool {
                 () = tokio::time::sleep(STAGGER), if more => {}
             }
         }
+    }
+
+    /// The node that was last met at `address`.
+    fn node_of(&self, address: &str) -> Option<NodeId> {
+        let slot = self.state().slots.get(address).cloned()?;
+        let place = slot.place();
+        place.connection.as_ref().map(|connection| connection.hello().node)
     }
 
     /// Ask this server first from now on.

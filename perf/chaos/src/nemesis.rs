@@ -173,8 +173,9 @@ impl<'a> Nemesis<'a> {
         let victim = self.any_leader()?;
         let affected = self.led(victim);
         let id = self.cluster.node(victim)?.id;
-        self.recorder.mark(Mark::Fault);
         self.cluster.node(victim)?.pause()?;
+        // After it has taken hold: what was answered in between is no sign of service.
+        self.recorder.mark(Mark::Fault);
         let held = self.hold(1_000..self.args.hold_ms_max() + 2_000);
         self.cluster.node(victim)?.go_on()?;
         Ok(Done { what: format!("node {id} for {held} ms"), affected })
@@ -194,7 +195,6 @@ impl<'a> Nemesis<'a> {
         if is_bridge {
             others.truncate(1);
         }
-        self.recorder.mark(Mark::Fault);
         let network = self.cluster.network.as_ref().context("no links to cut")?;
         for other in &others {
             if way != "to" {
@@ -204,6 +204,7 @@ impl<'a> Nemesis<'a> {
                 network.cut(*other, victim)?;
             }
         }
+        self.recorder.mark(Mark::Fault);
         let held = self.hold(2_000..self.args.hold_ms_max() + 2_000);
         self.cluster.heal()?;
         let whom = if is_bridge { "one other" } else { "all others" };
@@ -215,9 +216,9 @@ impl<'a> Nemesis<'a> {
         let victim = self.any_node();
         let affected = self.led(victim);
         let id = self.cluster.node(victim)?.id;
-        self.recorder.mark(Mark::Fault);
         let network = self.cluster.network.as_ref().context("no link to slow down")?;
         network.slow(victim, SLOW_RATE)?;
+        self.recorder.mark(Mark::Fault);
         let held = self.hold(2_000..self.args.hold_ms_max());
         self.cluster.heal()?;
         Ok(Done { what: format!("node {id} at {SLOW_RATE} for {held} ms"), affected })

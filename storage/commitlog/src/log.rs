@@ -248,7 +248,8 @@ impl CommitLog {
         state.applied_next = state.applied_next.max(applied.index.0 + 1);
         let next = state.applied_next;
         state.slots.set_applied(next);
-        let ready = crate::seal::next_unindexed(&state).is_some();
+        // Not at every apply while there is no room: housekeeping comes back by itself.
+        let ready = !state.index_rests && crate::seal::next_unindexed(&state).is_some();
         drop(state);
         if ready {
             self.shared.housekeeping.notify_one();

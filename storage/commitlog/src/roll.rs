@@ -144,6 +144,9 @@ pub(crate) async fn housekeeping(log: Rc<Shared>) {
         }
         crate::seal::write_indexes(&log).await;
         match fill_pool(&log).await {
+            Ok(()) if log.state.borrow().index_rests => {
+                barrage_world::timeout(FULL_RETRY, listener).await.ok();
+            }
             Ok(()) => listener.await,
             Err(OpenError::Io { source, .. }) if source.raw_os_error() == Some(NO_SPACE) => {
                 refuse_when_empty(&log);

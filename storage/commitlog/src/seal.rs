@@ -9,16 +9,19 @@ use barrage_world::fs;
 use std::rc::Rc;
 
 /// Writes the index file of every sealed segment that lacks one. A failure costs nothing but a
-/// scan at the next start, so it is only reported.
+/// scan at the next start, so it is only reported, once until it goes well again.
 pub(crate) async fn write_indexes(log: &Rc<Shared>) {
     loop {
         let next = next_unindexed(&log.state.borrow());
         let Some(segment) = next else { return };
-        if let Err(error) = write_index(log, &segment).await {
+        let written = write_index(log, &segment).await;
+        let rested = std::mem::replace(&mut log.state.borrow_mut().index_rests, written.is_err());
+        let Err(error) = written else { continue };
+        if !rested {
             let path = segment.index_path();
             tracing::warn!(path = %path.display(), %error, "cannot write an index file");
-            return;
         }
+        return;
     }
 }
 

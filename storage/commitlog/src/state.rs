@@ -106,6 +106,8 @@ pub(crate) struct State {
     pub(crate) refused: BTreeSet<(u64, u32)>,
     /// Sealed segments without an index file, oldest first.
     pub(crate) unindexed: VecDeque<Rc<Segment>>,
+    /// The last index file could not be written: the next one waits for a while.
+    pub(crate) index_rests: bool,
     /// Writes that wait for space.
     pub(crate) stalled_writes: usize,
     /// Hard state as of the last planned group.
@@ -143,6 +145,7 @@ impl State {
             applied_next: 0,
             refused: BTreeSet::new(),
             unindexed: VecDeque::new(),
+            index_rests: false,
             stalled_writes: 0,
             written_hard: hard,
             queue: VecDeque::new(),

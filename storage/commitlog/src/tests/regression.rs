@@ -104,6 +104,33 @@ fn a_write_that_found_space_takes_the_full_flag_back() {
         assert!(!log.is_full(), "one ENOSPC refuses records for ever");
     });
 }
+/// Found by `cargo xtask chaos --nemesis disk-full`: a node without room tried to write an index
+/// file at every apply and logged each time that it could not, seventy times a second and shard.
+#[test]
+fn an_index_file_without_room_is_tried_now_and_then() {
+    let disk = Disk::default();
+    run_on(1, &disk, async {
+        let log = open_with(options(), None).await.unwrap();
+        for n in 0..12 {
+            log.append(vec![entry(1, n, n, &[b'x'; 9_000])]).await.unwrap();
+            log.index_run(LogIndex(n), 0);
+        }
+        sleep(Duration::from_secs(1)).await;
+        disk.set_capacity_bytes(0);
+        let before = disk.operation_count();
+        for _ in 0..200 {
+            log.set_applied(id(1, 11));
+            sleep(Duration::from_millis(5)).await;
+        }
+        let spent = disk.operation_count() - before;
+        assert!(spent < 50, "{spent} operations of the disk for 200 applies");
+        let index = Path::new(&seg(1)).with_extension("idx");
+        assert!(disk.len_raw(&index).is_err(), "it found room where there is none");
+        disk.set_capacity_bytes(u64::MAX);
+        sleep(Duration::from_secs(5)).await;
+        assert!(disk.len_raw(&index).is_ok(), "it is written when there is room");
+    });
+}
 #[test]
 fn a_log_closes_on_a_full_disk() {
     let disk = Disk::default();
