@@ -39,6 +39,9 @@ impl Core {
                     shard.set_agreed(wanted.1);
                     self.news.notify_all();
                 }
+                if agreed.map(|(term, _)| term) != Some(wanted.0) {
+                    tracing::info!(shard = %shard.id(), term = wanted.0.0, "leads");
+                }
                 if agree(&shard, &catalog).await {
                     agreed = now;
                     shard.set_agreed(wanted.1);

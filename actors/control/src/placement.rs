@@ -53,7 +53,6 @@ mod tests {
     use barrage_cluster::{Catalog, Command};
     use barrage_model::NodeId;
 
-
     #[test]
     fn an_observation_is_answered_with_a_plan() {
         let mut catalog = Catalog::new();

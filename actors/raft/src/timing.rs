@@ -73,8 +73,10 @@ impl Default for Timing {
     fn default() -> Self {
         let timing = Self {
             heartbeat_interval: Duration::from_millis(100),
-            election_timeout_min: Duration::from_millis(400),
-            election_timeout_max: Duration::from_millis(750),
+            // A failover takes the longer one, which is the lease of the leader that is gone, and
+            // then a time between the two.
+            election_timeout_min: Duration::from_millis(300),
+            election_timeout_max: Duration::from_millis(550),
             append_deadline: Duration::from_secs(2),
             checkpoint_deadline: Duration::from_secs(30),
             appends_in_flight_max: 8,
