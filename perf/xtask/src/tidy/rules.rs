@@ -43,7 +43,7 @@ pub(super) const EDGES: [Edge; 17] = [
     // The judge of the whole: it drives every layer in the simulated world.
     edge(
         "sim",
-        &["model", "world", "commitlog", "raft", "cluster", "broker", "wire", "native"],
+        &["model", "world", "commitlog", "raft", "cluster", "broker", "wire", "native", "peer"],
         &[],
     ),
     // Feeds every parser.
