@@ -222,7 +222,7 @@ impl Proposer {
             }
             match building.offer(&mut self.projected, batch) {
                 Taken::In => {}
-                // One that was cut off does not know what its successor has taken: it may not judge.
+                // One that was cut off does not know what its successor took: it may not judge.
                 Taken::Refused { reply, .. } if !self.shard.group.leads_for_sure() => {
                     reply.send(Err(ProduceError::NotLeader { hint: None }));
                 }

@@ -37,7 +37,7 @@ use crate::workload::{
 /// The scenario.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "cluster",
-    about: "three to five whole nodes and clients that follow leaders: ends, cuts, coming and going",
+    about: "three to five whole nodes, clients that follow leaders: ends, cuts, coming and going",
     turns: 1,
     run,
     gates: Gates {
