@@ -45,6 +45,8 @@ impl Handler<Observed> for Placement {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used, reason = "tests fail by panicking")]
+
     use std::collections::BTreeSet;
     use std::sync::Arc;
 

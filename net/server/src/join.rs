@@ -3,6 +3,8 @@
 //! Owns: asking a cluster to become its member, before anything else of the node runs.
 //! Must never: found a cluster where one was to be joined; ask twice as two different nodes.
 
+#![expect(clippy::disallowed_methods, reason = "no core runs yet: the main thread may wait")]
+
 use std::time::Duration;
 
 use barrage_broker::{Arrival, Home, Newcomer, StartError};

@@ -37,6 +37,7 @@ impl Handler for ToBroker {
 pub(crate) type Members = Vec<(NodeId, String)>;
 
 /// Keeps the book on a thread of its own, until the sender is dropped.
+#[expect(clippy::disallowed_methods, reason = "looking up a name blocks: not on a core")]
 pub(crate) fn keep_book(book: Book) -> Result<Sender<Members>, Failure> {
     let (sender, receiver) = mpsc::channel::<Members>();
     let keep = move || {

@@ -46,6 +46,7 @@ impl Queue {
     }
 
     /// Takes a batch, or gives it back when full. One batch always fits into an empty queue.
+    #[expect(clippy::result_large_err, reason = "a refused batch goes back; a box costs every one")]
     pub(crate) fn push(
         &mut self,
         batch: WaitingBatch<ProduceReply>,
