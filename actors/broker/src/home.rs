@@ -45,7 +45,9 @@ struct Stored {
     format: u32,
     node: u64,
     cluster: String,
-    birth: String,
+    /// Absent in what a node alone has written before nodes could join.
+    #[serde(default)]
+    birth: Option<String>,
 }
 
 /// The data directory of a member, locked until this is dropped.
@@ -184,7 +186,7 @@ async fn known(dir: &Path) -> Result<Option<Identity>, StartError> {
 
 async fn write(dir: &Path, identity: &Identity) -> Result<(), StartError> {
     let Identity { node, cluster, birth } = identity;
-    let (cluster, birth) = (cluster.clone(), format!("{:032x}", birth.0));
+    let (cluster, birth) = (cluster.clone(), Some(format!("{:032x}", birth.0)));
     let stored = Stored { format: FORMAT, node: node.0, cluster, birth };
     let bytes = serde_json::to_vec(&stored).map_err(|error| failed("write", dir)(error.into()))?;
     fs::write_atomic(dir.join(FILE), &bytes).await.map_err(failed("write", dir))
@@ -217,7 +219,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Identity, String> {
     if stored.format != FORMAT {
         return Err(format!("format {} is not known to this build", stored.format));
     }
-    let birth = u128::from_str_radix(&stored.birth, 16).map_err(|error| format!("birth: {error}"));
+    let birth = stored.birth.as_deref().unwrap_or("0");
+    let birth = u128::from_str_radix(birth, 16).map_err(|error| format!("birth: {error}"));
     let Stored { node, cluster, .. } = stored;
     Ok(Identity { node: NodeId(node), cluster, birth: Birth(birth?) })
 }
@@ -231,6 +234,8 @@ mod tests {
         let golden = br#"{"format":1,"node":1,"cluster":"00ff","birth":"0a"}"#;
         let (node, cluster) = (NodeId(1), "00ff".to_owned());
         assert_eq!(parse(golden), Ok(Identity { node, cluster, birth: Birth(10) }));
+        let before = br#"{"format":1,"node":1,"cluster":"00ff"}"#;
+        assert_eq!(parse(before).map(|identity| identity.birth), Ok(Birth::default()));
         assert!(parse(br#"{"format":2,"node":1,"cluster":"00ff","birth":"0a"}"#).is_err());
         assert!(parse(br#"{"format":1,"node":1,"cluster":"00ff","birth":"x"}"#).is_err());
         for len in 0..golden.len() {
