@@ -478,10 +478,9 @@ impl Handler for ToBroker {
 
 /// Keeps the addresses of the nodes as the catalog holds them, for ever.
 async fn keep_book(broker: Broker, book: Book) {
-    let (mut seen, mut members) = (None, Vec::<(NodeId, String)>::new());
+    let mut members = Vec::<(NodeId, String)>::new();
     loop {
-        let (revision, newer) = broker.members(seen).await;
-        seen = Some(revision);
+        let newer = broker.members(&members).await;
         let gone = members.iter().map(|(node, _)| *node);
         let gone = gone.filter(|node| newer.iter().all(|(other, _)| other != node));
         gone.for_each(|node| book.remove(node));
