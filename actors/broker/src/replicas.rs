@@ -51,7 +51,7 @@ enum BringIn {
 
 /// What stands where a replica belongs.
 pub(crate) enum Place {
-    /// It is being made whole: payload bytes copied so far.
+    /// It is being closed, or made whole: payload bytes copied so far.
     Opening(Rc<Cell<u64>>),
     /// It takes part.
     Open(Shard),
@@ -256,7 +256,7 @@ impl Core {
             }
             timeout(CLOSE_TIMEOUT, members::hand_over(shard.group())).await.ok();
         }
-        if self.is_closing.get() || self.places.borrow_mut().remove(&id).is_none() {
+        if self.is_closing.get() || !self.take_out(id) {
             return;
         }
         tracing::warn!(shard = %id, ?damage, "this copy is made anew");
@@ -268,10 +268,22 @@ impl Core {
             Some(_) => folder.set_damaged_aside().await.map(drop),
         };
         if let Err(error) = set_aside {
-            self.fail(format!("shard {id}: {error}"));
+            return self.fail(format!("shard {id}: {error}"));
         }
-        // It is assigned and not here: it is brought in with the next look.
+        // If it is still assigned, it is brought in with the next look.
+        self.places.borrow_mut().remove(&id);
         self.news.notify_all();
+    }
+
+    /// Takes an open replica out of service. Its place stays taken until its folder is what it is
+    /// to be: opened by somebody else meanwhile, two logs would write to the same files.
+    fn take_out(&self, id: ShardId) -> bool {
+        let mut places = self.places.borrow_mut();
+        let open = places.get(&id).and_then(Place::shard).is_some();
+        if open {
+            places.insert(id, Place::Opening(Rc::default()));
+        }
+        open
     }
 
     /// Whether a majority of a shard's voters is in sync without this node.
@@ -299,13 +311,14 @@ impl Core {
     }
 
     async fn dismantle(&self, id: ShardId) {
-        let Some(Place::Open(shard)) = self.places.borrow_mut().remove(&id) else { return };
+        let Some(shard) = self.shard_by_id(id).filter(|_| self.take_out(id)) else { return };
         tracing::info!(shard = %id, "other nodes hold it now; the copy here goes");
         shard.shutdown(Instant::now() + CLOSE_TIMEOUT).await;
         drop(shard);
         if let Err(error) = self.shard_options(id, 1).folder().dismantle().await {
             tracing::warn!(shard = %id, %error, "its files could not be removed");
         }
+        self.places.borrow_mut().remove(&id);
         self.news.notify_all();
     }
 }
