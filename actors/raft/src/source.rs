@@ -78,7 +78,7 @@ impl Core {
         if self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.is_err() {
             return self.elsewhere();
         }
-        // What is asked from here on is of one moment, but for the look at one entry.
+        // What is asked from here on is of one moment, but for the look at entries.
         let follows = match previous {
             None => false,
             Some((id, fingerprint)) => match self.holds(id, fingerprint).await {
@@ -97,7 +97,19 @@ impl Core {
             return Answer::SeedGone;
         }
         let end = last.map_or(0, |last| last.index.0 + 1);
-        let ends = self.log.piece_ends(start..end.max(start), piece_bytes(), PIECES_MAX);
+        let ends = self.log.piece_ends(start..end.max(start), piece_bytes(), PIECES_MAX).await;
+        if self.leading_vote() != Some(vote) {
+            // A log is cut off only after its replica has voted anew: what was looked at is all of
+            // one log as long as it has not.
+            return self.elsewhere();
+        }
+        if self.log.hard_state().floor.is_some_and(|floor| floor.index.0 >= start) {
+            return Answer::SeedGone;
+        }
+        let ends = match ends {
+            Ok(ends) => ends,
+            Err(error) => return Answer::Refused(error.to_string()),
+        };
         Answer::SeedPlan(SeedPlan {
             vote,
             floor: hard.floor,
@@ -119,10 +131,11 @@ impl Core {
     }
 
     async fn entries(&self, vote: RaftVote, start: LogIndex, end: LogIndex) -> Answer {
-        let fits = self.log.piece_ends(start.0..end.0, PIECE_BYTES, 1);
-        if fits.first() != Some(&end) {
+        match self.log.piece_ends(start.0..end.0, PIECE_BYTES, 1).await {
+            Ok(fits) if fits.first() == Some(&end) => {}
             // Below the floor, behind the end, or larger than any plan makes it.
-            return Answer::SeedGone;
+            Ok(_) => return Answer::SeedGone,
+            Err(error) => return Answer::Refused(error.to_string()),
         }
         let read = self.log.read_raw_entries(start.0..end.0).await;
         if self.leading_vote() != Some(vote) {

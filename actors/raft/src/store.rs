@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, Range, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
 
 use barrage_commitlog::{CommitLog, Entry, LogError, Ticket};
 use barrage_model::LogId;
@@ -188,6 +188,24 @@ impl RaftLogReader<Types> for Reader {
 
     async fn read_vote(&mut self) -> io::Result<Option<RaftVote>> {
         Ok(self.log.hard_state().vote.map(to_raft_vote))
+    }
+
+    /// Asked at every start: the last entry of each term in `range`. The log knows where terms
+    /// change; no entry is read.
+    async fn get_key_log_ids(
+        &mut self,
+        range: RangeInclusive<RaftLogId>,
+    ) -> io::Result<Vec<RaftLogId>> {
+        let (first, last) = (from_raft_log_id(range.start()), from_raft_log_id(range.end()));
+        let mut found: Vec<LogId> = vec![first];
+        let here = self.log.last_of_terms().into_iter().filter(|id| id.index > first.index);
+        for id in here.map(|id| id.min(last)).chain([last]) {
+            match found.last_mut() {
+                Some(newest) if newest.term == id.term => *newest = id,
+                _ => found.push(id),
+            }
+        }
+        Ok(found.into_iter().map(to_raft_log_id).collect())
     }
 
     /// What replication reads from: entries with their payload.

@@ -16,7 +16,8 @@ use crate::options::Options;
 use crate::recovery;
 use crate::scan::Scanner;
 use crate::segment::{Segment, number_of};
-use crate::slots::Place;
+use crate::places;
+use crate::slots::{Known, Place};
 use crate::{Checkpoint, Entry};
 use barrage_model::{LogId, LogIndex, ShardId};
 use barrage_world::{Slice, fs, yield_if_needed};
@@ -82,9 +83,8 @@ impl CommitLog {
 
     /// The id of the entry at `index`, or of the floor when it is there.
     pub fn log_id_at(&self, index: LogIndex) -> Option<LogId> {
-        let state = self.shared.state.borrow();
-        let slot = state.slots.slot(index.0).map(|slot| LogId { term: slot.term, index });
-        slot.or_else(|| state.slots.floor().filter(|floor| floor.index == index))
+        let slots = &self.shared.state.borrow().slots;
+        slots.id_at(index.0).or_else(|| slots.floor().filter(|floor| floor.index == index))
     }
 
     /// What tells the entry at `index` from any other, the same on every replica. `None` when it is
@@ -97,26 +97,21 @@ impl CommitLog {
 
     /// Cuts `range` into pieces of about `piece_bytes`, at least one entry each: where each ends.
     /// Stops after `count_max` pieces, or when it has looked at enough.
-    pub fn piece_ends(
+    pub async fn piece_ends(
         &self,
         range: Range<u64>,
         piece_bytes: usize,
         count_max: usize,
-    ) -> Vec<LogIndex> {
-        let state = self.shared.state.borrow();
+    ) -> Result<Vec<LogIndex>, ReadError> {
         let (mut ends, mut bytes, mut next) = (Vec::new(), 0, range.start);
         for index in range.take(PLAN_ENTRIES_MAX) {
-            let Some(slot) = state.slots.slot(index) else { break };
-            let len = match (slot.place, &slot.entry) {
-                (Some(place), _) => place.len as usize,
-                (None, Some(entry)) => entry_format::encoded_len(entry),
-                (None, None) => break,
-            };
+            yield_if_needed().await;
+            let Some(len) = self.entry_len(index).await? else { break };
             if bytes > 0 && bytes + len > piece_bytes {
                 ends.push(LogIndex(index));
                 bytes = 0;
                 if ends.len() == count_max {
-                    return ends;
+                    return Ok(ends);
                 }
             }
             bytes += len;
@@ -125,7 +120,20 @@ impl CommitLog {
         if bytes > 0 {
             ends.push(LogIndex(next));
         }
-        ends
+        Ok(ends)
+    }
+
+    async fn entry_len(&self, index: u64) -> Result<Option<usize>, ReadError> {
+        let known = self.shared.state.borrow().slots.at(index);
+        Ok(match known {
+            Some(Known::Placed(place) | Known::Entry(_, Some(place))) => Some(place.len as usize),
+            Some(Known::Entry(entry, None)) => Some(entry_format::encoded_len(&entry)),
+            Some(Known::Cold(segment)) => {
+                let place = places::find_cold(&self.shared, index, segment).await?;
+                place.map(|place| place.len as usize)
+            }
+            None => None,
+        })
     }
 
     /// The entries of `range` as they lie in the log, each checked and behind its length (`u32`).
@@ -254,16 +262,21 @@ impl AsRef<[u8]> for Bytes {
 
 impl Raw<'_> {
     async fn entry(&mut self, index: u64) -> Result<Option<Bytes>, ReadError> {
-        let (place, entry) = {
-            let state = self.log.state.borrow();
-            let Some(slot) = state.slots.slot(index) else { return Ok(None) };
-            (slot.place, slot.entry.clone())
+        let (id, known) = {
+            let slots = &self.log.state.borrow().slots;
+            let Some(found) = slots.id_at(index).zip(slots.at(index)) else { return Ok(None) };
+            found
         };
-        let place = match (place, entry) {
-            (Some(place), _) => place,
+        let place = match known {
+            Known::Placed(place) | Known::Entry(_, Some(place)) => place,
             // Not written yet: all of it is in memory.
-            (None, Some(entry)) => return Ok(Some(Bytes::Built(entry.encode(self.log.shard)))),
-            (None, None) => return Ok(None),
+            Known::Entry(entry, None) => {
+                return Ok(Some(Bytes::Built(entry.encode(self.log.shard))));
+            }
+            Known::Cold(segment) => match places::find_cold(self.log, index, segment).await? {
+                Some(place) => place,
+                None => return Ok(None),
+            },
         };
         let found = self.log.state.borrow().segments.get(&place.segment).cloned();
         let Some(segment) = found else { return Ok(None) };
@@ -277,7 +290,7 @@ impl Raw<'_> {
             Some(bytes) => (bytes, true),
             None => (self.read_disk(&segment, place).await?, false),
         };
-        crate::read::check_is_at(place, &bytes, &segment)?;
+        crate::read::check_is_at(place, id, self.log.shard, &bytes, &segment)?;
         if !own {
             // The body too: what rots here must not become another replica's truth.
             let whole = entry_format::check_body(&bytes, self.log.shard);

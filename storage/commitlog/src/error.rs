@@ -39,6 +39,14 @@ pub enum OpenError {
         segment_bytes: u64,
     },
     /// Options that cannot work.
+    #[error("segment size of {segment_bytes} bytes is too large; at most {most} can be")]
+    SegmentTooLarge {
+        /// What was asked for.
+        segment_bytes: u64,
+        /// What can be.
+        most: u64,
+    },
+    /// Options that cannot work.
     #[error("segment size of {segment_bytes} bytes is too small; at least {least} are needed")]
     SegmentTooSmall {
         /// What was asked for.
@@ -79,4 +87,16 @@ pub enum ReadError {
         /// What was asked for.
         what: String,
     },
+}
+
+impl OpenError {
+    /// What a scan of an open log met.
+    pub(crate) fn into_read_error(self) -> ReadError {
+        match self {
+            Self::Damaged(damage) => ReadError::Damaged(damage),
+            Self::Io { path, source, .. } => ReadError::Io { path, source },
+            // Options are checked when a log is opened.
+            other => ReadError::NotFound { what: other.to_string() },
+        }
+    }
 }

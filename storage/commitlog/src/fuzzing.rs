@@ -5,7 +5,7 @@
 
 use crate::entry::{HardState, Vote};
 use crate::format::{FormatError, part};
-use crate::format::{checkpoint, entry, group, index, segment};
+use crate::format::{checkpoint, entry, group, index, segment, table};
 use crate::index::{RunPlace, Stored};
 use barrage_model::{LogId, LogIndex, NodeId, Offset, PartitionKey, ShardId, Term};
 use std::collections::BTreeSet;
@@ -72,26 +72,52 @@ fn claimed_place(bytes: &[u8], salt: u64) -> Result<group::Place, FormatError> {
     Ok(group::Place { shard: ShardId(fields.u32()?), segment, salt, position })
 }
 
-/// An index file with all its runs.
+/// An index file with all its runs and its entry table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Index {
-    cover: index::Cover,
-    rows: Vec<index::Row>,
+    head: index::Head,
+    entries: Vec<table::Row>,
 }
 
 impl Index {
-    /// Reads the directory, and then the runs of every partition, as recovery does.
+    /// Reads the head, the runs of every partition and the whole entry table.
     pub fn decode(file: &[u8]) -> Option<Self> {
-        let (cover, rows) = index::decode(file).ok()?;
-        rows.iter().all(|row| index::runs_of(file, row).is_ok()).then_some(Self { cover, rows })
+        let head = index::decode(file).ok()?;
+        let mut rows = head.partitions.iter().flatten();
+        let runs = rows.all(|row| index::runs_of(file, row).is_ok());
+        let entries = entries(file, &head)?;
+        runs.then_some(Self { head, entries })
     }
 
     /// The whole file, its runs taken from `file`.
     #[must_use]
     pub fn encode(&self, file: &[u8]) -> Vec<u8> {
         let runs = |row: &index::Row| (*row, index::runs_of(file, row).unwrap_or_default());
-        index::encode(&self.cover, &self.rows.iter().map(runs).collect::<Vec<_>>()).0
+        let index::Head { cover, held, table, partitions } = &self.head;
+        let partitions = partitions.as_ref().map(|rows| rows.iter().map(runs).collect());
+        let (first, terms) = (table.first, table.terms.clone());
+        let entries = index::Entries { first, rows: self.entries.clone(), terms };
+        let contents = index::Contents { cover: *cover, held: *held, entries, partitions };
+        index::encode(&contents).bytes
     }
+}
+
+/// All rows of the entry table, the last of which has the hash that the head names.
+fn entries(file: &[u8], head: &index::Head) -> Option<Vec<table::Row>> {
+    let mut rows = Vec::new();
+    let mut at = usize::try_from(head.table.start).ok()?;
+    while rows.len() < head.table.count as usize {
+        let block = file.get(at..at.checked_add(BLOCK_BYTES)?)?;
+        let left = head.table.count as usize - rows.len();
+        let read = table::decode(head.cover.salt, head.table.first + rows.len() as u64, block).ok()?;
+        if read.len() != left.min(table::BLOCK_ROWS) {
+            return None;
+        }
+        rows.extend(read);
+        at += BLOCK_BYTES;
+    }
+    let last_hash = rows.last().map_or(0, |row| row.header_hash);
+    (last_hash == head.table.last_hash).then_some(rows)
 }
 
 /// A checkpoint file.
@@ -160,10 +186,13 @@ pub fn sample_group(shard: ShardId, salt: u64, entries: &[u8], count: u32) -> Ve
     out
 }
 
-/// An index file with `runs` runs for each of `partitions` partitions.
+/// An index file with `runs` runs for each of `partitions` partitions, and `entries` entries.
 #[must_use]
-pub fn sample_index(shard: ShardId, partitions: u32, runs: u64) -> Vec<u8> {
-    let cover = index::Cover { shard, segment: 2, salt: 3, end: 8192, next_index: 4 };
+pub fn sample_index(shard: ShardId, partitions: u32, runs: u64, entries: u32) -> Vec<u8> {
+    let cover =
+        index::Cover { shard, segment: 2, salt: 3, end: 8192, next_hash: 4, next_group: 5 };
+    let kept = 3 + u64::from(entries);
+    let held = index::Held { low: 2, next: kept, kept };
     let run = |number: u64| RunPlace {
         base_offset: Offset(number * 2),
         position: number * 100,
@@ -181,8 +210,17 @@ pub fn sample_index(shard: ShardId, partitions: u32, runs: u64) -> Vec<u8> {
         bytes: 99 * runs,
         stored: Stored { start: 0, count: 0, crc: 0 },
     };
+    let entry = |number: u32| table::Row {
+        offset: number * 80,
+        len: 80,
+        header_hash: u64::from(number) + 1,
+    };
+    let terms = [(3, Term(1)), (3 + u64::from(entries / 2), Term(2))];
+    let terms = terms.into_iter().take(entries.min(2) as usize).collect();
+    let entries = index::Entries { first: 3, rows: (0..entries).map(entry).collect(), terms };
     let with_runs = |partition| (row(partition), (0..runs).map(run).collect());
-    index::encode(&cover, &(0..partitions).map(with_runs).collect::<Vec<_>>()).0
+    let partitions = Some((0..partitions).map(with_runs).collect());
+    index::encode(&index::Contents { cover, held, entries, partitions }).bytes
 }
 
 /// A checkpoint file of `state`, with so many refused runs.

@@ -9,6 +9,7 @@ use crate::format::checkpoint::Checkpoint;
 use crate::format::group::Truncate;
 use crate::index::Span;
 use crate::options::Options;
+use crate::places::Places;
 use crate::read::{self, Loaded};
 use crate::recovery::{self, Opening, RecoveryReport};
 use crate::state::{Op, State};
@@ -16,7 +17,7 @@ use crate::stats::LogStats;
 use crate::writer::{FULL_RETRY, NO_SPACE};
 use crate::{checkpoint, roll, writer};
 use barrage_model::{LogId, LogIndex, Offset, PartitionKey, ShardId};
-use barrage_world::channel::{event::Event, oneshot};
+use barrage_world::channel::{Mutex, event::Event, oneshot};
 use barrage_world::{Slice, fs, planted, spawn, timeout};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -35,6 +36,9 @@ pub(crate) struct Shared {
     pub(crate) state: RefCell<State>,
     pub(crate) pool: RefCell<Vec<PathBuf>>,
     pub(crate) loaded: RefCell<Loaded>,
+    pub(crate) places: RefCell<Places>,
+    /// Held while an index file that was lost is written again.
+    pub(crate) mending: Mutex<()>,
     pub(crate) wake: Event,
     pub(crate) housekeeping: Event,
     pub(crate) poisoned: Event,
@@ -103,6 +107,12 @@ impl CommitLog {
                 least: Options::SEGMENT_BYTES_MIN,
             });
         }
+        if options.segment_bytes > Options::SEGMENT_BYTES_MAX {
+            return Err(OpenError::SegmentTooLarge {
+                segment_bytes: options.segment_bytes,
+                most: Options::SEGMENT_BYTES_MAX,
+            });
+        }
         let failed = |source| OpenError::Io { action: "create", path: dir.clone(), source };
         if !options.segment_bytes.is_multiple_of(crate::format::BLOCK_BYTES as u64) {
             return Err(OpenError::SegmentUnaligned { segment_bytes: options.segment_bytes });
@@ -125,6 +135,8 @@ impl CommitLog {
             state: RefCell::new(state),
             pool: RefCell::new(pool),
             loaded: RefCell::default(),
+            places: RefCell::default(),
+            mending: Mutex::new(()),
             wake: Event::new(),
             housekeeping: Event::new(),
             poisoned: Event::new(),
@@ -274,6 +286,11 @@ impl CommitLog {
         read::read_entries(&self.shared, range, bytes_max).await
     }
 
+    /// The last entry of each term in the log, oldest first.
+    pub fn last_of_terms(&self) -> Vec<LogId> {
+        self.shared.state.borrow().slots.last_of_terms()
+    }
+
     /// As [`Self::read_entries`], but with the payload of their runs: what a follower needs.
     pub async fn read_whole_entries(
         &self,
@@ -409,6 +426,8 @@ impl CommitLog {
             cache_hits: state.cache.hits,
             cache_misses: state.cache.misses,
             index_bytes: state.index.memory_bytes() as u64,
+            slots: state.slots.count() as u64,
+            slot_bytes: state.slots.memory_bytes() as u64,
         }
     }
 

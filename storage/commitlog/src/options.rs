@@ -25,6 +25,9 @@ pub struct Options {
     pub floor: Floor,
     /// Bytes of a segment file, a multiple of 4096. An entry must fit into one.
     pub segment_bytes: u64,
+    /// Entries of a segment, at most; the next one goes to a new segment. Where they lie is held in
+    /// memory until the segment is sealed, applied and indexed: 32 bytes for each.
+    pub segment_entries_max: u64,
     /// Segments prepared ahead. At least one is the reserve that keeps votes and floors writable
     /// when the disk is full.
     pub pool_segments: usize,
@@ -48,6 +51,7 @@ impl Options {
             shard,
             floor: Floor::default(),
             segment_bytes: 256 * 1024 * 1024,
+            segment_entries_max: 512 * 1024,
             pool_segments: 1,
             unsynced_bytes_max: 32 * 1024 * 1024,
             group_bytes_target: 2 * 1024 * 1024,
@@ -59,6 +63,9 @@ impl Options {
 
     /// The smallest segment that can hold its header and one group of one block, twice.
     pub(crate) const SEGMENT_BYTES_MIN: u64 = DATA_START + 4 * BLOCK_BYTES as u64;
+
+    /// The largest segment: positions in it are counted in 32 bits.
+    pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 32;
 
     /// Bytes the entries of one group may take, at most.
     pub fn entry_bytes_max(&self) -> usize {

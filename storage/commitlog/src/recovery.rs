@@ -10,13 +10,13 @@ use crate::format::checkpoint::Checkpoint;
 use crate::format::entry as entry_format;
 use crate::format::group::{self, Truncate};
 use crate::format::segment::{self as segment_format, DATA_START, Header};
-use crate::format::{BLOCK_BYTES, index as index_format};
+use crate::format::{BLOCK_BYTES, index as index_format, round_up_to_block};
 use crate::index::{RunPlace, Runs, Span};
 use crate::options::{Floor, Options};
 use crate::quarantine;
 use crate::roll;
 use crate::scan::{Group, Scanner, Tail};
-use crate::segment::{self, Segment};
+use crate::segment::{self, Segment, TablePlace};
 use crate::slots::Place;
 use crate::state::State;
 use barrage_model::{LogId, PartitionKey};
@@ -43,6 +43,11 @@ impl Opening {
             Self::Incomplete => None,
         }
     }
+
+    /// Index after what the state machine has seen.
+    fn applied_next(&self) -> u64 {
+        self.applied().map_or(0, |id| id.index.0 + 1)
+    }
 }
 
 /// What opening found.
@@ -66,47 +71,20 @@ pub(crate) async fn recover(
     options: Options,
     opening: Opening,
 ) -> Result<(State, Vec<PathBuf>, RecoveryReport), OpenError> {
-    let applied = opening.applied();
-    let mut report = RecoveryReport::default();
     sync_names(dir).await?;
     let (segments, mut pool) = open_segments(dir, &options).await?;
-    let first = segments.first().map(|segment| segment.header);
-    let hard = first.map_or_else(Default::default, |header| header.hard);
-    let position = first.map_or(0, |header| header.position);
-    let mut state = State::new(options, hard, position);
-    if let Some(floor) = hard.floor {
-        state.slots.set_floor(floor);
-    }
-    // The newest header restates the floor: whole segments below it need not be read.
-    let newest = segments.last().map_or_else(Default::default, |s| s.header.hard);
-    let applied_next = applied.map_or(0, |id| id.index.0 + 1);
-    let (checkpoint, incomplete) = match opening {
-        Opening::Whole(checkpoint) => (checkpoint, false),
-        Opening::Incomplete => (None, true),
+    let trusted = replay(dir, &options, &opening, &segments, IndexFiles::Trusted).await;
+    let replayed = match trusted {
+        Err(OpenError::Damaged(damage)) if segments.iter().any(|s| s.table().is_some()) => {
+            // What index files say is never trusted over the log (rule T-3): if what follows does
+            // not fit it, they are what is doubted first.
+            tracing::warn!(%damage, "index files do not fit the log, all of it is read");
+            segments.iter().for_each(|segment| segment.forget_entries());
+            replay(dir, &options, &opening, &segments, IndexFiles::Passed).await?
+        }
+        replayed => replayed?,
     };
-    let installed = checkpoint.as_ref().is_some_and(|found| found.installed);
-    // From the same reading of the file as the machine's state: were it read again and found
-    // damaged, what apply had refused would be served.
-    state.refused = checkpoint.map(|found| found.refused).unwrap_or_default();
-    state.slots.set_applied(applied_next);
-    let mut replay =
-        Replay { state, applied_next, found: Vec::new(), oldest: true, mark: position };
-    let (clean_end, torn) = replay.segments(&segments, newest.floor, &mut report).await?;
-    let mark = replay.mark;
-    let mut state = replay.finish();
-    if let Some(applied) = applied
-        && installed
-    {
-        report.restarted = restart_behind(&mut state, applied);
-    }
-    let damage = |reason: String| match segments.last() {
-        Some(last) => last.damage(clean_end, reason),
-        None => crate::Damage { path: dir.to_owned(), position: 0, reason },
-    };
-    reaches_back(&state, &segments).map_err(damage)?;
-    if !incomplete {
-        fits_checkpoint(&state, applied).map_err(damage)?;
-    }
+    let Replayed { state, clean_end, torn, mark, mut report } = replayed;
     if let Some(last) = segments.last() {
         write_again(last, mark, clean_end).await?;
     }
@@ -115,9 +93,77 @@ pub(crate) async fn recover(
     }
     report.entries = entries_above_floor(&state);
     let spare = if torn.is_some() { pool.pop() } else { None };
-    state = finish(dir, state, segments, clean_end, torn.is_some(), spare).await?;
-    state.applied_next = applied_next;
+    let mut state = finish(dir, state, segments, clean_end, torn.is_some(), spare).await?;
+    state.applied_next = opening.applied_next();
     Ok((state, pool, report))
+}
+
+/// Whether segments are taken from their index files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IndexFiles {
+    Trusted,
+    Passed,
+}
+
+/// A log that was read and judged.
+struct Replayed {
+    state: State,
+    clean_end: u64,
+    /// What lies behind a torn end.
+    torn: Option<Tail>,
+    mark: u64,
+    report: RecoveryReport,
+}
+
+async fn replay(
+    dir: &Path,
+    options: &Options,
+    opening: &Opening,
+    segments: &[Rc<Segment>],
+    index_files: IndexFiles,
+) -> Result<Replayed, OpenError> {
+    let mut report = RecoveryReport::default();
+    let first = segments.first().map(|segment| segment.header);
+    let hard = first.map_or_else(Default::default, |header| header.hard);
+    let position = first.map_or(0, |header| header.position);
+    let mut state = State::new(options.clone(), hard, position);
+    if let Some(floor) = hard.floor {
+        state.slots.set_floor(floor);
+    }
+    // The newest header restates the floor: whole segments below it need not be read.
+    let newest = segments.last().map_or_else(Default::default, |s| s.header.hard);
+    let applied_next = opening.applied_next();
+    if let Opening::Whole(Some(checkpoint)) = opening {
+        // From the same reading of the file as the machine's state: were it read again and found
+        // damaged, what apply had refused would be served.
+        state.refused = checkpoint.refused.clone();
+    }
+    state.slots.set_applied(applied_next);
+    let mut replay = Replay {
+        state,
+        applied_next,
+        found: Vec::new(),
+        oldest: true,
+        mark: position,
+        index_files,
+    };
+    let (clean_end, torn) = replay.segments(segments, newest.floor, &mut report).await?;
+    let mark = replay.mark;
+    let mut state = replay.finish();
+    if let Opening::Whole(Some(checkpoint)) = opening
+        && checkpoint.installed
+    {
+        report.restarted = restart_behind(&mut state, checkpoint.id);
+    }
+    let damage = |reason: String| match segments.last() {
+        Some(last) => last.damage(clean_end, reason),
+        None => crate::Damage { path: dir.to_owned(), position: 0, reason },
+    };
+    reaches_back(&state, segments).map_err(damage)?;
+    if let Opening::Whole(checkpoint) = opening {
+        fits_checkpoint(&state, checkpoint.as_ref().map(|found| found.id)).map_err(damage)?;
+    }
+    Ok(Replayed { state, clean_end, torn, mark, report })
 }
 
 fn entries_above_floor(state: &State) -> u64 {
@@ -251,6 +297,9 @@ pub(crate) async fn open_segment(
     if file.len().await.map_err(failed)? < header.file_bytes {
         return Err(damaged("the file is shorter than its header says".to_owned()).into());
     }
+    if header.file_bytes > Options::SEGMENT_BYTES_MAX {
+        return Err(damaged("the file is larger than a segment can be".to_owned()).into());
+    }
     Ok(Segment::new(header, path, file))
 }
 
@@ -262,33 +311,57 @@ fn segment_follows(segment: &Segment, end: u64) -> Result<(), OpenError> {
     Err(segment.damage(segment.header.position, reason).into())
 }
 
-/// Takes a segment from its index file when nothing in it is needed by Raft or apply any more.
-async fn load_index(replay: &mut Replay, segment: &Rc<Segment>, floor: Option<LogId>) -> bool {
-    let Ok(bytes) = fs::read(&segment.index_path()).await else { return false };
-    let Ok((cover, rows)) = index_format::decode(&bytes) else {
-        tracing::warn!(path = %segment.index_path().display(), "index file damaged, rebuilt");
-        return false;
+/// Takes a segment from its index file when apply needs nothing in it any more, and the entries in
+/// it follow those before it.
+async fn load_index(
+    replay: &mut Replay,
+    segment: &Rc<Segment>,
+    next: &Segment,
+    floor: Option<LogId>,
+) -> bool {
+    let path = segment.index_path();
+    let Ok(bytes) = read_head(&path).await else { return false };
+    let head = match index_format::decode(&bytes) {
+        Ok(head) => head,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "index file damaged, rebuilt");
+            return false;
+        }
     };
-    let floor_next = floor.map_or(0, |floor| floor.index.0 + 1);
-    segment.holds_up_to(cover.next_index);
-    let needless = cover.next_index <= floor_next && cover.next_index <= replay.applied_next;
-    // Wrong when planted: entries that Raft still needs are passed over.
-    let right = cover == crate::seal::cover(segment)
-        && (needless || planted("commitlog-index-trusted-over-log"));
-    // Runs are read lazily later; a damaged table must be found now, while it can be rebuilt.
-    let inside = |run: &RunPlace| {
-        let end = run.position.checked_add(u64::from(run.byte_len));
-        run.position >= segment.header.position && end.is_some_and(|end| end <= cover.end)
+    let index_format::Head { cover, held, table, partitions } = head;
+    let Some(partitions) = partitions else { return false };
+    // Wrong when planted: entries that apply needs are passed over.
+    let needless =
+        held.next <= replay.applied_next || planted("commitlog-index-trusted-over-log");
+    let slots = &mut replay.state.slots;
+    let floor_next = floor.max(slots.floor()).map_or(0, |floor| floor.index.0 + 1);
+    let above = table.first.max(floor_next).min(table.next())..table.next();
+    let begins_anywhere = slots.is_empty() && floor_next == 0 && segment.header.position == 0;
+    let expected = match slots.next_index().filter(|_| !slots.is_empty()) {
+        Some(next) => next.max(floor_next),
+        None if begins_anywhere => held.low,
+        None => floor_next,
     };
-    let readable = |row: &index_format::Row| {
-        index_format::runs_of(&bytes, row).is_ok_and(|runs| runs.iter().all(inside))
+    let follows = match above.is_empty() {
+        true => held.kept <= expected,
+        false => above.start == expected && table.next() == held.kept,
     };
-    if !right || !rows.iter().all(readable) {
-        segment.holds_up_to(0);
+    if cover != crate::seal::cover_before(segment, next) || !needless || !follows {
         return false;
     }
-    let readable = replay.state.options.floor == Floor::Checkpoint;
-    for row in rows.into_iter().filter(|_| readable) {
+    if let Some(floor) = floor {
+        slots.set_floor(floor);
+    }
+    segment.holds_as_indexed(held);
+    let (start, first, count) = (table.start, table.first, table.count);
+    segment.set_table(TablePlace { start, first, count });
+    // What was refused at or below a floor that follows the records may be forgotten; and
+    // retention has let all of it go.
+    let readable = replay.state.options.floor == Floor::Checkpoint || !above.is_empty();
+    if !above.is_empty() {
+        slots.push_cold(segment.number(), above, &table.terms, table.last_hash);
+    }
+    for row in partitions.into_iter().filter(|_| readable) {
         let span = Span {
             segment: segment.number(),
             first: row.first,
@@ -300,13 +373,21 @@ async fn load_index(replay: &mut Replay, segment: &Rc<Segment>, floor: Option<Lo
         };
         replay.state.index.add_span(row.key, span);
     }
-    if cover.next_index > 0
-        && let Some(floor) = floor
-    {
-        // Everything in it is below the floor, so the slots begin behind it.
-        replay.state.slots.set_floor(floor);
-    }
     true
+}
+
+/// The head of an index file, and some of what follows it: neither the runs nor the entry table
+/// is read before somebody asks.
+async fn read_head(path: &Path) -> io::Result<barrage_world::Slice> {
+    let file = File::open(path).await?;
+    let block = file.read_at(0, BLOCK_BYTES).await?;
+    let len = index_format::head_len(&block).unwrap_or(0);
+    let head = match len <= BLOCK_BYTES {
+        true => block,
+        false => file.read_at(0, round_up_to_block(len)).await?,
+    };
+    file.close().await?;
+    Ok(head)
 }
 
 /// Replays groups into the state.
@@ -319,6 +400,7 @@ struct Replay {
     oldest: bool,
     /// Everything before this log position is known to be on the medium.
     mark: u64,
+    index_files: IndexFiles,
 }
 
 impl Replay {
@@ -336,15 +418,17 @@ impl Replay {
             let next = segments.get(at + 1);
             let limit = next.map(|next| segment.limit(next)).transpose()?;
             segment_follows(segment, clean_end)?;
-            if let Some(limit) = limit {
+            self.state.segments.insert(segment.number(), segment.clone());
+            if let (Some(limit), Some(next)) = (limit, next) {
                 segment.seal(limit);
                 self.state.unindexed.push_back(segment.clone());
                 // Only a prefix is skipped: a later segment may truncate what an earlier one holds.
                 let prefix = report.scanned_segments == 0;
-                if prefix && load_index(self, segment, floor).await {
+                let trusted = prefix && self.index_files == IndexFiles::Trusted;
+                if trusted && load_index(self, segment, next, floor).await {
                     report.skipped_segments += 1;
                     self.state.unindexed.pop_back();
-                    self.state.hard = next.map_or(self.state.hard, |next| next.header.hard);
+                    self.state.hard = next.header.hard;
                     clean_end = limit;
                     continue;
                 }
@@ -417,20 +501,8 @@ impl Replay {
     }
 
     fn group(&mut self, segment: &Rc<Segment>, group: &Group) -> Result<(), OpenError> {
-        match group.header.truncate {
-            None => {}
-            Some(Truncate::All) => {
-                self.state.slots.truncate_after(None);
-                self.found.clear();
-                self.state.previous_hash = 0;
-            }
-            Some(Truncate::After(last)) => {
-                self.state.slots.truncate_after(Some(last));
-                while self.found.last().is_some_and(|found| found.0 > last.index.0) {
-                    self.found.pop();
-                }
-                self.state.previous_hash = self.state.slots.hash_of(last.index.0);
-            }
+        if let Some(truncate) = group.header.truncate {
+            self.truncate(segment, group, truncate)?;
         }
         if let Some(floor) = group.header.hard.floor {
             // Before the entries: after a checkpoint from a peer the floor lies behind the end of
@@ -444,6 +516,32 @@ impl Replay {
             at += self.entry(segment, group, at)?;
         }
         self.state.hard = group.header.hard;
+        Ok(())
+    }
+
+    fn truncate(
+        &mut self,
+        segment: &Segment,
+        group: &Group,
+        truncate: Truncate,
+    ) -> Result<(), OpenError> {
+        match truncate {
+            Truncate::All => {
+                self.state.slots.truncate_after(None);
+                self.found.clear();
+            }
+            Truncate::After(last) => {
+                if self.state.slots.cold_next().is_some_and(|next| last.index.0 + 1 < next) {
+                    let reason = format!("it cuts off what was applied, after {last:?}");
+                    return Err(segment.damage(group.position, reason).into());
+                }
+                self.state.slots.truncate_after(Some(last));
+                while self.found.last().is_some_and(|found| found.0 > last.index.0) {
+                    self.found.pop();
+                }
+            }
+        }
+        self.state.cut(truncate);
         Ok(())
     }
 
@@ -496,14 +594,8 @@ impl Replay {
                 if self.state.refused.contains(&(index, number as u32)) {
                     continue;
                 }
-                let place = RunPlace {
-                    base_offset: run.base_offset,
-                    position: position + start as u64,
-                    record_count: run.record_count,
-                    byte_len: run.byte_len,
-                    log_time_ms: header.log_time_ms,
-                    max_timestamp: run.max_timestamp,
-                };
+                let start = position + start as u64;
+                let place = RunPlace::new(&run, start, header.log_time_ms);
                 self.found.push((index, segment.number(), run.key, place));
             }
         }
@@ -517,8 +609,7 @@ impl Replay {
 /// truncation and the floor together: either alone would be misread.
 fn restart_behind(state: &mut State, applied: LogId) -> bool {
     let floor_covers = state.slots.floor().is_some_and(|floor| floor.index >= applied.index);
-    let slot = state.slots.slot(applied.index.0);
-    if floor_covers || slot.is_some_and(|slot| slot.term == applied.term) {
+    if floor_covers || state.slots.id_at(applied.index.0) == Some(applied) {
         return false;
     }
     state.slots.truncate_after(None);

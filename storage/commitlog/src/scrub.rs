@@ -46,7 +46,7 @@ impl CommitLog {
             };
             let end = segment.end().unwrap_or(at);
             while at < end && checked < bytes_max {
-                let group = scanner.group(at).await.map_err(read_error)?;
+                let group = scanner.group(at).await.map_err(OpenError::into_read_error)?;
                 let group = group.map_err(|reason| segment.format_damage(at, reason))?;
                 checked += group.end() - at;
                 at = group.end();
@@ -74,14 +74,5 @@ impl CommitLog {
         let state = self.shared.state.borrow();
         let mut sealed = state.segments.range(number..).filter(|(_, s)| s.end().is_some());
         sealed.next().map(|(_, segment)| Rc::clone(segment))
-    }
-}
-
-fn read_error(error: OpenError) -> ReadError {
-    match error {
-        OpenError::Damaged(damage) => ReadError::Damaged(damage),
-        OpenError::Io { path, source, .. } => ReadError::Io { path, source },
-        // Options are checked when a log is opened.
-        other => ReadError::NotFound { what: other.to_string() },
     }
 }

@@ -1,15 +1,18 @@
-//! Index files of sealed segments: written once everything in the segment is applied.
+//! Index files of sealed segments: written once everything in the segment is applied. Then the
+//! places of its entries leave memory.
 
-use crate::format::index::{self as format, Cover, Row};
-use crate::index::Runs;
+use crate::format::index::{self as format, Contents, Cover, Entries, Row};
+use crate::format::table::Row as EntryRow;
+use crate::index::{Runs, Stored};
 use crate::log::Shared;
-use crate::segment::Segment;
+use crate::segment::{Segment, TablePlace};
 use crate::state::State;
-use barrage_world::fs;
+use barrage_model::PartitionKey;
+use barrage_world::{fs, planted};
 use std::rc::Rc;
 
-/// Writes the index file of every sealed segment that lacks one. A failure costs nothing but a
-/// scan at the next start, so it is only reported, once until it goes well again.
+/// Writes the index file of every sealed segment that lacks one. A failure costs nothing but
+/// memory and a scan at the next start, so it is only reported, once until it goes well again.
 pub(crate) async fn write_indexes(log: &Rc<Shared>) {
     loop {
         let next = next_unindexed(&log.state.borrow());
@@ -29,48 +32,124 @@ pub(crate) async fn write_indexes(log: &Rc<Shared>) {
 /// that are not committed may still be truncated, and only what apply accepted is indexed.
 pub(crate) fn next_unindexed(state: &State) -> Option<Rc<Segment>> {
     let oldest = state.unindexed.front()?;
-    (oldest.next_index() <= state.applied_next).then(|| oldest.clone())
+    let last = oldest.next_index().checked_sub(1);
+    // Apply may be ahead of this disk. What is applied in place of an entry that was cut off here
+    // has its place behind the record that cut it off, so that this is known then.
+    let settled = last.is_none_or(|last| !state.slots.waits_for_place(last));
+    // Wrong when planted: what leaves memory may be cut off later.
+    let applied = oldest.next_index() <= state.applied_next || planted("commitlog-cold-unapplied");
+    (applied && settled).then(|| oldest.clone())
 }
 
 async fn write_index(log: &Rc<Shared>, segment: &Rc<Segment>) -> std::io::Result<()> {
     let number = segment.number();
-    let (bytes, stored) = {
-        let state = log.state.borrow();
-        let mut partitions = Vec::new();
-        for (key, span) in state.index.spans_of(number) {
-            let Runs::Memory(runs) = &span.runs else { continue };
-            let row = Row {
-                key,
-                first: span.first,
-                next: span.next,
-                first_time_ms: span.first_time_ms,
-                last_time_ms: span.last_time_ms,
-                bytes: span.bytes,
-                stored: crate::index::Stored { start: 0, count: 0, crc: 0 },
-            };
-            partitions.push((row, runs.as_ref().clone()));
-        }
-        let cover = cover(segment);
-        let (bytes, stored) = format::encode(&cover, &partitions);
-        let keys = partitions.iter().map(|(row, _)| row.key);
-        (bytes, keys.zip(stored).collect::<Vec<_>>())
-    };
-    fs::write_atomic(&segment.index_path(), &bytes).await?;
+    let index = Encoded::new(&log.state.borrow(), segment);
+    fs::write_atomic(&segment.index_path(), &index.bytes).await?;
     let mut state = log.state.borrow_mut();
     state.unindexed.retain(|waiting| waiting.number() != number);
-    for (key, stored) in stored {
-        state.index.store(key, number, stored);
+    if !state.segments.contains_key(&number) {
+        drop(state);
+        // Retention has let it go meanwhile.
+        return fs::remove(&segment.index_path()).await;
     }
+    index.is_durable(&mut state, segment);
+    // Durability: not before the file that tells where they lie is on the medium.
+    state.slots.let_go(segment.kept_index());
     Ok(())
 }
 
+/// An index file that is to be written.
+pub(crate) struct Encoded {
+    pub(crate) bytes: Vec<u8>,
+    stored: Vec<(PartitionKey, Stored)>,
+    table: TablePlace,
+}
+
+impl Encoded {
+    /// Of a sealed segment whose entries and runs are in memory.
+    fn new(state: &State, segment: &Segment) -> Self {
+        let mut partitions = Vec::new();
+        for (key, span) in state.index.spans_of(segment.number()) {
+            let Runs::Memory(runs) = &span.runs else { continue };
+            partitions.push((row(key, &span), runs.as_ref().clone()));
+        }
+        let contents = Contents {
+            cover: cover(state, segment),
+            held: segment.held(),
+            entries: entries(state, segment),
+            partitions: Some(partitions),
+        };
+        Self::of(&contents)
+    }
+
+    pub(crate) fn of(contents: &Contents) -> Self {
+        let format::Encoded { bytes, stored, table_start } = format::encode(contents);
+        let keys = contents.partitions.iter().flatten().map(|(row, _)| row.key);
+        let (first, count) = (contents.entries.first, contents.entries.rows.len() as u32);
+        let table = TablePlace { start: table_start, first, count };
+        Self { bytes, stored: keys.zip(stored).collect(), table }
+    }
+
+    /// The file is on the medium: from now on it is read where memory was.
+    pub(crate) fn is_durable(self, state: &mut State, segment: &Segment) {
+        for (key, stored) in self.stored {
+            state.index.store(key, segment.number(), stored);
+        }
+        segment.set_table(self.table);
+    }
+}
+
+/// The directory's row of a span; where its runs lie is known when they are written.
+pub(crate) fn row(key: PartitionKey, span: &crate::index::Span) -> Row {
+    Row {
+        key,
+        first: span.first,
+        next: span.next,
+        first_time_ms: span.first_time_ms,
+        last_time_ms: span.last_time_ms,
+        bytes: span.bytes,
+        stored: Stored { start: 0, count: 0, crc: 0 },
+    }
+}
+
+/// Where the entries of a segment lie whose places are in memory.
+fn entries(state: &State, segment: &Segment) -> Entries {
+    let indexes = state.slots.indexes_in(segment.number());
+    let row = |index: u64| {
+        let place = state.slots.place_of(index);
+        let place = place.unwrap_or_else(|| panic!("entry {index} has left memory before"));
+        entry_row(segment, place.position, place.len, place.header_hash)
+    };
+    Entries {
+        first: indexes.start,
+        rows: indexes.clone().map(row).collect(),
+        terms: state.slots.terms_in(indexes),
+    }
+}
+
+/// The table's row of an entry at a log position.
+pub(crate) fn entry_row(segment: &Segment, position: u64, len: u32, header_hash: u64) -> EntryRow {
+    let offset = u32::try_from(position - segment.header.position);
+    let offset = offset.unwrap_or_else(|_| panic!("a segment is at most 4 GiB: {position}"));
+    EntryRow { offset, len, header_hash }
+}
+
 /// What the index file of this segment must say it covers.
-pub(crate) fn cover(segment: &Segment) -> Cover {
+pub(crate) fn cover(state: &State, segment: &Segment) -> Cover {
+    let Some((_, next)) = state.segments.range(segment.number() + 1..).next() else {
+        panic!("another segment follows a sealed one");
+    };
+    cover_before(segment, next)
+}
+
+/// As [`cover`], with the segment that follows.
+pub(crate) fn cover_before(segment: &Segment, next: &Segment) -> Cover {
     Cover {
         shard: segment.header.shard,
         segment: segment.number(),
         salt: segment.header.salt,
         end: segment.end().unwrap_or(segment.header.position),
-        next_index: segment.next_index(),
+        next_hash: next.header.previous_hash,
+        next_group: next.header.first_group,
     }
 }

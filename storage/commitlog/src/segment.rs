@@ -1,6 +1,7 @@
 //! One open segment file, and where log positions lie in it.
 
 use crate::error::{Damage, ReadError};
+use crate::format::index::Held;
 use crate::format::segment::{DATA_START, Header};
 use crate::format::{FormatError, round_up_to_block};
 use barrage_world::{File, Slice};
@@ -20,8 +21,27 @@ pub(crate) struct Segment {
     end: Cell<Option<u64>>,
     /// Index after the last entry that lies here; 0 while there is none.
     next_index: Cell<u64>,
-    /// Smallest index of an entry that lies here; 0 when it is not known.
+    /// Smallest index of an entry that lies here; the largest number while there is none.
     low_index: Cell<u64>,
+    /// Index after the last entry here that no record behind it has cut off.
+    kept_index: Cell<u64>,
+    /// Entries that were put here, those that were cut off among them.
+    entry_count: Cell<u64>,
+    /// Where the table in the index file lies, once that is durable.
+    table: Cell<Option<TablePlace>>,
+    /// How often the index file was written again.
+    mended: Cell<u64>,
+}
+
+/// Where an index file has its entry table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TablePlace {
+    /// Byte in the file.
+    pub(crate) start: u64,
+    /// The first entry in it.
+    pub(crate) first: u64,
+    /// Entries in it.
+    pub(crate) count: u32,
 }
 
 impl Segment {
@@ -33,6 +53,10 @@ impl Segment {
             end: Cell::new(None),
             next_index: Cell::new(0),
             low_index: Cell::new(u64::MAX),
+            kept_index: Cell::new(0),
+            entry_count: Cell::new(0),
+            table: Cell::new(None),
+            mended: Cell::new(0),
         }
     }
 
@@ -77,13 +101,60 @@ impl Segment {
     /// The entry at `index` lies here, behind the others.
     pub(crate) fn holds(&self, index: u64) {
         self.next_index.set(index + 1);
+        self.kept_index.set(index + 1);
         self.low_index.set(self.low_index.get().min(index));
+        self.entry_count.set(self.entry_count.get() + 1);
     }
 
-    /// As the index file says; it does not tell the smallest index.
-    pub(crate) fn holds_up_to(&self, next: u64) {
-        self.next_index.set(next);
-        self.low_index.set(if next == 0 { u64::MAX } else { 0 });
+    /// As the index file says.
+    pub(crate) fn holds_as_indexed(&self, held: Held) {
+        self.next_index.set(held.next);
+        self.kept_index.set(held.kept);
+        self.low_index.set(if held.next == 0 { u64::MAX } else { held.low });
+    }
+
+    /// A record behind all that lies here cuts off the entries from `next` on.
+    pub(crate) fn cut(&self, next: u64) {
+        self.kept_index.set(self.kept_index.get().min(next));
+    }
+
+    /// Nothing is known of the entries here.
+    pub(crate) fn forget_entries(&self) {
+        self.holds_as_indexed(Held { low: 0, next: 0, kept: 0 });
+        self.entry_count.set(0);
+        self.table.set(None);
+    }
+
+    /// What the index file says of the entries here.
+    pub(crate) fn held(&self) -> Held {
+        let low = if self.next_index() == 0 { 0 } else { self.low_index() };
+        Held { low, next: self.next_index(), kept: self.kept_index.get() }
+    }
+
+    /// Index after the last entry here that is part of the log.
+    pub(crate) fn kept_index(&self) -> u64 {
+        self.kept_index.get()
+    }
+
+    pub(crate) fn entry_count(&self) -> u64 {
+        self.entry_count.get()
+    }
+
+    pub(crate) fn table(&self) -> Option<TablePlace> {
+        self.table.get()
+    }
+
+    pub(crate) fn set_table(&self, table: TablePlace) {
+        self.table.set(Some(table));
+    }
+
+    pub(crate) fn mended(&self) -> u64 {
+        self.mended.get()
+    }
+
+    /// The index file was written again.
+    pub(crate) fn is_mended(&self) {
+        self.mended.set(self.mended.get() + 1);
     }
 
     /// No entry below this index lies here.

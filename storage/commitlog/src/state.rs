@@ -251,6 +251,9 @@ impl State {
             false => usize::try_from(self.active().capacity_end() - self.write_at).unwrap_or(0),
         };
         let mut plan = Plan::default();
+        let entries_max = self.options.segment_entries_max.max(1);
+        let entries_room = entries_max.saturating_sub(self.active().entry_count());
+        let mut entries = 0;
         let mut sealed_len = 0;
         let mut open: Option<GroupPlan> = None;
         while let Some((op, _)) = self.queue.front() {
@@ -269,6 +272,11 @@ impl State {
             if sealed_len + needed > room {
                 break;
             }
+            let is_entry = matches!(op, Op::Append(_));
+            if is_entry && entries >= entries_room {
+                break;
+            }
+            entries += u64::from(is_entry);
             let gathered = sealed_len + open_len;
             if gathered > 0 && gathered + added > self.options.group_bytes_target {
                 break;
@@ -335,7 +343,7 @@ impl State {
         // The committed position is a hint that only ever grows; restating it costs nothing. It
         // may name an entry that is still queued, so only what is on the medium may carry it.
         if let Some(committed) = self.hard.committed
-            && self.slots.slot(committed.index.0).is_none_or(|slot| slot.place.is_some())
+            && !self.slots.waits_for_place(committed.index.0)
         {
             self.written_hard.committed = Some(committed);
         }
@@ -426,6 +434,19 @@ impl State {
         self.unmarked = false;
         self.previous_crc = 0;
         self.segments.insert(segment.number(), segment);
+    }
+
+    /// A truncation has its place in the log: what it cuts off is no part of it any more, and what
+    /// comes next follows what it leaves.
+    pub(crate) fn cut(&mut self, truncate: Truncate) {
+        let (next, hash) = match truncate {
+            Truncate::All => (0, 0),
+            Truncate::After(last) => (last.index.0 + 1, self.slots.hash_of(last.index.0)),
+        };
+        self.previous_hash = hash;
+        for segment in self.segments.values() {
+            segment.cut(next);
+        }
     }
 
     pub(crate) fn written_hard(&self) -> HardState {

@@ -33,6 +33,10 @@ pub struct LogStats {
     pub cache_misses: u64,
     /// Bytes of index held in memory.
     pub index_bytes: u64,
+    /// Entries whose places are held in memory.
+    pub slots: u64,
+    /// Bytes held in memory to find entries.
+    pub slot_bytes: u64,
 }
 
 /// What is counted on the way.

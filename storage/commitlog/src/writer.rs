@@ -6,11 +6,11 @@ use crate::crc::Running;
 use crate::entry::Entry;
 use crate::error::LogError;
 use crate::format::entry as entry_format;
-use crate::format::group::{self, Place as GroupPlace, Truncate};
+use crate::format::group::{self, Place as GroupPlace};
 use crate::index::RunPlace;
 use crate::log::Shared;
 use crate::segment::Segment;
-use crate::slots::Place;
+use crate::slots::{Known, Place};
 use crate::state::{GroupPlan, Op, Plan, State, Step};
 use barrage_model::LogIndex;
 use barrage_world::channel::oneshot;
@@ -86,12 +86,8 @@ fn start_write(log: &Rc<Shared>, plan: Plan) {
 }
 
 fn build_group(state: &mut State, plan: &GroupPlan, position: u64, out: &mut [u8]) {
-    match plan.truncate {
-        Some(Truncate::All) => state.previous_hash = 0,
-        Some(Truncate::After(last)) => {
-            state.previous_hash = state.slots.hash_of(last.index.0);
-        }
-        None => {}
+    if let Some(truncate) = plan.truncate {
+        state.cut(truncate);
     }
     let mut at = group::HEADER_BYTES;
     let mut crc = Running::default();
@@ -148,13 +144,12 @@ fn build_entry(
 
 /// Adds an accepted run to the index, now or when its entry has a place.
 pub(crate) fn index_run(state: &mut State, index: LogIndex, run: usize) {
-    let Some(slot) = state.slots.slot(index.0) else {
-        panic!("apply accepts runs of entries above the floor, not {index:?}");
+    let (entry, place) = match state.slots.at(index.0) {
+        Some(Known::Entry(entry, place)) => (entry, place),
+        Some(_) => panic!("an entry stays in memory until it is applied: {index:?}"),
+        None => panic!("apply accepts runs of entries above the floor, not {index:?}"),
     };
-    let Some(entry) = slot.entry.clone() else {
-        panic!("an entry stays in memory until it is applied: {index:?}");
-    };
-    let Some(place) = slot.place else {
+    let Some(place) = place else {
         state.slots.wait_for_place(index.0, run);
         return;
     };
@@ -163,14 +158,8 @@ pub(crate) fn index_run(state: &mut State, index: LogIndex, run: usize) {
     };
     let before: u64 = entry.runs.iter().take(run).map(|r| u64::from(r.byte_len)).sum();
     let table = entry_format::HEADER_BYTES + entry.runs.len() * entry_format::RUN_BYTES;
-    let run_place = RunPlace {
-        base_offset: accepted.base_offset,
-        position: place.position + (table + entry.command.len()) as u64 + before,
-        record_count: accepted.record_count,
-        byte_len: accepted.byte_len,
-        log_time_ms: entry.log_time_ms,
-        max_timestamp: accepted.max_timestamp,
-    };
+    let position = place.position + (table + entry.command.len()) as u64 + before;
+    let run_place = RunPlace::new(accepted, position, entry.log_time_ms);
     state.index.add(place.segment, accepted.key, run_place);
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod entry;
 pub(crate) mod group;
 pub(crate) mod index;
 pub(crate) mod segment;
+pub(crate) mod table;
 
 use thiserror::Error;
 

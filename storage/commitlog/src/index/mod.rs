@@ -7,6 +7,7 @@ mod partition;
 
 pub(crate) use partition::{Partition, Runs, Span};
 
+use crate::entry::Run;
 use barrage_model::{Offset, PartitionKey};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -32,6 +33,18 @@ pub(crate) struct Stored {
 }
 
 impl RunPlace {
+    /// Of a run whose batches begin at log position `position`.
+    pub(crate) fn new(run: &Run, position: u64, log_time_ms: i64) -> Self {
+        Self {
+            base_offset: run.base_offset,
+            position,
+            record_count: run.record_count,
+            byte_len: run.byte_len,
+            log_time_ms,
+            max_timestamp: run.max_timestamp,
+        }
+    }
+
     pub(crate) fn next_offset(&self) -> Offset {
         Offset(self.base_offset.0.saturating_add(u64::from(self.record_count)))
     }
