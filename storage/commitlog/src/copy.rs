@@ -13,10 +13,10 @@ use crate::format::checkpoint as checkpoint_format;
 use crate::format::entry as entry_format;
 use crate::log::{CommitLog, Shared, Ticket};
 use crate::options::Options;
+use crate::places;
 use crate::recovery;
 use crate::scan::Scanner;
 use crate::segment::{Segment, number_of};
-use crate::places;
 use crate::slots::{Known, Place};
 use crate::{Checkpoint, Entry};
 use barrage_model::{LogId, LogIndex, ShardId};
@@ -52,8 +52,10 @@ pub struct Link {
 }
 
 impl CommitLog {
-    /// Opens a log that is still being copied. Nothing is indexed, no checkpoint is looked at, and
-    /// no entry is held in memory for apply.
+    /// Opens a log that is still being copied. No record is indexed, no checkpoint is looked at, and
+    /// no entry is held in memory for apply. Index files tell where entries lie and not what
+    /// partitions have: a segment gets one as soon as all in it is committed, so that its slots
+    /// leave memory, and another one when the copy is whole and was opened.
     pub async fn open_incomplete(dir: PathBuf, options: Options) -> Result<Self, OpenError> {
         let (log, _) = Self::open_as(dir, options, recovery::Opening::Incomplete).await?;
         log.shared.state.borrow_mut().slots.set_applied(u64::MAX);
@@ -201,6 +203,11 @@ async fn newest_hard_state(dir: &Path, options: &Options) -> Result<HardState, O
     let newest = names.iter().filter_map(|name| number_of(name)).max();
     let Some(number) = newest else { return Ok(HardState::default()) };
     let segment = Rc::new(recovery::open_segment(dir, number, options).await?);
+    hard_state_at_end(&segment).await
+}
+
+/// The hard state as of the end of a segment that nothing follows.
+pub(crate) async fn hard_state_at_end(segment: &Rc<Segment>) -> Result<HardState, OpenError> {
     let mut scanner = Scanner::new(segment.clone(), None);
     let (mut hard, mut at) = (segment.header.hard, segment.header.position);
     let reason = loop {

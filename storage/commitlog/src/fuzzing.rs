@@ -109,7 +109,8 @@ fn entries(file: &[u8], head: &index::Head) -> Option<Vec<table::Row>> {
     while rows.len() < head.table.count as usize {
         let block = file.get(at..at.checked_add(BLOCK_BYTES)?)?;
         let left = head.table.count as usize - rows.len();
-        let read = table::decode(head.cover.salt, head.table.first + rows.len() as u64, block).ok()?;
+        let read =
+            table::decode(head.cover.salt, head.table.first + rows.len() as u64, block).ok()?;
         if read.len() != left.min(table::BLOCK_ROWS) {
             return None;
         }
@@ -189,8 +190,7 @@ pub fn sample_group(shard: ShardId, salt: u64, entries: &[u8], count: u32) -> Ve
 /// An index file with `runs` runs for each of `partitions` partitions, and `entries` entries.
 #[must_use]
 pub fn sample_index(shard: ShardId, partitions: u32, runs: u64, entries: u32) -> Vec<u8> {
-    let cover =
-        index::Cover { shard, segment: 2, salt: 3, end: 8192, next_hash: 4, next_group: 5 };
+    let cover = index::Cover { shard, segment: 2, salt: 3, end: 8192, next_hash: 4, next_group: 5 };
     let kept = 3 + u64::from(entries);
     let held = index::Held { low: 2, next: kept, kept };
     let run = |number: u64| RunPlace {

@@ -27,6 +27,7 @@ mod places;
 mod quarantine;
 mod read;
 mod recovery;
+mod replay;
 mod roll;
 mod scan;
 mod scrub;
@@ -34,8 +35,8 @@ mod seal;
 mod segment;
 mod slots;
 mod state;
-mod stretches;
 mod stats;
+mod stretches;
 mod verify;
 mod writer;
 

@@ -95,9 +95,10 @@ fn add_entries(
         let hash = entry_format::header_hash(head);
         let runs = entry_format::decode_runs(&header, bytes).map_err(damaged)?;
         let refused = &log.state.borrow().refused;
-        let accepted = runs.iter().enumerate().filter(|(number, _)| {
-            !refused.contains(&(header.id.index.0, *number as u32))
-        });
+        let accepted = runs
+            .iter()
+            .enumerate()
+            .filter(|(number, _)| !refused.contains(&(header.id.index.0, *number as u32)));
         let runs = accepted.map(|(_, (run, start))| {
             (run.key, RunPlace::new(run, position + *start as u64, header.log_time_ms))
         });
@@ -112,18 +113,13 @@ fn add_entries(
 }
 
 /// What the file must hold: exactly what memory knows it to hold.
-fn contents(
-    log: &Shared,
-    segment: &Segment,
-    found: Vec<Found>,
-) -> Result<Contents, ReadError> {
+fn contents(log: &Shared, segment: &Segment, found: Vec<Found>) -> Result<Contents, ReadError> {
     let state = log.state.borrow();
     let indexes = state.slots.indexes_in(segment.number());
     let floor_next = state.slots.floor().map_or(0, |floor| floor.index.0 + 1);
     let kept = |entry: &&Found| entry.id.index.0 < segment.kept_index();
     let found = || found.iter().filter(kept);
-    let listed: Vec<&Found> =
-        found().filter(|entry| indexes.contains(&entry.id.index.0)).collect();
+    let listed: Vec<&Found> = found().filter(|entry| indexes.contains(&entry.id.index.0)).collect();
     let expected = indexes.clone().map(|index| state.slots.id_at(index));
     if !listed.iter().map(|entry| Some(entry.id)).eq(expected) {
         let reason = format!("it does not hold the entries {indexes:?}");
@@ -146,7 +142,7 @@ fn contents(
             rows: listed.iter().map(|entry| entry.row).collect(),
             terms: state.slots.terms_in(indexes),
         },
-        partitions: Some(partitions),
+        partitions: Some(partitions).filter(|_| !state.incomplete),
     })
 }
 

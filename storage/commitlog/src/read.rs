@@ -11,8 +11,8 @@ use crate::format::{BLOCK_BYTES, round_up_to_block};
 use crate::index::{self, RunPlace, Runs, SharedRuns, Stored};
 use crate::log::Shared;
 use crate::mend;
-use crate::segment::Segment;
 use crate::places;
+use crate::segment::Segment;
 use crate::slots::{Known, Place};
 use barrage_model::batch::{BatchHeader, BatchView};
 use barrage_model::{LogId, Offset, PartitionKey, ShardId};
@@ -236,7 +236,8 @@ pub(crate) async fn load(
         Ok(runs) => runs,
         Err(error) => {
             let path = segment.index_path();
-            let is_here = |log: &Shared| log.state.borrow().segments.contains_key(&segment.number());
+            let is_here =
+                |log: &Shared| log.state.borrow().segments.contains_key(&segment.number());
             if !is_here(log) {
                 return Err(ReadError::Io { path, source: error });
             }

@@ -37,7 +37,8 @@ pub(crate) fn next_unindexed(state: &State) -> Option<Rc<Segment>> {
     // has its place behind the record that cut it off, so that this is known then.
     let settled = last.is_none_or(|last| !state.slots.waits_for_place(last));
     // Wrong when planted: what leaves memory may be cut off later.
-    let applied = oldest.next_index() <= state.applied_next || planted("commitlog-cold-unapplied");
+    let applied =
+        oldest.next_index() <= state.settled_next() || planted("commitlog-cold-unapplied");
     (applied && settled).then(|| oldest.clone())
 }
 
@@ -67,7 +68,7 @@ pub(crate) struct Encoded {
 
 impl Encoded {
     /// Of a sealed segment whose entries and runs are in memory.
-    fn new(state: &State, segment: &Segment) -> Self {
+    pub(crate) fn new(state: &State, segment: &Segment) -> Self {
         let mut partitions = Vec::new();
         for (key, span) in state.index.spans_of(segment.number()) {
             let Runs::Memory(runs) = &span.runs else { continue };
@@ -77,7 +78,7 @@ impl Encoded {
             cover: cover(state, segment),
             held: segment.held(),
             entries: entries(state, segment),
-            partitions: Some(partitions),
+            partitions: Some(partitions).filter(|_| !state.incomplete),
         };
         Self::of(&contents)
     }

@@ -109,7 +109,8 @@ impl Slots {
     /// The last entry of each term, oldest first.
     pub(crate) fn last_of_terms(&self) -> Vec<LogId> {
         let next = self.terms.iter().skip(1).map(|(start, _)| start).chain([self.next()]);
-        let last = |((_, term), next): ((u64, Term), u64)| LogId { term, index: LogIndex(next - 1) };
+        let last =
+            |((_, term), next): ((u64, Term), u64)| LogId { term, index: LogIndex(next - 1) };
         self.terms.iter().zip(next).map(last).collect()
     }
 
@@ -468,8 +469,7 @@ mod tests {
         assert_eq!(slots.last_in(2).map(|id| id.index.0), Some(3));
         assert_eq!(slots.last_in(7).map(|id| id.index.0), Some(4));
         assert_eq!(slots.terms_in(1..4), [(1, Term(1)), (2, Term(2))]);
-        let last: Vec<_> =
-            slots.last_of_terms().iter().map(|id| (id.term.0, id.index.0)).collect();
+        let last: Vec<_> = slots.last_of_terms().iter().map(|id| (id.term.0, id.index.0)).collect();
         assert_eq!(last, [(1, 1), (2, 3), (4, 5)]);
         // The floor moves through what is cold, and cutting off stops before it.
         slots.set_floor(entry(1, 1).id);

@@ -101,6 +101,8 @@ pub(crate) struct State {
     pub(crate) closed: bool,
     /// Next index apply has not seen.
     pub(crate) applied_next: u64,
+    /// The log is being copied: nothing is applied, and no run is known.
+    pub(crate) incomplete: bool,
     /// Runs that apply refused, by index and place in the entry. Kept by checkpoints, because the
     /// log itself does not tell.
     pub(crate) refused: BTreeSet<(u64, u32)>,
@@ -143,6 +145,7 @@ impl State {
             closing: false,
             closed: false,
             applied_next: 0,
+            incomplete: false,
             refused: BTreeSet::new(),
             unindexed: VecDeque::new(),
             index_rests: false,
@@ -434,6 +437,15 @@ impl State {
         self.unmarked = false;
         self.previous_crc = 0;
         self.segments.insert(segment.number(), segment);
+    }
+
+    /// Entries below this index are never cut off, and what the log derives from them is known.
+    pub(crate) fn settled_next(&self) -> u64 {
+        match self.incomplete {
+            // Nothing is derived from a copy before it is whole.
+            true => self.hard.committed.map_or(0, |id| id.index.0 + 1),
+            false => self.applied_next,
+        }
     }
 
     /// A truncation has its place in the log: what it cuts off is no part of it any more, and what

@@ -1,6 +1,8 @@
 //! Tests of the whole log: a workload, a restart, and what must be there.
 
 #[cfg(sim)]
+mod cold;
+#[cfg(sim)]
 mod crash;
 mod fixture;
 mod life;

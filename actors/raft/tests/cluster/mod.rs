@@ -222,6 +222,10 @@ impl Replica {
         let group = self.group();
         let (start, next) = group.with_machine(|shelf| (shelf.start, shelf.next));
         let found = self.run(async move {
+            // Apply may be ahead of this disk: what it has accepted is found once it is placed.
+            while group.log().stats().entries_in_flight > 0 {
+                world::sleep(ms(1)).await;
+            }
             for offset in start..next {
                 if value_at(group.log(), offset).await != Some(value(offset)) {
                     return Some(offset);

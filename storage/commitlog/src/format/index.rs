@@ -138,8 +138,7 @@ pub(crate) fn encode(contents: &Contents) -> Encoded {
     let Contents { cover, held, entries, partitions } = contents;
     let known = partitions.is_some();
     let partitions = partitions.as_deref().unwrap_or_default();
-    let head_len =
-        HEADER_BYTES + partitions.len() * ROW_BYTES + entries.terms.len() * TERM_BYTES;
+    let head_len = HEADER_BYTES + partitions.len() * ROW_BYTES + entries.terms.len() * TERM_BYTES;
     let run_count: usize = partitions.iter().map(|(_, runs)| runs.len()).sum();
     let table_start = round_up_to_block(head_len + run_count * RUN_BYTES);
     let mut out = vec![0; table_start + table::encoded_len(entries.rows.len())];

@@ -3,6 +3,7 @@
 //! Invariant: spans and the runs in them are ordered by offset and do not overlap.
 
 use super::{RunPlace, SharedRuns, Stored};
+use crate::format::index::Row;
 use barrage_model::Offset;
 use std::rc::Rc;
 
@@ -23,6 +24,21 @@ pub(crate) struct Span {
     pub(crate) last_time_ms: i64,
     pub(crate) bytes: u64,
     pub(crate) runs: Runs,
+}
+
+impl Span {
+    /// As an index file tells.
+    pub(crate) fn stored(segment: u64, row: &Row) -> Self {
+        Self {
+            segment,
+            first: row.first,
+            next: row.next,
+            first_time_ms: row.first_time_ms,
+            last_time_ms: row.last_time_ms,
+            bytes: row.bytes,
+            runs: Runs::File(row.stored),
+        }
+    }
 }
 
 /// A partition of the index.

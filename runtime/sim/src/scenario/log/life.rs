@@ -9,13 +9,13 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_commitlog::{CommitLog, OpenError, Ticket, Vote};
+use barrage_commitlog::{CommitLog, Floor, OpenError, Ticket, Vote};
 use barrage_model::{LogId, LogIndex, NodeId, Term};
 use barrage_world::sim::Disk;
 use barrage_world::{Instant, fs, sleep, spawn, timeout};
 
 use super::bench::{Bench, Stored, key};
-use super::ledger::{Asked, Found};
+use super::ledger::{Asked, Found, Short};
 use super::machine::{Effect, Machine};
 use super::payload;
 use super::plan::{DIR, DiskFault, End, LifePlan, SHARD, Step};
@@ -36,6 +36,8 @@ pub(super) struct Life {
     serves_from: Cell<u64>,
     checkpointing: Rc<Cell<bool>>,
     retaining: Rc<Cell<bool>>,
+    /// Something rots that is in no other place: a read may say so.
+    pub(super) rotten: Cell<bool>,
 }
 
 /// What became of a start.
@@ -75,6 +77,7 @@ pub(super) async fn start(bench: &Rc<Bench>, plan: LifePlan, damaged: bool) -> S
         serves_from: Cell::default(),
         checkpointing: Rc::default(),
         retaining: Rc::default(),
+        rotten: Cell::default(),
     };
     if let Err(error) = life.judge_start().await {
         return Start::Refused(error);
@@ -186,7 +189,10 @@ impl Life {
                 self.apply_to(to).await;
             }
             Step::Checkpoint => self.checkpoint(),
-            Step::Floor => self.floor(),
+            Step::Floor => match self.plan.options.floor {
+                Floor::Checkpoint => self.floor(),
+                Floor::Records => self.released_floor().await,
+            },
             Step::Retain => self.retain(),
             Step::Read => reading::read_once(self).await,
             Step::Settle => self.settle().await,
@@ -353,6 +359,23 @@ impl Life {
         self.watch(number, self.log.set_floor(floor));
     }
 
+    /// Lets the floor follow the records, as far as they were let go.
+    async fn released_floor(&self) {
+        let Ok(Some(floor)) = self.log.released_floor().await else { return };
+        let bench = &self.bench;
+        let mut ledger = bench.ledger.borrow_mut();
+        let known = ledger.latest().entry(floor.index.0).map(|sent| sent.entry.id);
+        if known != Some(floor) {
+            drop(ledger);
+            let floor = Short(floor);
+            bench.violation(format!("the floor may go to {floor}, where {known:?} is"));
+            return;
+        }
+        let number = ledger.ask(Asked::Floor(floor));
+        drop(ledger);
+        self.watch(number, self.log.set_floor(floor));
+    }
+
     fn retain(&self) {
         if self.retaining.replace(true) {
             return;
@@ -418,7 +441,7 @@ impl Life {
 
     /// A read has no answer: that needs a reason.
     pub(super) fn read_failed(&self, what: &str, error: &barrage_commitlog::ReadError) {
-        if self.plan.may_fail() {
+        if self.plan.may_fail() || self.rotten.get() {
             tracing::info!("{what}: {error}");
         } else {
             self.bench.violation(format!("cannot read {what}: {error}"));

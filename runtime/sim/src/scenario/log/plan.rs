@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use barrage_commitlog::Options;
+use barrage_commitlog::{Floor, Options};
 use barrage_model::ShardId;
 use barrage_world::sim::{Chaos, DiskOptions, Rng};
 
@@ -154,7 +154,11 @@ impl Plan {
         // Half of the lives are on a disk that is well.
         let drawn = random.below(self.faults.len() as u64 * 2 + 1) as usize;
         let fault = self.faults.get(drawn).copied();
-        let options = if random.one_in(4) { options(random) } else { self.options.clone() };
+        let options = match random.one_in(4) {
+            // A log keeps to one floor for all of its life.
+            true => Options { floor: self.options.floor, ..options(random) },
+            false => self.options.clone(),
+        };
         let chaos = chaos(fault, random);
         // A process that a failed flush has ended leaves what only the kernel has.
         let killed = fault == Some(DiskFault::FlushError) && random.one_in(2);
@@ -212,6 +216,8 @@ fn disk(random: &mut Rng) -> DiskOptions {
 fn options(random: &mut Rng) -> Options {
     const KIB: u64 = 1024;
     Options {
+        floor: if random.one_in(2) { Floor::Records } else { Floor::Checkpoint },
+        segment_entries_max: pick(random, &[1, 5, 40, 512 * KIB]),
         segment_bytes: pick(random, &[24 * KIB, 40 * KIB, 64 * KIB, 256 * KIB, 1024 * KIB]),
         pool_segments: random.below(3) as usize,
         unsynced_bytes_max: pick(random, &[4 * KIB, 64 * KIB, 32 * 1024 * KIB]),

@@ -8,12 +8,14 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_commitlog::ReadError;
+use barrage_commitlog::{Entry, ReadError};
 use barrage_model::Offset;
 use barrage_model::batch::{BatchHeader, BatchView};
 use barrage_world::{Slice, sleep};
+use bytes::Bytes;
 
 use super::bench::key;
+use super::ledger::Sent;
 use super::life::Life;
 use super::machine::Extent;
 use super::plan::SHARD;
@@ -30,8 +32,9 @@ pub(super) async fn read_at_random(life: &Rc<Life>) {
 /// One read by offset, or one of entries.
 pub(super) async fn read_once(life: &Life) {
     let bench = &life.bench;
-    match bench.draw(|random| random.below(4)) {
+    match bench.draw(|random| random.below(5)) {
         0 => read_entries(life).await,
+        4 => read_raw(life).await,
         1 => read_time(life).await,
         _ => {
             let partitions = bench.machine.borrow().partitions.clone();
@@ -156,7 +159,8 @@ fn is_same(stored: &[u8], batch: &[u8], life: &Life) -> bool {
         let epoch_bytes = LEADER_EPOCH.len().min(rest.len());
         (before.to_vec(), rest.get(epoch_bytes..).map(<[u8]>::to_vec))
     };
-    stored == batch || (life.plan.lying && apart(stored) == apart(batch))
+    let rots = life.plan.lying || life.rotten.get();
+    stored == batch || (rots && apart(stored) == apart(batch))
 }
 
 /// Where the leader's epoch stands in a batch.
@@ -240,6 +244,81 @@ async fn read_entries(life: &Life) {
         }
     }
     bench.compared(entries.len() as u64);
+}
+
+/// Reads entries as one replica gives them to another: a piece of the log as it lies there.
+async fn read_raw(life: &Life) {
+    let bench = &life.bench;
+    let (first, next) = {
+        let ledger = bench.ledger.borrow();
+        (ledger.latest().first_index(), ledger.latest().next_index())
+    };
+    if next <= first {
+        return;
+    }
+    let (from, bytes) =
+        bench.draw(|random| (random.between(first, next - 1), random.between(1, 40_000) as usize));
+    let ends = match life.log.piece_ends(from..next, bytes, 1).await {
+        Ok(ends) => ends,
+        Err(error) => return life.read_failed("the lengths of entries", &error),
+    };
+    let Some(end) = ends.first().map(|end| end.0) else { return };
+    let read = match life.log.read_raw_entries(from..end).await {
+        Ok(read) => read,
+        Err(ReadError::NotFound { .. }) => return,
+        Err(error) => return life.read_failed("entries as they lie there", &error),
+    };
+    // What was cut off or purged meanwhile may be there or not.
+    let ledger = bench.ledger.borrow();
+    let latest = ledger.latest();
+    let (Some(read), true) = (read, end <= latest.next_index()) else { return };
+    let mut rest = Bytes::from(read);
+    for index in from..end {
+        let Some(sent) = latest.entry(index) else { return };
+        let len = rest.split_to(4.min(rest.len()));
+        let len = len.first_chunk().map_or(0, |len| u32::from_le_bytes(*len) as usize);
+        let raw = rest.split_to(len.min(rest.len()));
+        let read = Entry::decode_raw(&raw, SHARD).map(|(entry, _)| entry);
+        let known = life.log.log_id_at(sent.entry.id.index);
+        let same = match &read {
+            Ok(entry) if entry.id == sent.entry.id => entry.encode(SHARD) == sent.bytes,
+            // Cut off while it was read.
+            Ok(entry) => known != Some(entry.id),
+            Err(_) => false,
+        };
+        if !same || known != Some(sent.entry.id) {
+            let what = format!("entry {:?} lies there as {read:?}, {known:?}", sent.entry.id);
+            drop(ledger);
+            return bench.violation(what);
+        }
+    }
+    bench.compared(end - from);
+}
+
+/// Reads every entry, a few at a time, with payload.
+pub(super) async fn entries(life: &Life) {
+    let bench = &life.bench;
+    let sent: Vec<_> = bench.ledger.borrow().latest().entries().cloned().collect();
+    let mut rest = sent.as_slice();
+    while let Some(first) = rest.first() {
+        let from = first.entry.id.index.0;
+        let read = life.log.read_whole_entries(from..from + rest.len() as u64, 20_000).await;
+        let read = match read {
+            Ok(read) => read,
+            Err(error) => {
+                life.read_failed("all entries", &error);
+                // What lies behind it is looked at.
+                rest = rest.get(1..).unwrap_or_default();
+                continue;
+            }
+        };
+        let same = |(read, sent): (&Entry, &Rc<Sent>)| read.encode(SHARD) == sent.bytes;
+        if read.is_empty() || !read.iter().zip(rest).all(same) {
+            return bench.violation(format!("entries from {from} on are not those sent"));
+        }
+        bench.compared(read.len() as u64);
+        rest = rest.get(read.len()..).unwrap_or_default();
+    }
 }
 
 /// Asks for the first record at or after some time.

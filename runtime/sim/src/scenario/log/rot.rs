@@ -4,7 +4,7 @@
 //! start or after it. The log was closed, so nothing is ambiguous: it must be refused with the
 //! file's name, or show everything; what rots later must be said, or not be needed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use barrage_commitlog::{OpenError, VerifyReport, verify};
@@ -50,13 +50,15 @@ pub(super) fn damage_and_start(
     let Some((path, what)) = bench.draw(|random| damage(&copy, segments, random)) else { return };
     tracing::info!("damage: {what}");
     bench.outcome.borrow_mut().fault("damage", 1);
-    // The damage counts as a fault of the disk: a read may say so.
-    let plan = LifePlan { lying: true, ..plan.clone() };
+    // The damage counts as a fault of the disk: a read may say so. But an index is rebuilt.
+    let derived = is_index(&path);
+    let plan = LifePlan { lying: !derived, ..plan.clone() };
     let trial = Rc::clone(bench);
     let refused = run_on(seed, &copy, async move {
-        match life::start(&trial, plan, true).await {
+        match life::start(&trial, plan, !derived).await {
             Start::Running(life) => {
                 reading::survey(&life).await;
+                reading::entries(&life).await;
                 None
             }
             Start::Refused(error) => Some(error),
@@ -68,8 +70,8 @@ pub(super) fn damage_and_start(
         Some(OpenError::Damaged(damage)) => {
             bench.outcome.borrow_mut().fault("damage-refused", 1);
             // An index is rebuilt. Without its checkpoint a log may not reach back far enough.
-            let kind = path.extension().and_then(|kind| kind.to_str());
-            if kind == Some("idx") || (kind == Some("log") && damage.path != path) {
+            let log = path.extension().is_some_and(|kind| kind == "log");
+            if derived || (log && damage.path != path) {
                 bench.violation(format!("{what}; refused: {damage}"));
             }
         }
@@ -85,17 +87,19 @@ fn damage_while_it_runs(
     plan: &LifePlan,
     segments: Vec<(PathBuf, u64)>,
 ) {
-    let plan = LifePlan { lying: true, ..plan.clone() };
-    let (trial, beneath) = (Rc::clone(bench), copy.clone());
+    let (trial, beneath, plan) = (Rc::clone(bench), copy.clone(), plan.clone());
     run_on(seed, &copy, async move {
-        match life::start(&trial, plan, true).await {
+        match life::start(&trial, plan, false).await {
             Start::Running(life) => {
                 let done = trial.draw(|random| damage(&beneath, segments, random));
-                if let Some((_, what)) = done {
+                if let Some((path, what)) = done {
                     tracing::info!("damage while it runs: {what}");
                     trial.outcome.borrow_mut().fault("damage-while-it-runs", 1);
+                    // An index is rebuilt, whenever somebody wants it.
+                    life.rotten.set(!is_index(&path));
                 }
                 reading::survey(&life).await;
+                reading::entries(&life).await;
             }
             Start::Refused(error) => trial.violation(format!("a log at rest is refused: {error}")),
         }
@@ -149,6 +153,7 @@ pub(super) fn rebuild_indexes(bench: &Rc<Bench>, seed: u64, disk: &Disk, plan: &
             match life::start(&trial, plan, false).await {
                 Start::Running(life) => {
                     let bytes = reading::sizes(&life);
+                    reading::entries(&life).await;
                     Ok((reading::survey(&life).await, bytes))
                 }
                 Start::Refused(error) => Err(error),
@@ -165,6 +170,10 @@ pub(super) fn rebuild_indexes(bench: &Rc<Bench>, seed: u64, disk: &Disk, plan: &
     {
         bench.violation(format!("indexes: {with:?}, rebuilt: {without:?}"));
     }
+}
+
+fn is_index(path: &Path) -> bool {
+    path.extension().is_some_and(|kind| kind == "idx")
 }
 
 const SECTOR: u64 = 512;
