@@ -86,16 +86,21 @@ pub(crate) fn group(bytes: &mut [u8], salt: u64) {
     put(bytes, 4, &crc.to_le_bytes());
 }
 
-/// An index file: `u32` rows at 48; a row of 72 bytes has its `u32` count of runs at 12, their
-/// place at 56 and their CRC at 64; a run has 40 bytes. The CRC at 8 covers `[12, runs)`.
+/// An index file: `u32` rows at 20, terms at 84, entries at 80 from index `u64` at 72 on, which end
+/// where `u64` at 64 says; salt at 32, hash of the last entry at 88, flags at 112. A row of 72 bytes
+/// has its `u32` count of runs at 12, their place at 56 and their CRC at 64; a run has 40 bytes, a
+/// term 16. The CRC at 8 covers `[12, runs)`. Behind the runs, at a whole block, the entry table.
 pub(crate) fn index(bytes: &mut [u8]) {
-    const HEAD: usize = 64;
+    const HEAD: usize = 120;
     const ROW: usize = 72;
+    const TERM: usize = 16;
     let Some(room) = bytes.len().checked_sub(HEAD) else { return };
-    let rows = (u32_at(bytes, 48) as usize).min(room / ROW);
-    put(bytes, 48, &(rows as u32).to_le_bytes());
-    let directory_end = HEAD + rows * ROW;
-    let mut start = directory_end;
+    let rows = (u32_at(bytes, 20) as usize).min(room / ROW);
+    put(bytes, 20, &(rows as u32).to_le_bytes());
+    let terms = (u32_at(bytes, 84) as usize).min((room - rows * ROW) / TERM);
+    let terms_start = HEAD + rows * ROW;
+    let mut start = terms_start + terms * TERM;
+    let head_end = start;
     for row in 0..rows {
         let at = HEAD + row * ROW;
         let count = (u32_at(bytes, at + 12) as usize).min((bytes.len() - start) / 40);
@@ -105,9 +110,45 @@ pub(crate) fn index(bytes: &mut [u8]) {
         put(bytes, at + 64, &crc.to_le_bytes());
         start += count * 40;
     }
-    if let Some(directory) = bytes.get_mut(..directory_end) {
-        seal(directory, 8, 12);
+    let entries = entry_table(bytes, start.next_multiple_of(4096), terms);
+    put(bytes, 80, &entries.to_le_bytes());
+    let terms = if entries == 0 { 0 } else { terms as u32 };
+    put(bytes, 84, &terms.to_le_bytes());
+    let first = u64_at(bytes, 72);
+    if entries > 0 {
+        put(bytes, terms_start, &first.to_le_bytes());
+        put(bytes, 64, &first.wrapping_add(u64::from(entries)).to_le_bytes());
     }
+    if rows > 0 {
+        put(bytes, 112, &1_u32.to_le_bytes());
+    }
+    // With fewer terms the runs begin earlier; the next round fits them.
+    if let Some(head) = bytes.get_mut(..head_end) {
+        seal(head, 8, 12);
+    }
+}
+
+/// The blocks of an entry table at `start`: 255 rows of 16 bytes, the first one's index at 4080,
+/// their count at 4088, the CRC of salt and block at 4092. Gives how many entries there are.
+fn entry_table(bytes: &mut [u8], start: usize, terms: usize) -> u32 {
+    const ROWS: usize = 255;
+    let (salt, first) = (u64_at(bytes, 32), u64_at(bytes, 72));
+    let wanted = if terms == 0 { 0 } else { u32_at(bytes, 80) as usize };
+    let blocks = bytes.get(start..).map_or(0, |rest| rest.len() / 4096);
+    let entries = wanted.min(blocks * ROWS);
+    let table = bytes.get_mut(start..).unwrap_or_default();
+    for (number, block) in table.chunks_exact_mut(4096).take(entries.div_ceil(ROWS)).enumerate() {
+        let rows = (entries - number * ROWS).min(ROWS);
+        put(block, 4080, &first.wrapping_add((number * ROWS) as u64).to_le_bytes());
+        put(block, 4088, &(rows as u32).to_le_bytes());
+        let crc = crc32c::crc32c(&salt.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc, block.get(..4092).unwrap_or_default());
+        put(block, 4092, &crc.to_le_bytes());
+    }
+    let last = entries.checked_sub(1);
+    let hash = last.map_or(0, |last| u64_at(bytes, start + last / ROWS * 4096 + last % ROWS * 16 + 8));
+    put(bytes, 88, &hash.to_le_bytes());
+    entries as u32
 }
 
 /// A checkpoint file: `u32` refused runs of 16 bytes at 20, length of the state at 40, CRC at 8.

@@ -387,7 +387,8 @@ impl Slots {
             self.begin_at(range.start);
         }
         assert_eq!(range.start, self.first, "the log has no holes");
-        for (start, term) in terms.iter().filter(|(start, _)| *start < range.end) {
+        let within = terms.partition_point(|(start, _)| *start <= range.start);
+        for (start, term) in terms.iter().skip(within.saturating_sub(1)) {
             self.terms.push((*start).max(range.start), *term);
         }
         self.segments.push(range.start, segment);
@@ -486,7 +487,7 @@ mod tests {
     fn what_index_files_tell_comes_first() {
         let mut slots = Slots::default();
         slots.set_floor(entry(1, 4).id);
-        slots.push_cold(7, 5..8, &[(3, Term(1)), (7, Term(2))], 70);
+        slots.push_cold(7, 5..8, &[(2, Term(0)), (3, Term(1)), (7, Term(2))], 70);
         slots.push_cold(8, 8..9, &[(8, Term(2))], 80);
         placed(&mut slots, 2, 9, 9);
         assert_eq!(slots.id_at(5).map(|id| id.term), Some(Term(1)));
@@ -494,5 +495,7 @@ mod tests {
         assert_eq!(slots.hash_of(8), 80);
         assert_eq!(slots.last_in(7).map(|id| id.index.0), Some(7));
         assert_eq!(slots.last(), Some(entry(2, 9).id));
+        let last: Vec<_> = slots.last_of_terms().iter().map(|id| id.index.0).collect();
+        assert_eq!(last, [6, 9]);
     }
 }

@@ -106,8 +106,8 @@ fn seeds() -> Vec<Seed> {
         ("group-empty", 1, fuzzing::sample_group(SHARD, SALT, &[], 0)),
         ("entry-blank", 2, blank),
         ("entry", 2, whole),
-        ("index", 3, fuzzing::sample_index(SHARD, 2, 5)),
-        ("index-empty", 3, fuzzing::sample_index(SHARD, 0, 0)),
+        ("index", 3, fuzzing::sample_index(SHARD, 2, 5, 6)),
+        ("index-empty", 3, fuzzing::sample_index(SHARD, 0, 0, 0)),
         ("checkpoint", 4, fuzzing::sample_checkpoint(SHARD, 1, b"state")),
     ];
     let seed = |(name, kind, bytes): (&str, u8, Vec<u8>)| {
@@ -133,8 +133,9 @@ fn large() -> Vec<Seed> {
         ("runs-of-two", 2, with(first, LARGE_BYTES / 512)),
         ("runs-of-one", 2, with(second, LARGE_BYTES / 256)),
         ("runs-of-none", 2, with(empty, LARGE_BYTES / 40)),
-        ("rows", 3, fuzzing::sample_index(SHARD, LARGE_BYTES as u32 / 112, 1)),
-        ("runs", 3, fuzzing::sample_index(SHARD, 2, LARGE_BYTES as u64 / 80)),
+        ("rows", 3, fuzzing::sample_index(SHARD, LARGE_BYTES as u32 / 112, 1, 0)),
+        ("runs", 3, fuzzing::sample_index(SHARD, 2, LARGE_BYTES as u64 / 80, 1)),
+        ("entries", 3, fuzzing::sample_index(SHARD, 1, 1, LARGE_BYTES as u32 / 16)),
         ("refused", 4, fuzzing::sample_checkpoint(SHARD, LARGE_BYTES as u64 / 16, b"")),
         ("state", 4, fuzzing::sample_checkpoint(SHARD, 1, &vec![1; LARGE_BYTES])),
     ];

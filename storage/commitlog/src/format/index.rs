@@ -245,6 +245,9 @@ pub(crate) fn decode(file: &[u8]) -> Result<Head, FormatError> {
     let (next_hash, next_group) = (fields.u64()?, fields.u64()?);
     let known = fields.u32()? & RUNS_KNOWN != 0;
     fields.u32()?;
+    if !known && partition_count > 0 {
+        return Err(FormatError::Field("partitions"));
+    }
     let mut rows = Vec::with_capacity(partition_count as usize);
     let mut start = head_len;
     for _ in 0..partition_count {
