@@ -146,7 +146,8 @@ fn entry_table(bytes: &mut [u8], start: usize, terms: usize) -> u32 {
         put(block, 4092, &crc.to_le_bytes());
     }
     let last = entries.checked_sub(1);
-    let hash = last.map_or(0, |last| u64_at(bytes, start + last / ROWS * 4096 + last % ROWS * 16 + 8));
+    let hash =
+        last.map_or(0, |last| u64_at(bytes, start + last / ROWS * 4096 + last % ROWS * 16 + 8));
     put(bytes, 88, &hash.to_le_bytes());
     entries as u32
 }

@@ -46,12 +46,9 @@ pub(crate) async fn write_again(log: &Rc<Shared>, segment: &Rc<Segment>) -> Resu
     segment.is_mended();
     log.places.borrow_mut().forget(number);
     log.loaded.borrow_mut().forget(number);
-    let mut state = log.state.borrow_mut();
-    if state.segments.contains_key(&number) {
-        index.is_durable(&mut state, segment);
+    if seal::put_to_use(log, segment, index) {
         return Ok(());
     }
-    drop(state);
     fs::remove(&path).await.map_err(failed)
 }
 

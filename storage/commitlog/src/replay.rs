@@ -235,7 +235,7 @@ impl Replay {
                 return;
             }
             self.state.unindexed.pop_front();
-            index.is_durable(&mut self.state, &oldest);
+            index.put_to_use(&mut self.state, &oldest);
             self.state.slots.let_go(oldest.kept_index());
         }
     }

@@ -46,17 +46,24 @@ async fn write_index(log: &Rc<Shared>, segment: &Rc<Segment>) -> std::io::Result
     let number = segment.number();
     let index = Encoded::new(&log.state.borrow(), segment);
     fs::write_atomic(&segment.index_path(), &index.bytes).await?;
-    let mut state = log.state.borrow_mut();
-    state.unindexed.retain(|waiting| waiting.number() != number);
-    if !state.segments.contains_key(&number) {
-        drop(state);
+    log.state.borrow_mut().unindexed.retain(|waiting| waiting.number() != number);
+    if !put_to_use(log, segment, index) {
         // Retention has let it go meanwhile.
         return fs::remove(&segment.index_path()).await;
     }
-    index.is_durable(&mut state, segment);
     // Durability: not before the file that tells where they lie is on the medium.
-    state.slots.let_go(segment.kept_index());
+    log.state.borrow_mut().slots.let_go(segment.kept_index());
     Ok(())
+}
+
+/// An index file was written: from now on it is read. False when its segment is gone.
+pub(crate) fn put_to_use(log: &Shared, segment: &Segment, index: Encoded) -> bool {
+    let mut state = log.state.borrow_mut();
+    let here = state.segments.contains_key(&segment.number());
+    if here {
+        index.put_to_use(&mut state, segment);
+    }
+    here
 }
 
 /// An index file that is to be written.
@@ -92,7 +99,7 @@ impl Encoded {
     }
 
     /// The file is on the medium: from now on it is read where memory was.
-    pub(crate) fn is_durable(self, state: &mut State, segment: &Segment) {
+    pub(crate) fn put_to_use(self, state: &mut State, segment: &Segment) {
         for (key, stored) in self.stored {
             state.index.store(key, segment.number(), stored);
         }

@@ -20,11 +20,9 @@ impl<T> Default for Stretches<T> {
 impl<T: Copy + PartialEq> Stretches<T> {
     /// From `index` on, behind all others, it is `value`.
     pub(crate) fn push(&mut self, index: u64, value: T) {
-        match self.items.back() {
-            Some((start, _)) => assert!(*start <= index, "indexes are told in order"),
-            None => {}
-        }
-        if self.items.back().is_none_or(|(_, last)| *last != value) {
+        let last = self.items.back();
+        assert!(last.is_none_or(|(start, _)| *start <= index), "indexes are told in order");
+        if last.is_none_or(|(_, last)| *last != value) {
             self.items.push_back((index, value));
         }
     }

@@ -3,9 +3,9 @@
 //! After a crash the log must hold the state after some prefix of its workload, at least as long
 //! as what was acknowledged.
 
-use super::fixture::{entry, id, options, value_at};
+use super::fixture::{entry, id, key, options, value_at};
 use crate::{CommitLog, LogError, OpenError, Options, Vote};
-use barrage_model::{LogId, NodeId, ShardId, Term};
+use barrage_model::{LogId, NodeId, Offset, ShardId, Term};
 use barrage_world::sim::{Disk, Image, Rng, run_on};
 use barrage_world::{fs, sleep};
 use std::cell::Cell;
@@ -177,6 +177,9 @@ async fn drive(
                 log.append(Vec::new())
             }
             Op::Retain => {
+                // Records up to the floor are not wanted any more.
+                let start = model.floor.map_or(0, |floor| floor.index.0 + 1);
+                log.set_start(key(0), Offset(start));
                 log.retain().await.map_err(|_| LogError::Closed)?;
                 log.append(Vec::new())
             }
