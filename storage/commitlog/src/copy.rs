@@ -52,8 +52,8 @@ pub struct Link {
 }
 
 impl CommitLog {
-    /// Opens a log that is still being copied. No record is indexed, no checkpoint is looked at, and
-    /// no entry is held in memory for apply. Index files tell where entries lie and not what
+    /// Opens a log that is still being copied. No record is indexed, no checkpoint is looked at,
+    /// and no entry is held in memory for apply. Index files tell where entries lie and not what
     /// partitions have: a segment gets one as soon as all in it is committed, so that its slots
     /// leave memory, and another one when the copy is whole and was opened.
     pub async fn open_incomplete(dir: PathBuf, options: Options) -> Result<Self, OpenError> {
