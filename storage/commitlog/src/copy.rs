@@ -52,10 +52,9 @@ pub struct Link {
 }
 
 impl CommitLog {
-    /// Opens a log that is still being copied. No record is indexed, no checkpoint is looked at,
-    /// and no entry is held in memory for apply. Index files tell where entries lie and not what
-    /// partitions have: a segment gets one as soon as all in it is committed, so that its slots
-    /// leave memory, and another one when the copy is whole and was opened.
+    /// Opens a log that is still being copied. Nothing is indexed, no checkpoint is looked at, and
+    /// no entry is held in memory for apply. Places stay in memory, 32 bytes an entry, until the
+    /// copy is whole: the open that follows writes the index files while it reads.
     pub async fn open_incomplete(dir: PathBuf, options: Options) -> Result<Self, OpenError> {
         let (log, _) = Self::open_as(dir, options, recovery::Opening::Incomplete).await?;
         log.shared.state.borrow_mut().slots.set_applied(u64::MAX);

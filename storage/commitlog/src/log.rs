@@ -252,11 +252,6 @@ impl CommitLog {
     pub fn set_committed(&self, committed: LogId) {
         let mut state = self.shared.state.borrow_mut();
         state.hard.committed = state.hard.committed.max(Some(committed));
-        let ready = state.incomplete && crate::seal::next_unindexed(&state).is_some();
-        drop(state);
-        if ready {
-            self.shared.housekeeping.notify_one();
-        }
     }
 
     /// Everything up to `applied` has been applied and its accepted runs indexed.

@@ -47,8 +47,6 @@ pub(crate) struct Replay {
     state: State,
     /// Index after what the state machine has seen.
     applied_next: u64,
-    /// Segments that hold no later entry are taken from their index files.
-    indexed_next: u64,
     /// The floor as of the end of the log, once it was looked for.
     end_floor: Option<Option<LogId>>,
     /// Runs of applied entries, by entry index: a truncation takes back what it cuts off.
@@ -83,16 +81,9 @@ impl Replay {
         }
         state.slots.set_applied(applied_next);
         state.incomplete = matches!(opening, Opening::Incomplete);
-        let newest = segments.last().and_then(|newest| newest.header.hard.committed);
-        let indexed_next = match opening {
-            Opening::Whole(_) => applied_next,
-            // Nothing is applied: what is committed stays as it is.
-            Opening::Incomplete => newest.map_or(0, |id| id.index.0 + 1),
-        };
         Self {
             state,
             applied_next,
-            indexed_next,
             end_floor: None,
             found: Vec::new(),
             oldest: true,
@@ -218,7 +209,7 @@ impl Replay {
         }
         // Every group restates what was committed when it was written.
         let committed_next = self.state.hard.committed.map_or(0, |id| id.index.0 + 1);
-        let settled_next = self.indexed_next.min(committed_next);
+        let settled_next = self.applied_next.min(committed_next);
         while let Some(oldest) = self.state.unindexed.front().cloned()
             && oldest.next_index() <= settled_next
         {
@@ -383,10 +374,10 @@ async fn read_index(
     };
     // Wrong when planted: entries that apply needs are passed over.
     let needless =
-        head.held.next <= replay.indexed_next || planted("commitlog-index-trusted-over-log");
+        head.held.next <= replay.applied_next || planted("commitlog-index-trusted-over-log");
     let right = head.cover == seal::cover_before(segment, next)
         && needless
-        && (head.partitions.is_some() || replay.state.incomplete)
+        && head.partitions.is_some()
         && follows(&head, segment, &replay.state.slots, floor);
     right.then_some(head)
 }

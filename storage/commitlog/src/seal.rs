@@ -37,8 +37,7 @@ pub(crate) fn next_unindexed(state: &State) -> Option<Rc<Segment>> {
     // has its place behind the record that cut it off, so that this is known then.
     let settled = last.is_none_or(|last| !state.slots.waits_for_place(last));
     // Wrong when planted: what leaves memory may be cut off later.
-    let applied =
-        oldest.next_index() <= state.settled_next() || planted("commitlog-cold-unapplied");
+    let applied = oldest.next_index() <= state.applied_next || planted("commitlog-cold-unapplied");
     (applied && settled).then(|| oldest.clone())
 }
 

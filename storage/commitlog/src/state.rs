@@ -439,15 +439,6 @@ impl State {
         self.segments.insert(segment.number(), segment);
     }
 
-    /// Entries below this index are never cut off, and what the log derives from them is known.
-    pub(crate) fn settled_next(&self) -> u64 {
-        match self.incomplete {
-            // Nothing is derived from a copy before it is whole.
-            true => self.hard.committed.map_or(0, |id| id.index.0 + 1),
-            false => self.applied_next,
-        }
-    }
-
     /// A truncation has its place in the log: what it cuts off is no part of it any more, and what
     /// comes next follows what it leaves.
     pub(crate) fn cut(&mut self, truncate: Truncate) {

@@ -410,37 +410,20 @@ fn places_stay_in_memory_until_the_index_file_is_durable() {
     });
 }
 
-/// A copy that is not whole keeps as little in memory; when it is, all of it is indexed.
+/// A copy is read from end to end when it is whole, once, and let go on the way.
 #[test]
-fn a_copy_is_let_go_while_it_is_made_and_indexed_when_it_is_whole() {
+fn a_copy_is_indexed_when_it_is_whole() {
     let disk = Disk::default();
-    let incomplete = || CommitLog::open_incomplete(PathBuf::from(DIR), few());
     run_on(1, &disk, async {
         drop(fs::create_dir_all("/data/shards").await);
-        let log = incomplete().await.unwrap();
-        for n in 0..70 {
+        let log = CommitLog::open_incomplete(PathBuf::from(DIR), few()).await.unwrap();
+        for n in 0..90 {
             log.append(vec![sent(n)]).await.unwrap();
+            log.set_committed(sent(n).id);
         }
-        rest().await;
-        assert_eq!(log.stats().slots, 70, "all of it may be cut off");
-        log.set_committed(sent(64).id);
-        rest().await;
-        assert_eq!(log.stats().slots, 70 - 64);
-        log.truncate_after(Some(sent(66).id)).await.unwrap();
-        for n in 67..90 {
-            log.append(vec![sent(n)]).await.unwrap();
-        }
-        log.set_committed(sent(89).id);
         log.append(Vec::new()).await.unwrap();
         rest().await;
         log.close().await;
-        let log = incomplete().await.unwrap();
-        // The newest segment's header was written before the end was known to be committed.
-        assert!(log.stats().slots <= 90 - 64, "{} slots", log.stats().slots);
-        let whole = log.read_whole_entries(0..90, usize::MAX).await.unwrap();
-        assert!(whole.iter().zip(0..).all(|(read, n)| read.id == sent(n).id));
-        log.close().await;
-        // Read from end to end, once, and let go on the way.
         let (log, report) = open(Some(sent(89).id)).await;
         assert_eq!(report.skipped_segments, 0);
         assert!(log.stats().slots <= 4 * FEW, "{} slots", log.stats().slots);
