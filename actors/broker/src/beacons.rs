@@ -153,7 +153,13 @@ impl Core {
 
     /// A message to the first core of another node.
     pub(crate) fn node_call(&self, to: NodeId, deadline_in: Duration, request: Bytes) -> Call {
-        Call { to, shard: CATALOG_SHARD, urgency: Urgency::Urgent, deadline_in, request }
+        Call {
+            to,
+            shard: CATALOG_SHARD,
+            urgency: Urgency::Urgent,
+            deadline_in,
+            request: request.into(),
+        }
     }
 
     /// Who leads a shard, as far as it is known here.

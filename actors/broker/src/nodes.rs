@@ -144,7 +144,8 @@ impl Core {
         deadline_in: Duration,
         request: Bytes,
     ) -> Result<Answer, AdminError> {
-        let call = Call { to, shard, urgency: Urgency::Urgent, deadline_in, request };
+        let call =
+            Call { to, shard, urgency: Urgency::Urgent, deadline_in, request: request.into() };
         let answer = self.peers.call(call).await.map_err(|error| match error {
             // Wrong: a command that may be carried out is taken for one that was not.
             _ if planted("broker-silence-taken-for-no") => AdminError::NotLeader,

@@ -49,6 +49,8 @@ const RESERVED_COMMAND_BYTES_MAX: u64 = 64 * 1024;
 /// From the start of openraft, when all known commits have been re-applied, to the first entry of
 /// the own term: one vote and two appends.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Payload that a leader keeps in memory for its followers: what may be on its way to one of them.
+const FED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How long retention waits for openraft to let entries go.
 const PURGE_WAIT: Duration = Duration::from_millis(100);
 /// After a checkpoint could not be written (a full disk), the next attempt.
@@ -530,11 +532,20 @@ fn leader_term(metrics: &RaftMetrics<Types>) -> Option<Term> {
     (leads && caught_up).then_some(Term(metrics.current_term))
 }
 
-/// Reports the end of openraft. Ends with the group.
+/// Sees that a leader has at hand what it sends, and reports the end of openraft. Ends with the
+/// group.
 async fn watch_raft(core: Weak<Core>) {
     // Changes with the server's role only, not with every entry.
     let Some(mut server) = core.upgrade().map(|core| core.raft.server_metrics()) else { return };
-    while server.changed().await.is_ok() {}
+    while server.changed().await.is_ok() {
+        let Some(core) = core.upgrade() else { return };
+        let feeds = {
+            let metrics = core.metrics.borrow_watched();
+            let others = metrics.membership_config.membership().nodes().count() > 1;
+            metrics.state == ServerState::Leader && others
+        };
+        core.log.keep_payload(if feeds { FED_BYTES_MAX } else { 0 });
+    }
     let Some(core) = core.upgrade() else { return };
     let state = core.metrics.borrow_watched().running_state.clone();
     core.fail(match state {

@@ -240,7 +240,7 @@ struct Raw<'a> {
 /// Where an entry's bytes are.
 enum Bytes {
     Read(Slice),
-    Built(Vec<u8>),
+    Built(bytes::Bytes),
 }
 
 impl AsRef<[u8]> for Bytes {

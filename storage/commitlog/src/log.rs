@@ -264,6 +264,12 @@ impl CommitLog {
         Ticket(receiver)
     }
 
+    /// Keeps the payload of the newest entries in memory after they were written, at most this
+    /// much of it, in bytes: what is sent to other replicas is not read again. None by default.
+    pub fn keep_payload(&self, bytes_max: usize) {
+        self.shared.state.borrow_mut().slots.keep_payload(bytes_max);
+    }
+
     /// Entries of `range`, as many as fit `bytes_max`, at least one if there are any. Their runs
     /// carry no payload.
     pub async fn read_entries(
