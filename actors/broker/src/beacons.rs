@@ -17,7 +17,7 @@ use barrage_cluster::beacon::{self, Beacon, Replica};
 use barrage_cluster::message::Message;
 use barrage_model::{CoreId, NodeId, ShardId};
 use barrage_raft::{Call, Group, Machine, Status, Urgency};
-use barrage_world::{Instant, sleep, spawn, timeout};
+use barrage_world::{Instant, sleep, spawn, timeout_coarse};
 use bytes::Bytes;
 
 use crate::api::Leader;
@@ -26,8 +26,8 @@ use crate::members::in_sync;
 use crate::message::Request;
 use crate::replicas::Place;
 
-/// How often a core looks whether its replicas are what they were.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often a core looks whether its replicas are what they were; news comes at once.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Beacons follow each other no faster than this.
 const BEACON_PAUSE: Duration = Duration::from_millis(10);
 /// After this long a beacon's answer is of no use.
@@ -73,7 +73,15 @@ impl Core {
                 told = taken.then_some(now);
             }
             let news = self.news.listen();
-            timeout(LOOK_INTERVAL, news).await.ok();
+            timeout_coarse(LOOK_INTERVAL, news).await.ok();
+        }
+    }
+
+    /// Makes it news when this node comes to lead a group, or leads it no more, for ever.
+    pub(crate) async fn keep_telling_leads<M: Machine>(self: Rc<Self>, group: Group<M>) {
+        while !group.is_over() {
+            group.lead_changed().await;
+            self.news.notify_all();
         }
     }
 
@@ -103,7 +111,7 @@ impl Core {
                 drop(spawn(async move { drop(answer.await) }));
             }
             sleep(BEACON_PAUSE).await;
-            timeout(interval, news).await.ok();
+            timeout_coarse(interval, news).await.ok();
         }
     }
 
