@@ -240,7 +240,7 @@ struct Raw<'a> {
 /// Where an entry's bytes are.
 enum Bytes {
     Read(Slice),
-    Built(bytes::Bytes),
+    Built(Vec<u8>),
 }
 
 impl AsRef<[u8]> for Bytes {

@@ -121,10 +121,10 @@ impl Entry {
 
     /// Those bytes, in one place.
     #[must_use]
-    pub fn encode(&self, shard: ShardId) -> Bytes {
+    pub fn encode(&self, shard: ShardId) -> Vec<u8> {
         let mut pieces = Pieces::default();
         self.encode_into(shard, &mut pieces);
-        pieces.into_bytes()
+        pieces.into_bytes().into()
     }
 
     /// Bytes of them.
