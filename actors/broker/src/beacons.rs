@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use barrage_cluster::beacon::{self, Beacon, Replica};
-use barrage_cluster::message::Message;
+use barrage_cluster::message::{Answer, Message};
 use barrage_model::{CoreId, NodeId, ShardId};
 use barrage_raft::{Call, Group, Machine, Status, Urgency};
 use barrage_world::{Instant, sleep, spawn, timeout_coarse};
@@ -24,7 +24,9 @@ use crate::api::Leader;
 use crate::core::{CATALOG_CORE, CATALOG_SHARD, Core, Report};
 use crate::members::in_sync;
 use crate::message::Request;
+use crate::refusal;
 use crate::replicas::Place;
+use crate::start::StartError;
 
 /// How often a core looks whether its replicas are what they were; news comes at once.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -108,10 +110,21 @@ impl Core {
             for node in self.other_nodes() {
                 let call = self.node_call(node, BEACON_DEADLINE, bytes.clone());
                 let answer = self.peers.call(call);
-                drop(spawn(async move { drop(answer.await) }));
+                let core = Rc::clone(&self);
+                drop(spawn(async move {
+                    if let Ok(bytes) = answer.await {
+                        core.take_answer(&bytes);
+                    }
+                }));
             }
             sleep(BEACON_PAUSE).await;
             timeout_coarse(interval, news).await.ok();
+        }
+    }
+
+    fn take_answer(&self, bytes: &[u8]) {
+        if let Ok(Answer::Refused { code: refusal::REMOVED, .. }) = Answer::decode(bytes) {
+            self.fail(StartError::Removed { node: self.node() }.to_string());
         }
     }
 

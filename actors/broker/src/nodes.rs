@@ -64,6 +64,11 @@ impl Core {
 
     async fn answer_message(&self, from: NodeId, message: Message) -> Result<Answer, PeerRefusal> {
         match message {
+            // Its own copy of the catalog does not say so when it was away at the time, and nobody
+            // sends it a newer one. A number is never given again.
+            Message::Beacon(_) if self.catalog().nodes().was_removed(from) => {
+                Ok(Answer::Refused { code: refusal::REMOVED, reason: String::new() })
+            }
             Message::Beacon(beacon) if beacon.node == from => {
                 self.hear(beacon);
                 Ok(Answer::Heard)
