@@ -52,8 +52,6 @@ const RESERVED_COMMAND_BYTES_MAX: u64 = 64 * 1024;
 /// From the start of openraft, when all known commits have been re-applied, to the first entry of
 /// the own term: one vote and two appends.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Payload that a leader keeps in memory for its followers: what may be on its way to one of them.
-const FED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How long retention waits for openraft to let entries go.
 const PURGE_WAIT: Duration = Duration::from_millis(100);
 /// After a checkpoint could not be written (a full disk), the next attempt.
@@ -554,7 +552,7 @@ async fn watch_raft(core: Weak<Core>) {
         let metrics = all.borrow_watched().clone();
         let is_leader = metrics.state == ServerState::Leader;
         let others = metrics.membership_config.membership().nodes().count() > 1;
-        strong.log.keep_payload(if is_leader && others { FED_BYTES_MAX } else { 0 });
+        strong.log.keep_payload(is_leader && others);
         let lead = leader_term(&metrics);
         if told != lead {
             told = lead;

@@ -127,6 +127,11 @@ impl Slots {
         self.drop_payload();
     }
 
+    /// Bytes of payload kept so.
+    pub(crate) fn whole_bytes(&self) -> usize {
+        self.whole_bytes
+    }
+
     fn drop_payload(&mut self) {
         while self.whole_bytes > self.whole_bytes_max {
             let Some((index, bytes)) = self.whole.pop_front() else { break };
