@@ -11,17 +11,16 @@ use std::time::Duration;
 
 use barrage_cluster::Catalog;
 use barrage_model::Term;
-use barrage_world::{planted, sleep, timeout};
+use barrage_world::{planted, sleep};
 
 use crate::core::Core;
 use crate::shard::Shard;
+use crate::shard::handle::first_of;
 use crate::shard::machine::ShardMachine;
 use crate::shard::reconcile::difference;
 
 /// After a shard could not be made to agree (a full disk), the next attempt.
 const RETRY: Duration = Duration::from_millis(500);
-/// How often it is looked at whether this node has come to lead.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Core {
     /// Keeps a shard in agreement with this core's copy of the catalog, for ever.
@@ -29,6 +28,7 @@ impl Core {
         let mut watch = self.catalog_watch();
         let mut agreed: Option<(Term, u64)> = None;
         while !shard.group().is_over() {
+            let lead_changed = shard.group().lead_changed();
             let catalog = Arc::clone(&watch.borrow_and_update());
             let now = shard.group().leader_term().map(|term| (term, catalog.revision()));
             if let Some(wanted) = now
@@ -51,7 +51,7 @@ impl Core {
                 }
                 continue;
             }
-            timeout(LOOK_INTERVAL, watch.changed()).await.ok();
+            first_of(async { watch.changed().await.ok().unwrap_or_default() }, lead_changed).await;
         }
     }
 }

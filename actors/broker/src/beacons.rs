@@ -14,20 +14,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use barrage_cluster::beacon::{self, Beacon, Replica};
-use barrage_cluster::message::Message;
+use barrage_cluster::message::{Answer, Message};
 use barrage_model::{CoreId, NodeId, ShardId};
 use barrage_raft::{Call, Group, Machine, Status, Urgency};
-use barrage_world::{Instant, sleep, spawn, timeout};
+use barrage_world::{Instant, sleep, spawn, timeout_coarse};
 use bytes::Bytes;
 
 use crate::api::Leader;
 use crate::core::{CATALOG_CORE, CATALOG_SHARD, Core, Report};
 use crate::members::in_sync;
 use crate::message::Request;
+use crate::refusal;
 use crate::replicas::Place;
+use crate::start::StartError;
 
-/// How often a core looks whether its replicas are what they were.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often a core looks whether its replicas are what they were; news comes at once.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Beacons follow each other no faster than this.
 const BEACON_PAUSE: Duration = Duration::from_millis(10);
 /// After this long a beacon's answer is of no use.
@@ -73,7 +75,15 @@ impl Core {
                 told = taken.then_some(now);
             }
             let news = self.news.listen();
-            timeout(LOOK_INTERVAL, news).await.ok();
+            timeout_coarse(LOOK_INTERVAL, news).await.ok();
+        }
+    }
+
+    /// Makes it news when this node comes to lead a group, or leads it no more, for ever.
+    pub(crate) async fn keep_telling_leads<M: Machine>(self: Rc<Self>, group: Group<M>) {
+        while !group.is_over() {
+            group.lead_changed().await;
+            self.news.notify_all();
         }
     }
 
@@ -100,10 +110,21 @@ impl Core {
             for node in self.other_nodes() {
                 let call = self.node_call(node, BEACON_DEADLINE, bytes.clone());
                 let answer = self.peers.call(call);
-                drop(spawn(async move { drop(answer.await) }));
+                let core = Rc::clone(&self);
+                drop(spawn(async move {
+                    if let Ok(bytes) = answer.await {
+                        core.take_answer(&bytes);
+                    }
+                }));
             }
             sleep(BEACON_PAUSE).await;
-            timeout(interval, news).await.ok();
+            timeout_coarse(interval, news).await.ok();
+        }
+    }
+
+    fn take_answer(&self, bytes: &[u8]) {
+        if let Ok(Answer::Refused { code: refusal::REMOVED, .. }) = Answer::decode(bytes) {
+            self.fail(StartError::Removed { node: self.node() }.to_string());
         }
     }
 
@@ -153,7 +174,13 @@ impl Core {
 
     /// A message to the first core of another node.
     pub(crate) fn node_call(&self, to: NodeId, deadline_in: Duration, request: Bytes) -> Call {
-        Call { to, shard: CATALOG_SHARD, urgency: Urgency::Urgent, deadline_in, request }
+        Call {
+            to,
+            shard: CATALOG_SHARD,
+            urgency: Urgency::Urgent,
+            deadline_in,
+            request: request.into(),
+        }
     }
 
     /// Who leads a shard, as far as it is known here.

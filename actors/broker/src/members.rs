@@ -10,7 +10,7 @@ use std::time::Duration;
 use barrage_cluster::change::{self, Change, View};
 use barrage_model::NodeId;
 use barrage_raft::{Group, Machine, MembershipError, Role, Status};
-use barrage_world::{sleep, timeout};
+use barrage_world::{sleep, sleep_coarse, timeout};
 
 use crate::core::{CATALOG_SHARD, Core};
 
@@ -42,7 +42,7 @@ impl Core {
     /// Keeps the members of a group as assigned while this node leads it, for ever.
     pub(crate) async fn keep_members<M: Machine>(self: Rc<Self>, group: Group<M>) {
         while !self.is_closing.get() && !group.is_over() {
-            sleep(LOOK_INTERVAL).await;
+            sleep_coarse(LOOK_INTERVAL).await;
             if self.is_leaving.get() || group.leader_term().is_none() {
                 continue;
             }

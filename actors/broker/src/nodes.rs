@@ -64,6 +64,11 @@ impl Core {
 
     async fn answer_message(&self, from: NodeId, message: Message) -> Result<Answer, PeerRefusal> {
         match message {
+            // Its own copy of the catalog does not say so when it was away at the time, and nobody
+            // sends it a newer one. A number is never given again.
+            Message::Beacon(_) if self.catalog().nodes().was_removed(from) => {
+                Ok(Answer::Refused { code: refusal::REMOVED, reason: String::new() })
+            }
             Message::Beacon(beacon) if beacon.node == from => {
                 self.hear(beacon);
                 Ok(Answer::Heard)
@@ -144,7 +149,8 @@ impl Core {
         deadline_in: Duration,
         request: Bytes,
     ) -> Result<Answer, AdminError> {
-        let call = Call { to, shard, urgency: Urgency::Urgent, deadline_in, request };
+        let call =
+            Call { to, shard, urgency: Urgency::Urgent, deadline_in, request: request.into() };
         let answer = self.peers.call(call).await.map_err(|error| match error {
             // Wrong: a command that may be carried out is taken for one that was not.
             _ if planted("broker-silence-taken-for-no") => AdminError::NotLeader,

@@ -7,6 +7,9 @@ use barrage_cluster::message::Answer;
 
 use crate::api::AdminError;
 
+/// What a beacon is answered whose sender is no member any more.
+pub(crate) const REMOVED: u8 = 11;
+
 /// The answer that tells an error.
 pub(crate) fn answer(error: &AdminError) -> Answer {
     let (code, reason) = match error {

@@ -162,6 +162,7 @@ impl Core {
         drop(spawn(shard.clone().keep_comparing()));
         drop(spawn(shard.clone().keep_retention(self.options.retention_tick)));
         drop(spawn(Rc::clone(self).keep_members(shard.group().clone())));
+        drop(spawn(Rc::clone(self).keep_telling_leads(shard.group().clone())));
         drop(spawn(Rc::clone(self).keep_agreeing(shard.clone())));
         self.places.borrow_mut().insert(shard.id(), Place::Open(shard));
         self.news.notify_all();

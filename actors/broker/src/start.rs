@@ -212,6 +212,7 @@ async fn open_catalog(core: &Rc<Core>) -> Result<(), StartError> {
     }));
     core.set_catalog(std::sync::Arc::new(watched.catalog()));
     drop(spawn(Rc::clone(core).keep_members(watched.group().clone())));
+    drop(spawn(Rc::clone(core).keep_telling_leads(watched.group().clone())));
     drop(spawn(Rc::clone(core).keep_publishing(watched)));
     drop(spawn(Rc::clone(core).keep_beacons()));
     drop(spawn(Rc::clone(core).keep_presence()));

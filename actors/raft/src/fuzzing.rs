@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use barrage_commitlog::{Entry, EntryKind};
+use barrage_commitlog::{Entry, EntryKind, Pieces};
 use barrage_model::{LogId, LogIndex, NodeId, ShardId, Term};
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
@@ -76,7 +76,9 @@ impl Message {
     /// The message's bytes.
     pub fn encode(&self) -> Option<Bytes> {
         match &self.kind {
-            MessageKind::Request(route, request) => rpc::encode_request(*route, request).ok(),
+            MessageKind::Request(route, request) => {
+                rpc::encode_request(*route, request).ok().map(Pieces::into_bytes)
+            }
             MessageKind::Answer(answer) => rpc::encode_answer(answer).ok(),
         }
     }

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::future::IntoFuture;
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +26,11 @@ use std::time::Duration;
 use barrage_commitlog::{self as commitlog, CommitLog, Floor, RecoveryReport};
 use barrage_model::{LogId, NodeId, ShardId, Term};
 use barrage_world as world;
-use barrage_world::channel::{Event, Mutex, oneshot, watch};
+use barrage_world::channel::event::{Event, Listener};
+use barrage_world::channel::{Mutex, oneshot, watch};
 use barrage_world::planted;
 use futures_util::FutureExt;
+use futures_util::future::select;
 use openraft::async_runtime::{WatchReceiver, watch::Watch};
 use openraft::errors::RaftError;
 use openraft::{
@@ -143,6 +146,7 @@ pub(crate) struct Core {
     failed: Event,
     is_behind: Cell<bool>,
     behind: Event,
+    lead_changed: Event,
     closing: Cell<bool>,
 }
 
@@ -206,6 +210,7 @@ impl<M: Machine> Group<M> {
             failed: Event::new(),
             is_behind: Cell::new(false),
             behind: Event::new(),
+            lead_changed: Event::new(),
             closing: Cell::new(false),
         });
         drop(world::spawn(watch_raft(Rc::downgrade(&core))));
@@ -300,6 +305,12 @@ impl<M: Machine> Group<M> {
             return None;
         }
         leader_term(&self.core.metrics.borrow_watched())
+    }
+
+    /// Follows [`Self::leader_term`]: told whenever this replica has come to lead, or leads no
+    /// more.
+    pub fn lead_changed(&self) -> Listener {
+        self.core.lead_changed.listen()
     }
 
     /// Whether this replica leads and a majority said so lately: one that was cut off finds out,
@@ -530,12 +541,38 @@ fn leader_term(metrics: &RaftMetrics<Types>) -> Option<Term> {
     (leads && caught_up).then_some(Term(metrics.current_term))
 }
 
-/// Reports the end of openraft. Ends with the group.
+/// Follows the server's role, and reports the end of openraft. Ends with the group.
 async fn watch_raft(core: Weak<Core>) {
-    // Changes with the server's role only, not with every entry.
-    let Some(mut server) = core.upgrade().map(|core| core.raft.server_metrics()) else { return };
-    while server.changed().await.is_ok() {}
+    // The first changes with the server's role only, not with every entry.
+    let watched = core.upgrade().map(|core| (core.raft.server_metrics(), core.raft.metrics()));
+    let Some((mut server, mut all)) = watched else { return };
+    let mut told = None;
+    loop {
+        let Some(strong) = core.upgrade() else { return };
+        let metrics = all.borrow_watched().clone();
+        let is_leader = metrics.state == ServerState::Leader;
+        let others = metrics.membership_config.membership().nodes().count() > 1;
+        strong.log.keep_payload(is_leader && others);
+        let lead = leader_term(&metrics);
+        if told != lead {
+            told = lead;
+            strong.lead_changed.notify_all();
+        }
+        drop(strong);
+        let changed = server.changed().map(|changed| changed.is_ok());
+        // It leads when the first entry of its term is applied.
+        let goes_on = if is_leader && lead.is_none() {
+            let applied = all.changed().map(|changed| changed.is_ok());
+            select(pin!(changed), pin!(applied)).await.factor_first().0
+        } else {
+            changed.await
+        };
+        if !goes_on {
+            break;
+        }
+    }
     let Some(core) = core.upgrade() else { return };
+    core.lead_changed.notify_all();
     let state = core.metrics.borrow_watched().running_state.clone();
     core.fail(match state {
         Ok(()) => "raft ended without a reason".to_owned(),

@@ -31,6 +31,8 @@ mod store;
 mod timing;
 mod vocabulary;
 
+pub use barrage_commitlog::Pieces;
+
 pub use crate::copies::NotOnAll;
 pub use crate::folder::{Content, Folder, FolderError};
 pub use crate::format::FormatError;

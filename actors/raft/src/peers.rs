@@ -10,6 +10,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use barrage_commitlog::Pieces;
 use barrage_model::{NodeId, ShardId};
 use bytes::Bytes;
 
@@ -33,8 +34,8 @@ pub struct Call {
     pub urgency: Urgency,
     /// After this long the answer is of no use any more.
     pub deadline_in: Duration,
-    /// The bytes for `Group::handle`.
-    pub request: Bytes,
+    /// The bytes for `Group::handle`: large payload is not copied on its way to the transport.
+    pub request: Pieces,
 }
 
 /// Why there is no answer. The request may have been carried out all the same.

@@ -443,6 +443,9 @@ impl Copy {
 
     /// Makes what is here a beginning of the source's log, as a follower does whose end differs.
     async fn agree(&mut self, plan: &SeedPlan) -> Result<(), Stop> {
+        // The chain is that of one source: a log that began behind a floor has hashes of its own.
+        // That the newest entry here is the source's too was told by its fingerprint.
+        self.link = 0;
         let Some(last) = self.log.last_log_id() else {
             self.begins_behind = plan.floor;
             return Ok(());
@@ -455,7 +458,6 @@ impl Copy {
         match committed.filter(|id| !gone && self.log.log_id_at(id.index) == Some(*id)) {
             // What was committed is in the log of every later leader.
             Some(committed) if committed < last => {
-                self.link = 0;
                 self.done(self.log.truncate_after(Some(committed))).await?;
                 Err(Stop::later("the end was not committed and has been cut off"))
             }

@@ -29,7 +29,8 @@ pub struct Timing {
     pub learner_lag_max: u64,
 }
 
-/// openraft looks at a deadline only when it ticks: every 13/64 of a heartbeat.
+/// openraft looks at a deadline only when it ticks: every 13/64 of a heartbeat. With heartbeats of
+/// 100 ms that is `COARSE`, to which ticks are put off: other intervals tick less regularly.
 const TICKS: (u32, u32) = (13, 64);
 
 impl Timing {

@@ -36,7 +36,7 @@ impl Peers for Local {
         Box::pin(async move {
             let lost = || PeerError::Unreachable(call.to, "not open".to_owned());
             let group = group.ok_or_else(lost)?;
-            group.handle(call.request).await.map_err(|_| lost())
+            group.handle(call.request.into_bytes()).await.map_err(|_| lost())
         })
     }
 }

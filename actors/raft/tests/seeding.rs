@@ -235,6 +235,9 @@ fn a_source_that_dies_is_replaced() {
             replicas[at].machine.power_off();
             died_within += u64::from(content(&new).await == Content::Incomplete);
             replicas.remove(at);
+            wait_for_leader(&replicas).await;
+            // Somebody else may have stood at the same time.
+            world::sleep(SECOND).await;
             let next = wait_for_leader(&replicas).await;
             store(&replicas[next], 10).await;
             world::timeout(600 * SECOND, seeding).await.unwrap().unwrap().unwrap();

@@ -90,7 +90,7 @@ impl Default for ProducerOptions {
             in_flight_max: Self::IN_FLIGHT_MAX,
             buffer_bytes_max: 32 * 1024 * 1024,
             delivery_timeout: Duration::from_secs(120),
-            retry_pause_min: Duration::from_millis(20),
+            retry_pause_min: Duration::from_millis(10),
             // Shorter than an election, which is what is waited for most: with a second here
             // every failover ended at the next full second.
             retry_pause_max: Duration::from_millis(250),

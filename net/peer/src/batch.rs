@@ -11,6 +11,7 @@
 
 use std::io::IoSlice;
 
+use barrage_raft::Pieces;
 use barrage_world::buggify;
 use bytes::{Bytes, BytesMut};
 
@@ -58,22 +59,24 @@ impl Batch {
         self.size >= BATCH_BYTES_MAX || self.pieces.len() >= BATCH_PIECES_MAX
     }
 
-    pub(crate) fn push(&mut self, header: &Header, body: Bytes) {
+    pub(crate) fn push(&mut self, header: &Header, body: Pieces) {
         assert_eq!(header.body_size as usize, body.len(), "the header tells the size of the body");
         self.size += header.frame_size();
-        let head = header.encode();
-        let copied = if body.len() <= BODY_BYTES_COPIED_MAX { &body[..] } else { &[] };
-        if let Some(Piece::Copied(last)) = self.pieces.last_mut() {
-            last.extend_from_slice(&head);
-            last.extend_from_slice(copied);
-        } else {
-            let mut piece = BytesMut::with_capacity(head.len() + copied.len());
-            piece.extend_from_slice(&head);
-            piece.extend_from_slice(copied);
-            self.pieces.push(Piece::Copied(piece));
+        self.copy(&header.encode());
+        for piece in body.into_vec() {
+            if piece.len() <= BODY_BYTES_COPIED_MAX {
+                self.copy(&piece);
+            } else {
+                self.pieces.push(Piece::Body(piece));
+            }
         }
-        if body.len() > BODY_BYTES_COPIED_MAX {
-            self.pieces.push(Piece::Body(body));
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        if let Some(Piece::Copied(last)) = self.pieces.last_mut() {
+            last.extend_from_slice(bytes);
+        } else {
+            self.pieces.push(Piece::Copied(BytesMut::from(bytes)));
         }
     }
 
@@ -126,7 +129,7 @@ mod tests {
             let header = header(number as u64, &body);
             expected.extend_from_slice(&header.encode());
             expected.extend_from_slice(&body);
-            batch.push(&header, body);
+            batch.push(&header, body.into());
         }
         (batch, expected)
     }
@@ -156,7 +159,7 @@ mod tests {
     fn a_large_body_is_not_copied() {
         let body = Bytes::from(vec![1; 100_000]);
         let mut batch = Batch::default();
-        batch.push(&header(1, &body), body.clone());
+        batch.push(&header(1, &body), body.clone().into());
         let writes = batch.writes();
         assert_eq!(writes[0][1].as_ptr(), body.as_ptr());
     }

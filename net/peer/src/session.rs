@@ -295,7 +295,7 @@ impl Session {
                 && let Some((header, body)) = self.outbox.borrow_mut().pop_front()
             {
                 size += held_size(&header);
-                batch.push(&header, body);
+                batch.push(&header, body.into());
             }
             if batch.is_empty() {
                 break;

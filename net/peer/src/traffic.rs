@@ -20,7 +20,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use barrage_model::{CoreId, NodeId, ShardId};
-use barrage_raft::Urgency;
+use barrage_raft::{Pieces, Urgency};
 use barrage_world::{Instant, planted};
 use bytes::Bytes;
 
@@ -45,7 +45,7 @@ pub(crate) struct CallId(u64);
 /// A call to be made.
 pub(crate) struct Message {
     pub(crate) shard: ShardId,
-    pub(crate) body: Bytes,
+    pub(crate) body: Pieces,
     pub(crate) deadline_in: Duration,
 }
 
@@ -84,7 +84,7 @@ struct Call {
     shard: ShardId,
     way: Way,
     /// Empty as soon as it is sent.
-    body: Bytes,
+    body: Pieces,
     frame_size: u64,
     deadline: Instant,
     phase: Phase,
@@ -353,7 +353,7 @@ impl Traffic {
         let Some(call) = self.calls.get_mut(&id) else { return };
         assert!(!call.is_ended(), "a call ends once");
         leave(&mut self.lines, id, call);
-        call.body = Bytes::new();
+        call.body = Pieces::default();
         call.phase = Phase::Ended(outcome);
         self.woken.extend(call.waker.take());
     }

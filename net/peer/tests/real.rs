@@ -59,7 +59,8 @@ async fn ask(links: &Links, shard: ShardId, size: usize) -> Result<(), PeerError
     let urgency = if size < 1000 { Urgency::Urgent } else { Urgency::Bulk };
     let deadline_in = Duration::from_secs(if shard == SLOW { 1 } else { 30 });
     let request = Bytes::from(vec![size as u8; size]);
-    let call = Call { to: NodeId(2), shard, urgency, deadline_in, request: request.clone() };
+    let sent = request.clone().into();
+    let call = Call { to: NodeId(2), shard, urgency, deadline_in, request: sent };
     let answer = links.call(call).await?;
     assert!(answer == request, "the answer to another call");
     Ok(())

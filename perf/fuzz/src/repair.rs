@@ -18,17 +18,21 @@ pub(crate) fn envelope(bytes: &mut [u8]) {
 /// How a group's checkpoint begins: kind, version, zero.
 const CHECKPOINT: &[u8] = &[2, 1, 0, 0];
 
-/// A message between replicas: the entries or the checkpoint it carries, then its envelope.
+/// How a request between replicas begins.
+const REQUEST: &[u8] = &[3, 1, 0, 0];
+
+/// A message between replicas: its envelope and, behind that of a request, the entries or the
+/// checkpoint it carries.
 pub(crate) fn message(bytes: &mut [u8]) {
-    let head = 16 + u32_at(bytes, 12) as usize;
-    if let Some(tail) = bytes.get_mut(head..) {
-        if tail.starts_with(CHECKPOINT) {
-            envelope(tail);
-        } else {
-            entries(tail);
-        }
+    let Some(room) = bytes.len().checked_sub(12) else { return };
+    let size = if bytes.starts_with(REQUEST) { u32_at(bytes, 4) as usize } else { room };
+    let (head, tail) = bytes.split_at_mut(12 + size.min(room));
+    envelope(head);
+    if tail.starts_with(CHECKPOINT) {
+        envelope(tail);
+    } else {
+        entries(tail);
     }
-    envelope(bytes);
 }
 
 /// Frames between nodes, one behind the other: of 64 bytes the last 4 are the CRC of those before,

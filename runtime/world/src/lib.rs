@@ -60,7 +60,10 @@ pub use crate::backend::fs::prepare_directory;
 pub use crate::backend::task::{JoinHandle, fatal, run_local, spawn, yield_if_needed, yield_now};
 pub use crate::random::{fill_random, random_u64};
 pub use crate::sabotage::{buggify, planted};
-pub use crate::time::{Elapsed, Instant, sleep, sleep_until, timeout, unix_time_ms};
+pub use crate::time::{
+    COARSE, Elapsed, Instant, sleep, sleep_coarse, sleep_until, timeout, timeout_coarse,
+    unix_time_ms,
+};
 
 /// The unit of direct I/O: every position, length and buffer address is a multiple of it,
 /// whatever the device claims.

@@ -90,6 +90,21 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
     sleep(deadline - Instant::now())
 }
 
+/// How much later than asked a coarse wait may end.
+pub const COARSE: Duration = Duration::from_millis(20);
+
+/// Waits for `duration` and up to [`COARSE`] more, so that a core wakes up once for many waits:
+/// what looks now and then and has no deadline of its own. An idle core costs what its wake-ups
+/// cost.
+pub fn sleep_coarse(duration: Duration) -> Sleep {
+    backend::time::sleep(backend::time::to_grid(duration))
+}
+
+/// As [`timeout`], for what is waited for now and then: see [`sleep_coarse`].
+pub fn timeout_coarse<F: Future>(duration: Duration, future: F) -> Timeout<F> {
+    Timeout { future, sleep: sleep_coarse(duration) }
+}
+
 /// A deadline passed before the future was ready.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("deadline has elapsed")]

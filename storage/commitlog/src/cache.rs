@@ -13,6 +13,8 @@ const WINDOW_SHARE: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Cache {
     tail: Pieces,
+    /// The tail's budget while nothing is lent.
+    tail_bytes_max: usize,
     windows: Pieces,
     pub(crate) hits: u64,
     pub(crate) misses: u64,
@@ -31,10 +33,20 @@ impl Cache {
         let windows = bytes_max / WINDOW_SHARE;
         Self {
             tail: Pieces::new(bytes_max - windows),
+            tail_bytes_max: bytes_max - windows,
             windows: Pieces::new(windows),
             hits: 0,
             misses: 0,
         }
+    }
+
+    /// Gives up to `bytes_max` of the tail's budget, half of it at most, to whoever keeps the same
+    /// records in another form; all of it comes back with 0. Answers how much.
+    pub(crate) fn lend(&mut self, bytes_max: usize) -> usize {
+        let lent = bytes_max.min(self.tail_bytes_max / 2);
+        self.tail.bytes_max = self.tail_bytes_max - lent;
+        self.tail.evict();
+        lent
     }
 
     /// Keeps a group that is being written.
@@ -83,6 +95,10 @@ impl Pieces {
             Some(old) => self.bytes -= old.len(),
             None => self.order.push_back(position),
         }
+        self.evict();
+    }
+
+    fn evict(&mut self) {
         while self.bytes > self.bytes_max {
             let Some(oldest) = self.order.pop_front() else { break };
             if let Some(old) = self.by_position.remove(&oldest) {
@@ -102,6 +118,24 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_lent_is_missing_until_it_comes_back() {
+        let mut cache = Cache::new(4000);
+        let write = |cache: &mut Cache| {
+            for n in 0..10u64 {
+                cache.wrote(n * 1000, Slice::from(vec![n as u8; 1000]));
+            }
+            cache.bytes()
+        };
+        assert_eq!(write(&mut cache), 3000);
+        assert_eq!(cache.lend(500), 500);
+        assert_eq!(cache.bytes(), 2000);
+        assert_eq!(cache.lend(usize::MAX), 1500);
+        assert_eq!(write(&mut cache), 1000);
+        assert_eq!(cache.lend(0), 0);
+        assert_eq!(write(&mut cache), 3000);
+    }
 
     #[test]
     fn bounded_and_exact() {

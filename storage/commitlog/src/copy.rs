@@ -47,7 +47,8 @@ pub struct CheckpointPiece {
 pub struct Link {
     /// Hash of the header before this one in the source's log; 0 when it is not known.
     pub previous: u64,
-    /// Hash of this entry's header in the source's log.
+    /// Hash of this entry's header in the source's log; 0 when it is not known: what is not
+    /// written yet is not linked yet.
     pub own: u64,
 }
 
@@ -239,7 +240,7 @@ impl Entry {
         shard: ShardId,
     ) -> Result<(Self, Link), crate::EntryError> {
         let entry = Self::decode(bytes, shard)?;
-        let link = entry_format::link(bytes);
+        let link = entry_format::link(bytes).filter(|link| link.previous != 0);
         Ok((entry, link.unwrap_or(Link { previous: 0, own: 0 })))
     }
 }

@@ -4,6 +4,7 @@
 //! into runs: all batches of one partition lie together. Cloning is cheap; payload is refcounted.
 
 use crate::format::entry as entry_format;
+use crate::pieces::Pieces;
 use barrage_model::{LogId, NodeId, Offset, PartitionKey, ShardId, Term};
 use bytes::Bytes;
 
@@ -111,14 +112,25 @@ impl Run {
 }
 
 impl Entry {
-    /// The bytes that carry the entry, with its payload, to another replica: as the log holds
+    /// Adds the bytes that carry the entry, with its payload, to another replica: as the log holds
     /// them, but for the hash of the entry before it, which every log writes for itself.
+    pub fn encode_into(&self, shard: ShardId, pieces: &mut Pieces) {
+        assert!(self.is_whole(), "an entry without its payload cannot leave this replica");
+        entry_format::encode_pieces(self, shard, pieces);
+    }
+
+    /// Those bytes, in one place.
     #[must_use]
     pub fn encode(&self, shard: ShardId) -> Vec<u8> {
-        assert!(self.is_whole(), "an entry without its payload cannot leave this replica");
-        let mut bytes = vec![0; entry_format::encoded_len(self)];
-        entry_format::encode(self, shard, 0, &mut bytes);
-        bytes
+        let mut pieces = Pieces::default();
+        self.encode_into(shard, &mut pieces);
+        pieces.into_bytes().into()
+    }
+
+    /// Bytes of them.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        entry_format::encoded_len(self)
     }
 
     /// Reads what [`Self::encode`] wrote; the payload stays in `bytes`.

@@ -28,6 +28,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+/// Payload kept for other replicas: what may be on its way to one of them.
+const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// What the log's tasks share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -276,6 +279,14 @@ impl CommitLog {
         Ticket(receiver)
     }
 
+    /// Whether the newest entries keep their payload in memory after they were written, so that
+    /// what is sent to other replicas is not read again. Part of the cache's budget goes to it.
+    pub fn keep_payload(&self, keeps: bool) {
+        let mut state = self.shared.state.borrow_mut();
+        let bytes = state.cache.lend(if keeps { KEPT_BYTES_MAX } else { 0 });
+        state.slots.keep_payload(bytes);
+    }
+
     /// Entries of `range`, as many as fit `bytes_max`, at least one if there are any. Their runs
     /// carry no payload.
     pub async fn read_entries(
@@ -422,7 +433,7 @@ impl CommitLog {
             flush_p99_us: state.counters.flush_quantile_us(0.99),
             entries_in_flight: state.entries_in_flight() as u64,
             segments: state.segments.len() as u64,
-            cache_bytes: state.cache.bytes() as u64,
+            cache_bytes: (state.cache.bytes() + state.slots.whole_bytes()) as u64,
             cache_hits: state.cache.hits,
             cache_misses: state.cache.misses,
             index_bytes: state.index.memory_bytes() as u64,

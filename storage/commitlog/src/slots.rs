@@ -29,6 +29,9 @@ use std::rc::Rc;
 /// Bytes of commands and run tables kept in memory for apply and replication, at most.
 const RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// What a whole entry takes beside its bytes.
+const WHOLE_BYTES_EXTRA: usize = 256;
+
 /// Where an entry lies in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -82,6 +85,10 @@ pub(crate) struct Slots {
     recent_bytes: usize,
     /// Apply has not seen this index and later ones: their entries stay in memory.
     applied_next: u64,
+    /// Written entries that keep their payload, oldest first, and its bytes.
+    whole: VecDeque<(u64, usize)>,
+    whole_bytes: usize,
+    whole_bytes_max: usize,
 }
 
 impl Slots {
@@ -242,8 +249,35 @@ impl Slots {
         }
     }
 
-    /// The entry has its place; if it is still in the log its payload leaves memory. Gives the
-    /// runs that waited for the place.
+    /// Keeps the payload of the newest written entries in memory, this much of it: where copies of
+    /// the log are fed from.
+    pub(crate) fn keep_payload(&mut self, bytes_max: usize) {
+        self.whole_bytes_max = bytes_max;
+        self.drop_payload();
+    }
+
+    /// Bytes of payload kept so.
+    pub(crate) fn whole_bytes(&self) -> usize {
+        self.whole_bytes
+    }
+
+    fn drop_payload(&mut self) {
+        while self.whole_bytes > self.whole_bytes_max {
+            let Some((index, bytes)) = self.whole.pop_front() else { break };
+            self.whole_bytes -= bytes;
+            // The index may hold a later entry by now: while that has no place, only it has the
+            // payload.
+            if let Some(slot) = self.slot_mut(index)
+                && slot.len > 0
+                && let Some(entry) = slot.entry.as_ref().filter(|entry| !entry.runs.is_empty())
+            {
+                slot.entry = Some(Rc::new(entry.without_payload()));
+            }
+        }
+    }
+
+    /// The entry has its place; if it is still in the log its payload leaves memory, unless
+    /// payload is kept. Gives the runs that waited for the place.
     pub(crate) fn place(&mut self, entry: &Rc<Entry>, place: Place) -> Vec<usize> {
         let index = entry.id.index.0;
         let Some(slot) = self.slot_mut(index) else { return Vec::new() };
@@ -251,10 +285,13 @@ impl Slots {
         if !slot.entry.as_ref().is_some_and(|held| Rc::ptr_eq(held, entry)) {
             return Vec::new();
         }
-        if !entry.runs.is_empty() {
-            slot.entry = Some(Rc::new(entry.without_payload()));
-        }
         self.set_place(index, place);
+        if !entry.runs.is_empty() {
+            let bytes = place.len as usize + WHOLE_BYTES_EXTRA;
+            self.whole.push_back((index, bytes));
+            self.whole_bytes += bytes;
+            self.drop_payload();
+        }
         self.waiting_runs.remove(&index).unwrap_or_default()
     }
 

@@ -18,6 +18,8 @@ use barrage_world::{Buffer, Instant, Slice, buggify, planted, sleep, spawn, time
 use std::rc::Rc;
 use std::time::Duration;
 
+/// How late a flush is in the mood for that.
+const SYNC_LATE: Duration = Duration::from_millis(100);
 /// ENOSPC: the one failure of a write that is waited out.
 pub(crate) const NO_SPACE: i32 = 28;
 /// How long to wait before a full disk is tried again.
@@ -198,7 +200,8 @@ async fn write(log: Rc<Shared>, segment: Rc<Segment>, slice: Slice, start: u64) 
 /// One flush. It covers writes that were complete before it was issued, and nothing else.
 async fn sync(log: Rc<Shared>, to: u64) {
     if buggify("commitlog-sync-late", 8) {
-        sleep(FULL_RETRY).await;
+        // Less than an election: three disks at once would end every lead.
+        sleep(SYNC_LATE).await;
     }
     let file = log.state.borrow().active().clone();
     let begin = Instant::now();

@@ -156,16 +156,26 @@ fn seal(kind: u8, parts: &[&[u8]]) -> Result<Vec<u8>, FormatError> {
     Ok(bytes)
 }
 
+/// The body of an envelope behind which nothing follows.
 fn open(kind: u8, bytes: &[u8]) -> Result<&[u8], FormatError> {
+    let (body, rest) = open_front(kind, bytes)?;
+    if rest.is_empty() {
+        return Ok(body);
+    }
+    Err(FormatError::Length { expected: bytes.len() - rest.len(), actual: bytes.len() })
+}
+
+/// The body of the envelope at the front, and what follows it: that has checksums of its own.
+fn open_front(kind: u8, bytes: &[u8]) -> Result<(&[u8], &[u8]), FormatError> {
     let too_short = FormatError::Length { expected: ENVELOPE_SIZE, actual: bytes.len() };
     let (envelope, body) = bytes.split_first_chunk::<ENVELOPE_SIZE>().ok_or(too_short)?;
     let [kind_read, version, _, _, l0, l1, l2, l3, c0, c1, c2, c3] = *envelope;
     let length =
         usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).map_err(|_| FormatError::Body)?;
-    if body.len() != length {
+    let Some((body, rest)) = body.split_at_checked(length) else {
         let expected = ENVELOPE_SIZE.saturating_add(length);
         return Err(FormatError::Length { expected, actual: bytes.len() });
-    }
+    };
     let (covered, _) = envelope.split_at(CRC_POSITION);
     let crc = crc32c::crc32c_append(crc32c::crc32c(covered), body);
     if crc != u32::from_le_bytes([c0, c1, c2, c3]) {
@@ -177,7 +187,7 @@ fn open(kind: u8, bytes: &[u8]) -> Result<&[u8], FormatError> {
     if version != VERSION {
         return Err(FormatError::Version(version));
     }
-    Ok(body)
+    Ok((body, rest))
 }
 
 #[cfg(test)]

@@ -3,16 +3,17 @@
 //! Owns: their bytes, inside the envelope of the module above.
 //!
 //! ```text
-//! request:  u32 head length | rkyv of RequestV1 | append: per entry u32 length, bytes of the log
-//!                                               | checkpoint: its bytes, to the end
+//! request:  rkyv of RequestV1;  behind the envelope, an append: per entry u32 length, bytes of the
+//!           log, which carry checksums;  a checkpoint: its bytes, an envelope of their own
 //! answer:   rkyv of AnswerV1; seeded entries: per entry u32 length, bytes of the log
 //! ```
+//! So payload is passed over once by whoever receives it, and by its sender not at all.
 //!
 //! Must never: trust a count or a length before it is compared with what is there; pass on a
 //! message for another node or shard, or one that breaks what openraft takes for granted (entries
 //! without holes, none newer than the sender's term, a checkpoint within the sender's term).
 
-use barrage_commitlog::Entry;
+use barrage_commitlog::{Entry, Pieces};
 use barrage_model::{LogId, LogIndex, NodeId, ShardId, Term};
 use barrage_world::planted;
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use openraft::raft::{
 };
 use rkyv::rancor;
 
-use super::{FormatError, LENGTH_SIZE, open, seal};
+use super::{FormatError, LENGTH_SIZE, open, open_front, seal};
 use crate::vocabulary::{
     CommittedLeaderId, Meta, RaftEntry, RaftLogId, RaftVote, Types, from_raft_entry, to_raft_entry,
 };
@@ -188,7 +189,7 @@ struct SeedPieceV1 {
     bytes: Vec<u8>,
 }
 
-pub(crate) fn encode_request(route: Route, request: &Request) -> Result<Bytes, FormatError> {
+pub(crate) fn encode_request(route: Route, request: &Request) -> Result<Pieces, FormatError> {
     let (vote, body, tail) = match request {
         Request::Append(append) => {
             let body = RequestBodyV1::Append {
@@ -202,24 +203,24 @@ pub(crate) fn encode_request(route: Route, request: &Request) -> Result<Bytes, F
         Request::Vote(vote) => {
             let last = from_id(vote.last_log_id.as_ref());
             let body = RequestBodyV1::Vote { last, transfer: vote.leadership_transfer };
-            (vote.vote, body, Vec::new())
+            (vote.vote, body, Pieces::default())
         }
         Request::PreVote(vote) => {
             let last = from_id(vote.last_log_id.as_ref());
             let body = RequestBodyV1::PreVote { last, transfer: vote.leadership_transfer };
-            (vote.vote, body, Vec::new())
+            (vote.vote, body, Pieces::default())
         }
         Request::Transfer(transfer) => {
             // All replicas are told; only one of them is to lead.
             let target = *transfer.to_node_id();
             let body = RequestBodyV1::Transfer { last: from_id(transfer.last_log_id()), target };
-            (*transfer.from_leader(), body, Vec::new())
+            (*transfer.from_leader(), body, Pieces::default())
         }
         Request::Checkpoint { vote, meta, bytes } => {
             let body = RequestBodyV1::Checkpoint { last: from_id(meta.last_log_id.as_ref()) };
-            (*vote, body, bytes.to_vec())
+            (*vote, body, Pieces::from(bytes.clone()))
         }
-        Request::Seed { vote, ask } => (*vote, from_seed_ask(ask), Vec::new()),
+        Request::Seed { vote, ask } => (*vote, from_seed_ask(ask), Pieces::default()),
     };
     let head = RequestV1 {
         shard: route.shard.0,
@@ -229,8 +230,10 @@ pub(crate) fn encode_request(route: Route, request: &Request) -> Result<Bytes, F
         body,
     };
     let head = rkyv::to_bytes::<rancor::Error>(&head).map_err(|_| FormatError::Body)?;
-    let length = u32::try_from(head.len()).map_err(|_| FormatError::TooLarge(head.len()))?;
-    seal(KIND_REQUEST, &[&length.to_le_bytes(), &head, &tail]).map(Bytes::from)
+    let mut request = Pieces::default();
+    request.copy(&seal(KIND_REQUEST, &[&head])?);
+    request.append(tail);
+    Ok(request)
 }
 
 /// The request, and who sent it. One for another replica is refused.
@@ -239,10 +242,7 @@ pub(crate) fn decode_request(
     shard: ShardId,
     to: NodeId,
 ) -> Result<(NodeId, Request), FormatError> {
-    let body = open(KIND_REQUEST, bytes)?;
-    let (length, rest) = body.split_first_chunk::<LENGTH_SIZE>().ok_or(FormatError::Body)?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| FormatError::Body)?;
-    let (head, tail) = rest.split_at_checked(length).ok_or(FormatError::Body)?;
+    let (head, tail) = open_front(KIND_REQUEST, bytes)?;
     let head = rkyv::from_bytes::<RequestV1, rancor::Error>(head).map_err(|_| FormatError::Body)?;
     // Wrong when planted: a vote of another node is counted.
     let ours = head.to == to.0 || planted("raft-misrouted-request-accepted");
@@ -251,6 +251,11 @@ pub(crate) fn decode_request(
     }
     let vote = to_vote(head.vote);
     let tail = bytes.slice_ref(tail);
+    let has_tail =
+        matches!(head.body, RequestBodyV1::Append { .. } | RequestBodyV1::Checkpoint { .. });
+    if !has_tail && !tail.is_empty() {
+        return Err(FormatError::Body);
+    }
     let request = match head.body {
         RequestBodyV1::Append { previous, commit, count } => {
             let previous = to_id(previous);
@@ -428,16 +433,16 @@ fn to_plan(plan: SeedPlanV1) -> Result<SeedPlan, FormatError> {
     })
 }
 
-fn encode_entries(shard: ShardId, entries: &[RaftEntry]) -> Result<Vec<u8>, FormatError> {
-    let mut bytes = Vec::new();
+fn encode_entries(shard: ShardId, entries: &[RaftEntry]) -> Result<Pieces, FormatError> {
+    let mut pieces = Pieces::default();
     for entry in entries {
-        let encoded = from_raft_entry(entry.clone())?.encode(shard);
-        let length =
-            u32::try_from(encoded.len()).map_err(|_| FormatError::TooLarge(encoded.len()))?;
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(&encoded);
+        let entry = from_raft_entry(entry.clone())?;
+        let length = entry.encoded_len();
+        let length = u32::try_from(length).map_err(|_| FormatError::TooLarge(length))?;
+        pieces.copy(&length.to_le_bytes());
+        entry.encode_into(shard, &mut pieces);
     }
-    Ok(bytes)
+    Ok(pieces)
 }
 
 fn decode_entries(
@@ -608,6 +613,10 @@ mod tests {
         ]
     }
 
+    fn encoded(route: Route, request: &Request) -> Result<Bytes, FormatError> {
+        encode_request(route, request).map(Pieces::into_bytes)
+    }
+
     fn decode(bytes: &Bytes) -> Result<(NodeId, Request), FormatError> {
         decode_request(bytes, ROUTE.shard, ROUTE.to)
     }
@@ -615,10 +624,10 @@ mod tests {
     #[test]
     fn requests_come_back_as_they_went() {
         for request in requests() {
-            let bytes = encode_request(ROUTE, &request).unwrap();
+            let bytes = encoded(ROUTE, &request).unwrap();
             let (from, back) = decode(&bytes).unwrap();
             assert_eq!(from, ROUTE.from);
-            assert_eq!(encode_request(ROUTE, &back).unwrap(), bytes);
+            assert_eq!(encoded(ROUTE, &back).unwrap(), bytes);
         }
     }
 
@@ -632,7 +641,7 @@ mod tests {
 
     #[test]
     fn another_replica_refuses() {
-        let bytes = encode_request(ROUTE, &append(None, &[])).unwrap();
+        let bytes = encoded(ROUTE, &append(None, &[])).unwrap();
         for (shard, to) in [(ShardId(4), ROUTE.to), (ROUTE.shard, NodeId(3))] {
             let refused = decode_request(&bytes, shard, to).map(|(from, _)| from);
             assert_eq!(refused, Err(FormatError::Elsewhere));
@@ -642,7 +651,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_and_every_cut_is_refused() {
         for request in requests() {
-            let bytes = encode_request(ROUTE, &request).unwrap();
+            let bytes = encoded(ROUTE, &request).unwrap();
             for position in 0..bytes.len() {
                 let mut damaged = bytes.to_vec();
                 damaged[position] ^= 1 << (position % 8);
@@ -670,7 +679,7 @@ mod tests {
             ("no beginning", append(None, &[id(3, 1)])),
         ];
         for (what, request) in cases {
-            let bytes = encode_request(ROUTE, &request).unwrap();
+            let bytes = encoded(ROUTE, &request).unwrap();
             assert!(decode(&bytes).is_err(), "{what} was accepted");
         }
     }
@@ -706,12 +715,12 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let request = Request::Vote(VoteRequest::new(RaftVote::new(4, 1), Some(id(3, 6))));
-        let bytes = encode_request(ROUTE, &request).unwrap();
+        let bytes = encoded(ROUTE, &request).unwrap();
         assert_eq!(hex(&bytes), GOLDEN_VOTE, "the format changed: raise the version");
-        let bytes = encode_request(ROUTE, &append(Some(id(3, 6)), &[id(4, 7)])).unwrap();
+        let bytes = encoded(ROUTE, &append(Some(id(3, 6)), &[id(4, 7)])).unwrap();
         assert_eq!(hex(&bytes), GOLDEN_APPEND, "the format changed: raise the version");
         let ask = SeedAsk::Plan { previous: Some((to_log_id((3, 6)), 77)) };
-        let bytes = encode_request(ROUTE, &seed(ask)).unwrap();
+        let bytes = encoded(ROUTE, &seed(ask)).unwrap();
         assert_eq!(hex(&bytes), GOLDEN_SEED, "the format changed: raise the version");
         let bytes = encode_answer(&Answer::SeedPlan(plan())).unwrap();
         assert_eq!(hex(&bytes), GOLDEN_PLAN, "the format changed: raise the version");
@@ -720,19 +729,19 @@ mod tests {
     }
 
     const GOLDEN_VOTE: &str = "\
-        0301000050000000cf4329f64c000000030000000100000000000000020000000000000004000000\
-        00000000010000000000000000010103000000000000000600000000000000000000000000000000\
-        000000000000000000000000";
+        030100004c000000989c18c203000000010000000000000002000000000000000400000000000000\
+        01000000000000000001010300000000000000060000000000000000000000000000000000000000\
+        0000000000000000";
     const GOLDEN_APPEND: &str = "\
-        03010000a4000000cdfb140c4c000000030000000100000000000000020000000000000004000000\
-        00000000010000000000000001000103000000000000000600000000000000010300000000000000\
-        050000000000000001000000500000004252453143227fe400000000000000000100010000000000\
-        00000000030000000400000000000000070000000000000000000000000000000000000000000000\
-        00000000000000000000000000000000";
-    const GOLDEN_SEED: &str = "\
-        03010000500000007ed6cab54c000000030000000100000000000000020000000000000004000000\
-        000000000100000000000000010501030000000000000006000000000000004d0000000000000000\
+        030100004c000000afc31b4203000000010000000000000002000000000000000400000000000000\
+        01000000000000000100010300000000000000060000000000000001030000000000000005000000\
+        0000000001000000500000004252453143227fe40000000000000000010001000000000000000000\
+        03000000040000000000000007000000000000000000000000000000000000000000000000000000\
         000000000000000000000000";
+    const GOLDEN_SEED: &str = "\
+        030100004c0000002909fb8103000000010000000000000002000000000000000400000000000000\
+        0100000000000000010501030000000000000006000000000000004d000000000000000000000000\
+        0000000000000000";
     const GOLDEN_PLAN: &str = "\
         0401000089000000c406a09d05000000000000000a00000000000000040000000000000001000000\
         00000000010101000000000000000200000000000000010400000000000000090000000000000001\

@@ -72,7 +72,7 @@ impl Peers for Wire {
             let group = slot.borrow().clone();
             let asked = machine.spawn(async move {
                 match group {
-                    Some(group) => group.handle(call.request).await.ok(),
+                    Some(group) => group.handle(call.request.into_bytes()).await.ok(),
                     None => None,
                 }
             });

@@ -26,7 +26,7 @@ fn at(seconds: u64) -> Instant {
 }
 
 fn admit(traffic: &mut Traffic, way: Way, size: usize) -> Result<CallId, CallError> {
-    let body = Bytes::from(vec![7; size]);
+    let body = Pieces::from(vec![7; size]);
     let message = Message { shard: SHARD, body, deadline_in: 2 * SECOND };
     let id = traffic.admit(way, message, at(0));
     traffic.check_invariants();
@@ -178,7 +178,7 @@ fn deadlines_end_calls_and_silence_ends_the_way() {
 #[test]
 fn a_long_call_excuses_those_behind_it() {
     let mut traffic = traffic();
-    let message = Message { shard: SHARD, body: Bytes::new(), deadline_in: 30 * SECOND };
+    let message = Message { shard: SHARD, body: Pieces::default(), deadline_in: 30 * SECOND };
     let long = traffic.admit(WAY, message, at(0)).unwrap();
     let short = admit(&mut traffic, WAY, 1).unwrap();
     assert_eq!(send(&mut traffic, at(0)), [long.0, short.0]);

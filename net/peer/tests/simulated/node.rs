@@ -257,7 +257,7 @@ impl Ask {
             shard: ShardId(self.shard),
             urgency: self.urgency,
             deadline_in: self.deadline_in,
-            request: seal(number, self.wait, self.filling),
+            request: seal(number, self.wait, self.filling).into(),
         };
         (call, number)
     }

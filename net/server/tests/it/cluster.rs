@@ -154,6 +154,10 @@ fn a_node_is_replaced_and_a_minority_refuses() {
         nodes.as_array().unwrap().iter().map(|n| n["node"].as_u64().unwrap()).collect();
     assert_eq!(ids, [2, 3, 4]);
     assert_eq!(cluster.values("t").len(), 300_000);
+    // It comes back and does not know: it was away when it was removed.
+    let mut removed = Node::spawn(&cluster.homes[0], FOUNDER);
+    assert_ne!(removed.await_end(), Some(0));
+    assert!(removed.log().contains("node 1 was removed from the cluster"), "{}", removed.log());
     // One of three is left: it says no, and does not say that it stored anything.
     cluster.down(1).kill();
     cluster.down(2).kill();

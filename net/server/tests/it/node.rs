@@ -70,15 +70,8 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a node in `home` and waits until it serves.
     pub(crate) fn start(home: &Home, flags: &[&str]) -> Self {
-        let (ready_file, log) = (home.path("ready.json"), home.path("log"));
-        drop(fs::remove_file(&ready_file));
-        let log_file = fs::File::options().create(true).append(true).open(&log).unwrap();
-        let mut start = command(&["start", "--listen", "127.0.0.1:0", "--memory", "128MiB"]);
-        start.args(["--set", "storage.segment_size=16MiB"]);
-        start.arg("--data").arg(home.data()).arg("--ready-file").arg(&ready_file);
-        start.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
-        // From here on dropping it ends the process, also when it does not start.
-        let mut node = Self { child: start.spawn().unwrap(), ready: Value::Null, log };
+        let mut node = Self::spawn(home, flags);
+        let ready_file = home.path("ready.json");
         let began = Instant::now();
         while !ready_file.exists() {
             let ended = node.child.try_wait().unwrap();
@@ -89,6 +82,19 @@ impl Node {
         }
         node.ready = serde_json::from_slice(&fs::read(&ready_file).unwrap()).unwrap();
         node
+    }
+
+    /// Starts a node in `home`, which may not come to serve.
+    pub(crate) fn spawn(home: &Home, flags: &[&str]) -> Self {
+        let (ready_file, log) = (home.path("ready.json"), home.path("log"));
+        drop(fs::remove_file(&ready_file));
+        let log_file = fs::File::options().create(true).append(true).open(&log).unwrap();
+        let mut start = command(&["start", "--listen", "127.0.0.1:0", "--memory", "128MiB"]);
+        start.args(["--set", "storage.segment_size=16MiB"]);
+        start.arg("--data").arg(home.data()).arg("--ready-file").arg(&ready_file);
+        start.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
+        // From here on dropping it ends the process, also when it does not start.
+        Self { child: start.spawn().unwrap(), ready: Value::Null, log }
     }
 
     pub(crate) fn ready(&self) -> &Value {
@@ -154,6 +160,11 @@ impl Node {
     pub(crate) fn stop(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.await_end()
+    }
+
+    /// Waits until it has ended by itself and returns its exit code.
+    pub(crate) fn await_end(&mut self) -> Option<i32> {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

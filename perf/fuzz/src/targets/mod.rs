@@ -22,6 +22,8 @@ mod log_format;
 #[cfg(sim)]
 mod log_recovery;
 #[cfg(not(sim))]
+mod nodes;
+#[cfg(not(sim))]
 mod peer;
 #[cfg(not(sim))]
 mod raft;
@@ -45,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     config::TARGET,
     frames::TARGET,
     log_format::TARGET,
+    nodes::TARGET,
     peer::TARGET,
     raft::TARGET,
     requests::TARGET,
@@ -57,7 +60,7 @@ pub const TARGETS: &[Target] = &[
 pub const TARGETS: &[Target] = &[log_recovery::TARGET];
 
 /// All targets that need no simulated disk.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 13] = [
     "batch",
     "catalog",
     "command_line",
@@ -65,6 +68,7 @@ pub const NAMES: [&str; 12] = [
     "config",
     "frames",
     "log_format",
+    "nodes",
     "peer",
     "raft",
     "requests",

@@ -48,8 +48,10 @@ use std::time::{Duration, Instant};
 
 use ::glommio::timer::Timer;
 
+use super::time::to_grid;
+
 /// A lost wake-up is made up for after this long, nearly always.
-const LOOK_AROUND_EVERY: Duration = Duration::from_millis(20);
+const LOOK_AROUND_EVERY: Duration = crate::time::COARSE;
 /// Timers that wait at once.
 const RUNGS: usize = 3;
 /// How often the guard thread looks at the executors.
@@ -247,7 +249,9 @@ struct Ladder {
 
 impl Ladder {
     fn new() -> Self {
-        Self { rungs: Vec::with_capacity(RUNGS), last: Instant::now() }
+        // On the lines where coarse waits end: no wake-up of its own then.
+        let ahead = to_grid(LOOK_AROUND_EVERY) - LOOK_AROUND_EVERY;
+        Self { rungs: Vec::with_capacity(RUNGS), last: Instant::now() + ahead }
     }
 
     /// Puts a timer at the end for each that has fired.

@@ -13,6 +13,14 @@ use ::glommio::timer::Timer;
 const TIMER_MIN: Duration = Duration::from_micros(50);
 /// Longer waits end early; nobody sees it. Keeps the timer's arithmetic from overflowing.
 const TIMER_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const GRID_NS: u64 = crate::time::COARSE.as_nanos() as u64;
+
+thread_local! {
+    /// Drawn, so that the cores of several nodes do not all do the same at the same moment: two
+    /// replicas that stand for election together split the vote.
+    static PHASE_NS: u64 = crate::random_u64() % GRID_NS;
+}
+
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
 #[expect(unsafe_code, reason = "std hides the number inside its Instant")]
@@ -41,6 +49,15 @@ pub(crate) fn sleep(duration: Duration) -> Sleep {
             Stage::Timer(Timer::new(duration.min(TIMER_MAX)))
         },
     }
+}
+
+/// Time to the first line of this core's grid at or after `duration` from now: waits that end
+/// there end together, and the core wakes up once for all of them.
+pub(crate) fn to_grid(duration: Duration) -> Duration {
+    let end_ns = now_ns().saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    let past_ns = end_ns.wrapping_sub(PHASE_NS.with(|phase| *phase)) % GRID_NS;
+    let rest_ns = if past_ns == 0 { 0 } else { GRID_NS - past_ns };
+    duration.saturating_add(Duration::from_nanos(rest_ns))
 }
 
 /// A wait for a point in time.

@@ -17,6 +17,7 @@ use super::{Fields, FormatError, Writer, part};
 use crate::copy::Link;
 use crate::crc::Running;
 use crate::entry::{Batch, Entry, EntryKind, Run};
+use crate::pieces::Pieces;
 use barrage_model::batch::BatchHeader;
 use barrage_model::{LogId, LogIndex, Offset, PartitionId, PartitionKey, ShardId, Term, TopicId};
 use bytes::Bytes;
@@ -75,10 +76,56 @@ pub(crate) fn encode(
         panic!("an entry of {len} bytes does not fit its group");
     };
     let body_crc = encode_body(entry, body);
+    write_header(entry, shard, previous_hash, body.len(), body_crc, head);
+    let mut whole = Running::over(head);
+    whole.known(body, body_crc);
+    (len, header_hash(head), whole)
+}
+
+/// As [`encode`], in pieces: the payload stays where it is, and is not read either, but for
+/// batches that are cheaper to copy. The hash of the entry before is left out.
+pub(crate) fn encode_pieces(entry: &Entry, shard: ShardId, out: &mut Pieces) {
+    assert!(entry.runs.len() <= RUNS_MAX, "too many runs in one entry");
+    let mut lead = vec![0; HEADER_BYTES + lead_len(entry)];
+    let (head, rest) = lead.split_at_mut(HEADER_BYTES);
+    write_lead(entry, rest);
+    let mut crc = Running::over(rest);
+    let mut body_len = rest.len();
+    for run in &entry.runs {
+        let start = body_len;
+        for batch in &run.batches {
+            let (stamped, records) = stamp(batch);
+            crc.add(&stamped);
+            crc.known(records, batch.crc);
+            body_len += batch.bytes.len();
+        }
+        assert_eq!(body_len - start, run.byte_len as usize, "byte_len must match the batches");
+    }
+    write_header(entry, shard, 0, body_len, crc.value(), head);
+    out.copy(&lead);
+    for batch in entry.runs.iter().flat_map(|run| &run.batches) {
+        out.copy(&stamp(batch).0);
+        out.share(batch.bytes.slice(STAMPED_BYTES..));
+    }
+}
+
+/// Bytes of run table and command.
+fn lead_len(entry: &Entry) -> usize {
+    entry.runs.len() * RUN_BYTES + entry.command.len()
+}
+
+fn write_header(
+    entry: &Entry,
+    shard: ShardId,
+    previous_hash: u64,
+    body_len: usize,
+    body_crc: u32,
+    head: &mut [u8],
+) {
     let mut writer = Writer::new(head);
     writer.u32(MAGIC);
     writer.u32(0);
-    writer.u32(body.len() as u32);
+    writer.u32(body_len as u32);
     writer.u32(body_crc);
     writer.u16(kind_code(entry.kind));
     writer.u16(VERSION);
@@ -97,15 +144,11 @@ pub(crate) fn encode(
     if let Some(slot) = head.get_mut(4..8) {
         slot.copy_from_slice(&crc.to_le_bytes());
     }
-    let mut whole = Running::over(head);
-    whole.known(body, body_crc);
-    (len, header_hash(head), whole)
 }
 
-/// Writes run table, command and batches; gives the CRC of all three.
-fn encode_body(entry: &Entry, body: &mut [u8]) -> u32 {
-    let table_len = entry.runs.len() * RUN_BYTES;
-    let mut writer = Writer::new(body);
+/// Writes run table and command.
+fn write_lead(entry: &Entry, lead: &mut [u8]) {
+    let mut writer = Writer::new(lead);
     for run in &entry.runs {
         writer.u64(run.key.topic.0);
         writer.u32(run.key.partition.0);
@@ -116,8 +159,16 @@ fn encode_body(entry: &Entry, body: &mut [u8]) -> u32 {
         writer.u32(0);
     }
     writer.put(&entry.command);
-    let mut at = writer.position();
-    let mut crc = Running::over(body.get(..table_len + entry.command.len()).unwrap_or_default());
+}
+
+/// Writes run table, command and batches; gives the CRC of all three.
+fn encode_body(entry: &Entry, body: &mut [u8]) -> u32 {
+    let mut at = lead_len(entry);
+    let Some(lead) = body.get_mut(..at) else {
+        panic!("a body of {at} bytes and more does not fit its entry");
+    };
+    write_lead(entry, lead);
+    let mut crc = Running::over(lead);
     for run in &entry.runs {
         let start = at;
         for batch in &run.batches {
@@ -138,17 +189,27 @@ fn encode_body(entry: &Entry, body: &mut [u8]) -> u32 {
 
 /// Stamps base offset and leader epoch, and joins the batch into the CRC without reading it again.
 fn add_stamped(crc: &mut Running, batch: &Batch, room: &mut [u8]) {
-    let Some((head, records)) = room.split_at_mut_checked(STAMPED_BYTES) else {
+    let (stamped, records) = stamp(batch);
+    if let Some(head) = room.get_mut(..STAMPED_BYTES) {
+        head.copy_from_slice(&stamped);
+    }
+    crc.add(&stamped);
+    crc.known(records, batch.crc);
+}
+
+/// The head of a batch with base offset and leader epoch in it, and what lies behind.
+fn stamp(batch: &Batch) -> ([u8; STAMPED_BYTES], &[u8]) {
+    let Some((head, records)) = batch.bytes.split_first_chunk::<STAMPED_BYTES>() else {
         panic!("a batch shorter than its header passed the door");
     };
+    let mut head = *head;
     if let Some(base) = head.get_mut(0..8) {
         base.copy_from_slice(&batch.base_offset.0.to_be_bytes());
     }
     if let Some(epoch) = head.get_mut(12..16) {
         epoch.copy_from_slice(&batch.leader_epoch.to_be_bytes());
     }
-    crc.add(head);
-    crc.known(records, batch.crc);
+    (head, records)
 }
 
 /// Reads and checks a header. The body is not looked at.
@@ -381,6 +442,18 @@ mod tests {
         }
     }
     const COMBINED: usize = 100_000;
+
+    #[test]
+    fn pieces_are_the_same_bytes() {
+        let blank = Entry { kind: EntryKind::Blank, command: Bytes::new(), ..sample() };
+        for entry in [blank, sample(), with_run(61), with_run(4096), with_run(COMBINED)] {
+            let mut out = vec![0; encoded_len(&entry)];
+            encode(&entry, ShardId(1), 0, &mut out);
+            let mut pieces = Pieces::default();
+            encode_pieces(&entry, ShardId(1), &mut pieces);
+            assert!(pieces.into_bytes() == out, "{} bytes differ", out.len());
+        }
+    }
 
     #[test]
     fn every_flipped_bit_is_found() {

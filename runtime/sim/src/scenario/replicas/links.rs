@@ -89,7 +89,7 @@ impl Peers for Links {
             links.inner.count.set(number);
             let (sender, receiver) = oneshot::channel();
             links.inner.waiting.borrow_mut().insert(number, sender);
-            let packet = seal(REQUEST, number, &call.request);
+            let packet = seal(REQUEST, number, &call.request.into_bytes());
             links.inner.endpoint.send((links.target(call.to), PORT), packet);
             let answer = world::timeout(call.deadline_in, receiver).await;
             links.inner.waiting.borrow_mut().remove(&number);
