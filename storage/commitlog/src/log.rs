@@ -449,7 +449,11 @@ impl CommitLog {
         self.shared.housekeeping.notify_one();
         loop {
             let listener = self.shared.closed.listen();
-            if self.shared.state.borrow().closed {
+            let is_over = {
+                let state = self.shared.state.borrow();
+                state.closed && state.housekeeping_over
+            };
+            if is_over {
                 return;
             }
             listener.await;

@@ -137,19 +137,26 @@ async fn allocate(dir: &Path, len: u64) -> Result<PathBuf, OpenError> {
 
 /// Keeps the pool filled and sealed segments indexed, until the log is closed.
 pub(crate) async fn housekeeping(log: Rc<Shared>) {
+    keep_house(&log).await;
+    // Only now nothing makes files in the folder any more.
+    log.state.borrow_mut().housekeeping_over = true;
+    log.closed.notify_all();
+}
+
+async fn keep_house(log: &Rc<Shared>) {
     loop {
         let listener = log.housekeeping.listen();
         if log.is_over() {
             return;
         }
-        crate::seal::write_indexes(&log).await;
-        match fill_pool(&log).await {
+        crate::seal::write_indexes(log).await;
+        match fill_pool(log).await {
             Ok(()) if log.state.borrow().index_rests => {
                 barrage_world::timeout(FULL_RETRY, listener).await.ok();
             }
             Ok(()) => listener.await,
             Err(OpenError::Io { source, .. }) if source.raw_os_error() == Some(NO_SPACE) => {
-                refuse_when_empty(&log);
+                refuse_when_empty(log);
                 barrage_world::timeout(FULL_RETRY, listener).await.ok();
             }
             Err(error) => {

@@ -99,6 +99,8 @@ pub(crate) struct State {
     pub(crate) full: bool,
     pub(crate) closing: bool,
     pub(crate) closed: bool,
+    /// Nothing prepares files in the background any more.
+    pub(crate) housekeeping_over: bool,
     /// Next index apply has not seen.
     pub(crate) applied_next: u64,
     /// The log is being copied: nothing is applied, and no run is known.
@@ -144,6 +146,7 @@ impl State {
             full: false,
             closing: false,
             closed: false,
+            housekeeping_over: false,
             applied_next: 0,
             incomplete: false,
             refused: BTreeSet::new(),
