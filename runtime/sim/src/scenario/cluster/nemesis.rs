@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 use barrage_model::NodeId;
 use barrage_world as world;
@@ -26,6 +27,8 @@ const SLOW_FLUSH_MS_MAX: u64 = 80;
 /// How long a node is away: long enough for its peers to let go of what it lacks.
 const AWAY_MS_MIN: u64 = 3_000;
 const AWAY_MS_MAX: u64 = 10_000;
+/// A process of a node that was removed is started again after this.
+const REMOVED_PAUSE: Duration = milliseconds(500);
 /// How far a clock is set from the truth, at most.
 const JUMP_MS_MAX: u64 = 2 * 3_600_000;
 const CLOCK_RATE_PPM_MAX: u64 = 50_000;
@@ -234,8 +237,9 @@ impl Nemesis {
                 let now = world::Instant::now();
                 let wait = between(&mut self.random(), &self.plan.down_for);
                 let due = *back_at.entry(node.place).or_insert(now + wait);
+                let healed = self.is_healed.get();
                 let away = node.away_until.get().is_some_and(|until| now < until);
-                if (now >= due && !away) || self.is_healed.get() {
+                if (now >= due || healed) && (!away || (healed && self.moves.get() == 0)) {
                     back_at.remove(&node.place);
                     tracing::info!(place = node.place, at = ?now, "start");
                     node.start();
@@ -249,6 +253,8 @@ impl Nemesis {
         // Its operator is at it, and will find it gone.
         if reason.contains("was removed from the cluster") && self.moves.get() > 0 {
             self.count("ended-as-removed");
+            // It would end at once, again and again, until its operator takes it away.
+            node.away_until.set(Some(world::Instant::now() + REMOVED_PAUSE));
             return;
         }
         if node.is_disk_faulty.get() {
