@@ -13,7 +13,7 @@ use barrage_raft::{
     Applied, Group, GroupOptions, Machine, OpenError, Peers, Proposal, ProposeError, RestoreError,
     Timing, UnknownCommand,
 };
-use barrage_world::{planted, unix_time_ms};
+use barrage_world::unix_time_ms;
 use bytes::Bytes;
 
 use crate::api::AdminError;
@@ -122,10 +122,6 @@ impl CatalogShard {
                 Err(AdminError::Invalid { reason: "the change is too large".to_owned() })
             }
             Err(ProposeError::DiskFull) => Err(AdminError::DiskFull),
-            // Wrong: what a later leader may have committed is asked for again.
-            Err(ProposeError::Lost) if planted("broker-lost-lead-taken-for-no") => {
-                Err(AdminError::NotLeader)
-            }
             Err(ProposeError::Lost) => Err(AdminError::Timeout),
             Err(ProposeError::Stopped) if self.group.failure().is_some() => {
                 Err(AdminError::Poisoned)

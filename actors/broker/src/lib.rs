@@ -18,6 +18,7 @@ mod command;
 mod control;
 mod core;
 mod door;
+mod fingerprint;
 mod format;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -47,6 +48,7 @@ pub use cluster::{
     ClusterChange, ClusterChanged, ClusterDescription, NodeDescription, ShardDescription,
 };
 pub use control::{ControlLink, ControlPort, Observation, Plan, control_link};
+pub use fingerprint::Fingerprint;
 pub use home::{Arrival, Home, Newcomer};
 pub use nodes::PeerRefusal;
 pub use options::BrokerOptions;

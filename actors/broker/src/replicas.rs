@@ -187,7 +187,8 @@ impl Core {
             since.retain(|shard, _| unneeded.contains(shard));
             for shard in unneeded {
                 let first = *since.entry(shard).or_insert_with(Instant::now);
-                if first.elapsed() >= UNNEEDED_FOR {
+                // Dismantling another one took a while: this one may be counted again.
+                if first.elapsed() >= UNNEEDED_FOR && self.given_up().contains(&shard) {
                     self.dismantle(shard).await;
                 }
             }

@@ -399,6 +399,7 @@ impl<M: Machine> Group<M> {
     pub async fn retain(&self) -> io::Result<()> {
         if self.core.floor == Floor::Records
             && let Some(released) = self.core.log.released_floor().await?
+            && self.core.newcomers_have(released.index)
         {
             let purging = self.core.raft.trigger().purge_log(released.index.0).await;
             purging.map_err(io::Error::other)?;

@@ -56,6 +56,7 @@ pub const BUGS: &[Bug] = &[
     bug("broker-retention-ahead-of-expiry", NODE, "young records go with the old ones"),
     bug("broker-wrong-partition", NODE, "records lie where nobody looks for them"),
     bug("broker-agreed-before-applied", NODE, "a shard says that it follows, and does not yet"),
+    bug("broker-apply-takes-its-own-time", CLUSTER, "the copies of a shard become different"),
     bug("broker-birth-forgotten", CLUSTER, "a newcomer that asks twice becomes two members"),
     bug("broker-copy-opened-before-whole", CLUSTER, "a copy votes without what came before"),
     bug(
@@ -65,7 +66,6 @@ pub const BUGS: &[Bug] = &[
     ),
     bug("broker-founder-founds-again", CLUSTER, "a founder that was removed asks for its cluster"),
     bug("broker-hint-to-itself", CLUSTER, "clients of a leader that was cut off go in circles"),
-    bug("broker-lost-lead-taken-for-no", CLUSTER, "what a later leader committed is ordered twice"),
     bug("broker-reads-without-lead", CLUSTER, "a follower tells what it happens to have"),
     bug("broker-repeats-what-may-be-done", CLUSTER, "a topic just made is said to have been there"),
     bug("broker-silence-taken-for-no", CLUSTER, "an order that nobody answered is given twice"),
@@ -75,6 +75,7 @@ pub const BUGS: &[Bug] = &[
     bug("native-short-write-loses-tail", NODE, "the rest of a reply is never sent"),
     bug("peer-answer-to-another-call", CLUSTER, "who waits longest hears what another one asked"),
     bug("raft-ack-before-flush", REPLICAS, "an entry counts for the quorum before the flush"),
+    bug("raft-all-means-majority", CLUSTER, "who asked for every copy's flush gets less"),
     bug("raft-append-answered-early", REPLICAS, "the leader counts a copy that is not there yet"),
     bug("raft-checkpoint-ahead-of-state", REPLICAS, "a checkpoint claims more than it holds"),
     bug("raft-checkpoint-installed-in-memory", REPLICAS, "an installed checkpoint is not written"),

@@ -33,6 +33,9 @@ const PATIENCE: Duration = milliseconds(3_000);
 /// A node that was away may be so far behind what the others know.
 const BEHIND: Duration = milliseconds(5_000);
 
+/// Looks at a batch of a partition.
+pub(crate) type OnAll = Box<dyn Fn(PartitionKey, &[u8])>;
+
 /// What all clients share.
 pub(crate) struct Context {
     pub(crate) witness: Rc<Witness>,
@@ -43,6 +46,8 @@ pub(crate) struct Context {
     pub(crate) doors: Vec<SocketAddr>,
     /// Addresses that the nodes have told, each core's own among them.
     pub(crate) addresses: RefCell<Vec<SocketAddr>>,
+    /// Is told of every batch that was acknowledged as flushed by all, in that moment.
+    pub(crate) on_all: RefCell<Option<OnAll>>,
     /// There are several nodes: a client goes to whoever leads, and some know less than others.
     pub(crate) follows: bool,
 }
@@ -101,6 +106,8 @@ pub(crate) struct Client {
     pub(crate) name: Name,
     pub(crate) context: Rc<Context>,
     pub(crate) random: Rng,
+    /// Orders whose outcome was not told: they may be carried out yet, much later.
+    pub(crate) open_orders: Cell<u64>,
     connection: Option<Rc<Connection>>,
     /// Who is said to lead a partition.
     routes: BTreeMap<PartitionKey, SocketAddr>,
@@ -112,7 +119,8 @@ impl Client {
     pub(crate) fn new(name: &str, context: &Rc<Context>, random: Rng) -> Self {
         let (name, context) = (Name::from(name), Rc::clone(context));
         let (routes, routed) = (BTreeMap::new(), BTreeMap::new());
-        Self { name, context, random, connection: None, routes, routed }
+        let open_orders = Cell::new(0);
+        Self { name, context, random, open_orders, connection: None, routes, routed }
     }
 
     pub(crate) fn witness(&self) -> Rc<Witness> {
@@ -207,6 +215,11 @@ impl Client {
     ) -> Result<T, Refusal> {
         let connection = self.connection().await;
         let asked = self.ask_over(&connection, request, wait, read).await;
+        if let Err(refusal) = &asked
+            && refusal.code().is_none_or(ErrorCode::is_outcome_unknown)
+        {
+            self.open_orders.set(self.open_orders.get() + 1);
+        }
         if let Err(Refusal::Error(error)) = &asked
             && self.context.follows
             && may_be_better_elsewhere(error.code)

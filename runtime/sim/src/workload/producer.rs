@@ -93,6 +93,8 @@ struct Ended {
 /// A transmission under way.
 struct UnderWay {
     sent_at: Instant,
+    /// The batch, when every voter is to have it.
+    for_all: Option<Bytes>,
     connection: Rc<Connection>,
 }
 
@@ -243,14 +245,15 @@ impl Producer {
         attempt: AttemptId,
         bytes: Bytes,
     ) -> Result<(), Lost> {
+        let for_all = self.client.random.one_in(4).then(|| bytes.clone());
         let request = Request::Produce(ProduceRequest {
             key: self.topic.key(partition),
-            acks: if self.client.random.one_in(4) { Acks::All } else { Acks::Quorum },
+            acks: if for_all.is_some() { Acks::All } else { Acks::Quorum },
             timeout_ms: self.plan.timeout_ms,
             batch: &bytes,
         });
         let sent_at = Instant::now();
-        let under_way = UnderWay { sent_at, connection: Rc::clone(connection) };
+        let under_way = UnderWay { sent_at, for_all, connection: Rc::clone(connection) };
         self.under_way.insert(attempt, under_way);
         let started = connection.start(&request).await;
         let ends = self.ends.clone();
@@ -286,7 +289,7 @@ impl Producer {
     fn handle(&mut self, ended: Ended) {
         let Ended { partition, attempt, answer } = ended;
         let Some(under_way) = self.under_way.remove(&attempt) else { return };
-        let UnderWay { sent_at, connection } = under_way;
+        let UnderWay { sent_at, for_all, connection } = under_way;
         let witness = self.client.witness();
         let frame = match answer {
             Ok(frame) => frame,
@@ -294,6 +297,11 @@ impl Producer {
         };
         match Response::decode(&frame.header, &frame.body) {
             Ok(Response::Produce(reply)) => {
+                let key = self.topic.key(partition);
+                if let (Some(batch), Some(look)) = (&for_all, &*self.client.context.on_all.borrow())
+                {
+                    look(key, batch);
+                }
                 self.acknowledged(partition, attempt, reply.base_offset.0, reply.log_time_ms);
             }
             Ok(Response::Error { error, .. }) => {

@@ -173,6 +173,11 @@ impl Witness {
         }
     }
 
+    /// Whether somebody ordered the deletion of a topic.
+    pub(crate) fn is_deleting(&self, id: TopicId) -> bool {
+        self.topics.borrow().get(&id).is_some_and(|topic| topic.deleting)
+    }
+
     /// Whether a partition may be unknown: it was never open for sure, or goes.
     pub(crate) fn may_be_unknown(&self, key: PartitionKey) -> bool {
         let topics = self.topics.borrow();

@@ -9,10 +9,17 @@
 //!
 //! Must never: judge by what the nodes say of themselves alone.
 
+mod audit;
+mod damage;
+mod flushed;
+mod folders;
 mod nemesis;
+mod operator;
 mod plan;
 mod process;
 mod register;
+mod seeding;
+mod strike;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -22,10 +29,14 @@ use barrage_wire::{ClusterChange, ClusterDescription, Request, Response};
 use barrage_world as world;
 use barrage_world::sim::{self, Disk, Host, Machine, Network, Rng};
 
-use self::nemesis::{Nemesis, change_once, next_holder};
+use self::audit::Moved;
+use self::flushed::Flushed;
+use self::nemesis::Nemesis;
+use self::operator::change_once;
 use self::plan::Plan;
 use self::process::{Node, shared_address};
 use self::register::{Register, is_at_rest};
+use self::seeding::Seeding;
 use super::Scenario;
 use crate::history;
 use crate::runner::{FaultGate, Gates, Outcome};
@@ -53,6 +64,13 @@ pub(super) const SCENARIO: Scenario = Scenario {
             FaultGate { kind: "node-swapped", once_in_seeds: 20 },
             FaultGate { kind: "node-replaced", once_in_seeds: 40 },
             FaultGate { kind: "hint-followed", once_in_seeds: 4 },
+            FaultGate { kind: "strike", once_in_seeds: 6 },
+            FaultGate { kind: "away", once_in_seeds: 16 },
+            FaultGate { kind: "slow-disk", once_in_seeds: 16 },
+            FaultGate { kind: "records-let-go", once_in_seeds: 8 },
+            FaultGate { kind: "copied-anew", once_in_seeds: 10 },
+            FaultGate { kind: "damage-repaired", once_in_seeds: 40 },
+            FaultGate { kind: "looked-on-all", once_in_seeds: 8 },
         ],
         ..Gates::OPEN
     },
@@ -96,6 +114,8 @@ struct Run {
     context: Rc<Context>,
     register: Rc<Register>,
     nemesis: Rc<Nemesis>,
+    flushed: Rc<Flushed>,
+    seeding: Rc<Seeding>,
     hosts: Vec<Host>,
     used: Cell<usize>,
     random: RefCell<Rng>,
@@ -124,6 +144,7 @@ impl Run {
             stop: Cell::new(false),
             doors: (0..places).map(shared_address).collect(),
             addresses: RefCell::default(),
+            on_all: RefCell::default(),
             follows: true,
         });
         let register = Rc::new(Register::new(&witness, places));
@@ -141,11 +162,18 @@ impl Run {
             fired: RefCell::default(),
             is_healed: Cell::new(false),
             moves: Cell::new(0),
+            has_moved: Cell::new(false),
+            damaged: Cell::new(None),
+            strikes: Cell::new(0),
             ended_well: Cell::new(0),
         });
+        let flushed = Rc::new(Flushed::new(&nemesis));
+        let judge = Rc::clone(&flushed);
+        *context.on_all.borrow_mut() = Some(Box::new(move |key, batch| judge.judge(key, batch)));
         let random = RefCell::new(random.fork());
         let plan = Rc::clone(plan);
-        Self { plan, context, register, nemesis, hosts, used: Cell::new(0), random }
+        let (seeding, used) = (Rc::default(), Cell::new(0));
+        Self { plan, context, register, nemesis, flushed, seeding, hosts, used, random }
     }
 
     /// The whole course; answers how many records were read at the end.
@@ -155,7 +183,7 @@ impl Run {
         witness.disturbances.begin(Disturbance::Down);
         Network::current().set_all(self.plan.link.clone());
         let observer = Machine::at(OBSERVER_HOST, &Disk::default());
-        drop(observer.spawn(observe(Rc::clone(&self.nemesis))));
+        drop(observer.spawn(observe(Rc::clone(&self.nemesis), Rc::clone(&self.seeding))));
         for node in self.nemesis.nodes.iter().take(self.plan.nodes) {
             node.start();
         }
@@ -225,10 +253,11 @@ impl Run {
         let witness = &self.context.witness;
         self.rest(REST_WITHIN, "after the faults").await?;
         world::sleep(AFTERMATH).await;
-        for disturbance in
-            [Disturbance::Down, Disturbance::Network, Disturbance::Disk, Disturbance::Full]
-        {
+        for disturbance in [Disturbance::Down, Disturbance::Network, Disturbance::Full] {
             witness.disturbances.end(disturbance);
+        }
+        if self.nemesis.damaged.get().is_none() {
+            witness.disturbances.end(Disturbance::Disk);
         }
         world::sleep(CALM_LOAD).await;
         self.context.stop.set(true);
@@ -240,12 +269,19 @@ impl Run {
         if world::timeout(SETTLE_WITHIN, ended).await.is_err() {
             return Err("liveness: clients still wait after the faults".to_owned());
         }
+        self.nemesis.wait_for_repair().await;
+        self.rest(REST_WITHIN, "after repairs").await?;
+        witness.disturbances.end(Disturbance::Disk);
         let mut records = 0;
         let copies = self.register.newest().map_or(1, |newest| newest.copies_wanted);
+        self.known_everywhere().await;
+        let mut moved = Moved::default();
         for _ in 0..copies {
             records += self.read_everything(topics).await?;
-            self.hand_on().await?;
+            self.hand_on(&mut moved).await?;
         }
+        self.judge_moves(moved);
+        self.copies_are_equal().await?;
         witness.disturbances.begin(Disturbance::Down);
         for node in &self.nemesis.nodes {
             node.power_off(&mut self.random.borrow_mut());
@@ -254,6 +290,7 @@ impl Run {
         witness.disturbances.end(Disturbance::Down);
         witness.drain();
         records += self.read_everything(topics).await?;
+        self.copies_are_equal().await?;
         Ok(records)
     }
 
@@ -312,41 +349,6 @@ impl Run {
         format!("{}; moves {moves}; newest {:?}", nodes.join(", "), self.register.newest())
     }
 
-    /// Every lead goes to the next holder, who reads from its own copy.
-    async fn hand_on(&self) -> Result<(), String> {
-        let Some(newest) = self.register.newest() else { return Ok(()) };
-        let orders: Vec<_> = newest
-            .shards
-            .iter()
-            .filter_map(|row| Some((row.shard, next_holder(&newest, row.shard)?)))
-            .collect();
-        let moved = async {
-            for (shard, to) in &orders {
-                let (machine, mut operator) = self.nemesis.operator();
-                let change = ClusterChange::Transfer { shard: *shard, to: *to };
-                let ordered = machine.spawn(async move {
-                    while !change_once(&mut operator, change.clone()).await {
-                        world::sleep(LOOK_EVERY).await;
-                    }
-                    operator.hang_up();
-                });
-                ordered.await;
-            }
-            let leads = |newest: &ClusterDescription| {
-                orders.iter().all(|(shard, to)| {
-                    newest.shards.iter().any(|row| row.shard == *shard && row.leader == Some(*to))
-                })
-            };
-            while !self.register.newest().is_some_and(|newest| leads(&newest)) {
-                world::sleep(LOOK_EVERY).await;
-            }
-        };
-        if world::timeout(TRANSFER_WITHIN, moved).await.is_ok() {
-            return Ok(());
-        }
-        Err(format!("liveness: leads do not go where ordered: {orders:?}; {}", self.state()))
-    }
-
     async fn read_everything(&self, topics: &[Topic]) -> Result<u64, String> {
         let topics = topics.to_vec();
         let read = self.on_client(|mut client| async move {
@@ -393,6 +395,10 @@ impl Run {
         outcome.fault("lead-changed", self.register.lead_changes.get());
         outcome.fault("members-changed", self.register.member_changes.get());
         outcome.fault("hint-followed", counts.hints);
+        outcome.fault("copied-first", self.seeding.first.get());
+        outcome.fault("copied-anew", self.seeding.anew.get());
+        outcome.fault("looked-on-all", self.flushed.looks.get());
+        outcome.fault("records-let-go", counts.trims);
         let elapsed = (world::Instant::now() - began).as_millis();
         outcome.virtual_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);
         let starts: u64 = self.nemesis.nodes.iter().map(|node| node.starts.get()).sum();
@@ -427,12 +433,18 @@ async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Vec<Topic> {
 }
 
 /// Asks one node after the other how the cluster is, for ever.
-async fn observe(nemesis: Rc<Nemesis>) {
+async fn observe(nemesis: Rc<Nemesis>, seeding: Rc<Seeding>) {
     let witness = Rc::clone(&nemesis.context.witness);
     for place in nemesis.register.places().collect::<Vec<_>>().iter().cycle() {
         let serves = nemesis.nodes.get(*place).is_some_and(Node::is_serving);
         if serves && let Some(description) = ask_at(*place, Rc::clone(&witness)).await {
             nemesis.register.saw(description);
+        }
+        if let Some(newest) = nemesis.register.newest() {
+            for node in &nemesis.nodes {
+                let id = nemesis.register.node_at(node.place);
+                id.into_iter().for_each(|id| seeding.look(node, id, &newest));
+            }
         }
         world::sleep(LOOK_EVERY / 2).await;
     }

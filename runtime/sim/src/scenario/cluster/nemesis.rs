@@ -9,29 +9,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_model::{NodeId, ShardId};
-use barrage_wire::{ClusterChange, ClusterDescription, Request, Response};
+use barrage_model::NodeId;
 use barrage_world as world;
-use barrage_world::sim::{
-    self, Disk, Fault, Host, Injection, LinkOptions, Machine, Network, Operation, Rng,
-};
+use barrage_world::sim::{self, Fault, Host, Injection, LinkOptions, Network, Operation, Rng};
 
 use super::plan::{Act, Plan};
 use super::process::{DISK_BYTES, Node, host};
-use super::register::{Register, is_at_rest};
-use crate::workload::{Client, Context, Disturbance, between, milliseconds, pick};
+use super::register::Register;
+use crate::workload::{Context, Disturbance, between, milliseconds, pick};
 
 const PAUSE_MS_MAX: u64 = 5_000;
 const FULL_MS_MAX: u64 = 3_000;
 const STALL_MS_MAX: u64 = 2_500;
+/// How long a disk is slow, and how long each of its flushes takes then.
+const SLOW_MS_MAX: u64 = 6_000;
+const SLOW_FLUSH_MS_MAX: u64 = 80;
+/// How long a node is away: long enough for its peers to let go of what it lacks.
+const AWAY_MS_MIN: u64 = 3_000;
+const AWAY_MS_MAX: u64 = 10_000;
+/// A process of a node that was removed is started again after this.
+const REMOVED_PAUSE: Duration = milliseconds(500);
 /// How far a clock is set from the truth, at most.
 const JUMP_MS_MAX: u64 = 2 * 3_600_000;
 const CLOCK_RATE_PPM_MAX: u64 = 50_000;
 /// Processes that end by themselves without a reason are not started for ever.
 const ENDS_WELL_MAX: u64 = 3;
-/// Between two attempts of an operator.
-const ORDER_PAUSE: Duration = milliseconds(300);
-
 /// The nodes and what is done to them.
 pub(super) struct Nemesis {
     pub(super) plan: Rc<Plan>,
@@ -48,6 +50,12 @@ pub(super) struct Nemesis {
     pub(super) is_healed: Cell<bool>,
     /// Operators who are at something that takes long.
     pub(super) moves: Cell<u64>,
+    /// Some node was emptied or replaced.
+    pub(super) has_moved: Cell<bool>,
+    /// The only place whose copies may be damaged or lost.
+    pub(super) damaged: Cell<Option<usize>>,
+    /// Topics that were ordered while something happened to whoever made them.
+    pub(super) strikes: Cell<u64>,
     pub(super) ended_well: Cell<u64>,
 }
 
@@ -67,19 +75,19 @@ impl Nemesis {
         }
     }
 
-    fn random(&self) -> std::cell::RefMut<'_, Rng> {
+    pub(super) fn random(&self) -> std::cell::RefMut<'_, Rng> {
         self.random.borrow_mut()
     }
 
-    fn count(&self, name: &'static str) {
+    pub(super) fn count(&self, name: &'static str) {
         *self.fired.borrow_mut().entry(name).or_default() += 1;
     }
 
-    fn begin(&self, disturbance: Disturbance) {
+    pub(super) fn begin(&self, disturbance: Disturbance) {
         self.context.witness.disturbances.begin(disturbance);
     }
 
-    fn node(&self, place: usize) -> Option<&Node> {
+    pub(super) fn node(&self, place: usize) -> Option<&Node> {
         self.nodes.get(place)
     }
 
@@ -89,7 +97,7 @@ impl Nemesis {
         self.nodes.iter().filter(runs).map(|node| node.place).collect()
     }
 
-    fn a_running_one(&self) -> Option<&Node> {
+    pub(super) fn a_running_one(&self) -> Option<&Node> {
         let running = self.running();
         let drawn = (!running.is_empty()).then(|| *pick(&mut self.random(), &running))?;
         self.node(drawn)
@@ -105,7 +113,7 @@ impl Nemesis {
 
     fn act(self: &Rc<Self>, act: Act) -> bool {
         match act {
-            Act::Kill | Act::KillLeader | Act::PowerLoss | Act::Stop | Act::Pause => {
+            Act::Kill | Act::KillLeader | Act::Away | Act::PowerLoss | Act::Stop | Act::Pause => {
                 let node = match act {
                     Act::KillLeader => self.a_leading_one(),
                     _ => self.a_running_one(),
@@ -135,9 +143,14 @@ impl Nemesis {
                 true
             }
             Act::ClockJump | Act::ClockRate => self.bend_clock(act),
-            Act::FlushError | Act::WriteError | Act::ReadError | Act::DiskStall | Act::DiskFull => {
-                self.break_disk(act)
-            }
+            Act::FlushError
+            | Act::WriteError
+            | Act::ReadError
+            | Act::DiskStall
+            | Act::SlowDisk
+            | Act::DiskFull => self.break_disk(act),
+            Act::Damage => self.damage(),
+            Act::Strike => self.strike(),
             Act::Transfer | Act::Balance | Act::Copies => self.order(act),
             Act::Swap => self.swap(),
             Act::Replace => self.replace(),
@@ -147,6 +160,11 @@ impl Nemesis {
     fn end(self: &Rc<Self>, act: Act, node: &Node) -> bool {
         match act {
             Act::Kill | Act::KillLeader => node.kill(),
+            Act::Away => {
+                let away = milliseconds(self.random().between(AWAY_MS_MIN, AWAY_MS_MAX));
+                node.away_until.set(Some(world::Instant::now() + away));
+                node.kill();
+            }
             Act::PowerLoss => node.power_off(&mut self.random()),
             Act::Stop => {
                 if !node.is_serving() {
@@ -191,7 +209,11 @@ impl Nemesis {
     }
 
     /// Does something after a while, on the driver's own machine.
-    fn later(self: &Rc<Self>, milliseconds_max: u64, what: impl FnOnce(&Rc<Self>) + 'static) {
+    pub(super) fn later(
+        self: &Rc<Self>,
+        milliseconds_max: u64,
+        what: impl FnOnce(&Rc<Self>) + 'static,
+    ) {
         let wait = milliseconds(self.random().between(10, milliseconds_max));
         let nemesis = Rc::clone(self);
         drop(world::spawn(async move {
@@ -215,7 +237,9 @@ impl Nemesis {
                 let now = world::Instant::now();
                 let wait = between(&mut self.random(), &self.plan.down_for);
                 let due = *back_at.entry(node.place).or_insert(now + wait);
-                if now >= due || self.is_healed.get() {
+                let healed = self.is_healed.get();
+                let away = node.away_until.get().is_some_and(|until| now < until);
+                if (now >= due || healed) && (!away || (healed && self.moves.get() == 0)) {
                     back_at.remove(&node.place);
                     tracing::info!(place = node.place, at = ?now, "start");
                     node.start();
@@ -229,6 +253,8 @@ impl Nemesis {
         // Its operator is at it, and will find it gone.
         if reason.contains("was removed from the cluster") && self.moves.get() > 0 {
             self.count("ended-as-removed");
+            // It would end at once, again and again, until its operator takes it away.
+            node.away_until.set(Some(world::Instant::now() + REMOVED_PAUSE));
             return;
         }
         if node.is_disk_faulty.get() {
@@ -272,7 +298,8 @@ impl Nemesis {
             // Clients reach the one that is alone, or only the others.
             Act::Isolate | Act::IsolateLeader => {
                 network.partition(&[&[first], &hosts]);
-                if self.random().one_in(2) {
+                let alone_one_in = if act == Act::IsolateLeader { 4 } else { 2 };
+                if self.random().one_in(alone_one_in) {
                     network.partition(&[&[first], &self.clients]);
                 }
             }
@@ -350,6 +377,12 @@ impl Nemesis {
                 inject(operation, Fault::Stall(stall));
                 return true;
             }
+            Act::SlowDisk => {
+                let slow = milliseconds(self.random().between(2, SLOW_FLUSH_MS_MAX));
+                disk.inject(Injection::always(Operation::Flush, Fault::Stall(slow)));
+                self.later(SLOW_MS_MAX, move |_| disk.clear_faults());
+                return true;
+            }
             _ => {
                 // It may be full already.
                 disk.set_capacity_bytes(DISK_BYTES);
@@ -364,120 +397,6 @@ impl Nemesis {
         node.is_disk_faulty.set(true);
         self.begin(Disturbance::Disk);
         true
-    }
-
-    /// Somebody at a machine of their own.
-    pub(super) fn operator(&self) -> (Machine, Client) {
-        let machine = Machine::at(self.operators, &Disk::default());
-        let random = self.random().fork();
-        (machine, Client::new("operator", &self.context, random))
-    }
-
-    /// An order that is given once, and may be refused.
-    fn order(self: &Rc<Self>, act: Act) -> bool {
-        let Some(newest) = self.register.newest() else { return false };
-        let change = match act {
-            Act::Balance => ClusterChange::Balance,
-            Act::Copies => {
-                // Never one: with it a lost disk would be a lost shard.
-                let most: &[u8] = if self.plan.nodes >= 5 { &[3, 5] } else { &[3] };
-                ClusterChange::SetCopies { copies: *pick(&mut self.random(), most) }
-            }
-            _ => {
-                let many = |shard: &&barrage_wire::ShardDescription| shard.assigned.len() > 1;
-                let shards: Vec<_> = newest.shards.iter().filter(many).collect();
-                if shards.is_empty() {
-                    return false;
-                }
-                let shard = *pick(&mut self.random(), &shards);
-                let to = *pick(&mut self.random(), &shard.assigned);
-                ClusterChange::Transfer { shard: shard.shard, to }
-            }
-        };
-        let (machine, mut operator) = self.operator();
-        let nemesis = Rc::clone(self);
-        drop(machine.spawn(async move {
-            if change_once(&mut operator, change).await {
-                nemesis.count("order-carried-out");
-            }
-            operator.hang_up();
-        }));
-        true
-    }
-
-    /// A fresh node comes, another one is emptied and goes.
-    fn swap(self: &Rc<Self>) -> bool {
-        let Some(spare) = self.nodes.iter().find(|node| !node.is_wanted.get()) else {
-            return false;
-        };
-        let Some(old) = self.a_running_one() else { return false };
-        let Some(id) = self.register.node_at(old.place).filter(|_| self.moves.get() == 0) else {
-            return false;
-        };
-        self.moves.set(1);
-        spare.wipe();
-        spare.start();
-        let (nemesis, place) = (Rc::clone(self), old.place);
-        drop(world::spawn(async move {
-            nemesis.empty(id).await;
-            if let Some(old) = nemesis.node(place) {
-                old.is_wanted.set(false);
-                old.wipe();
-            }
-            nemesis.count("node-swapped");
-            nemesis.moves.set(0);
-        }));
-        true
-    }
-
-    /// A node is lost with its disk, and a fresh one comes in its place. Only while every shard has
-    /// all its copies: then a majority of each is left.
-    fn replace(self: &Rc<Self>) -> bool {
-        let is_whole = |newest: &Rc<ClusterDescription>| {
-            is_at_rest(newest) && newest.shards.iter().all(|shard| shard.voters.len() >= 3)
-        };
-        if self.moves.get() > 0 || !self.register.newest().as_ref().is_some_and(is_whole) {
-            return false;
-        }
-        let Some(old) = self.a_running_one() else { return false };
-        let Some(id) = self.register.node_at(old.place) else { return false };
-        self.moves.set(1);
-        old.wipe();
-        old.start();
-        let nemesis = Rc::clone(self);
-        drop(world::spawn(async move {
-            nemesis.empty(id).await;
-            // Until then another loss might be one too many.
-            while !nemesis.register.newest().as_ref().is_some_and(is_whole) {
-                world::sleep(ORDER_PAUSE).await;
-            }
-            nemesis.count("node-replaced");
-            nemesis.moves.set(0);
-        }));
-        true
-    }
-
-    /// Has a node emptied, and waits until it is no member any more.
-    async fn empty(self: &Rc<Self>, node: NodeId) {
-        let is_member = |newest: &ClusterDescription| newest.nodes.iter().any(|it| it.node == node);
-        let (machine, mut operator) = self.operator();
-        let change = ClusterChange::Decommission { node };
-        let ordered = machine.spawn(async move {
-            while !change_once(&mut operator, change.clone()).await {
-                world::sleep(ORDER_PAUSE).await;
-            }
-            operator.hang_up();
-        });
-        ordered.await;
-        let mut looks_without = 0;
-        // Some node may be behind: it is gone when several say so.
-        while looks_without < 8 {
-            world::sleep(ORDER_PAUSE).await;
-            match self.register.newest().is_some_and(|newest| !is_member(&newest)) {
-                true => looks_without += 1,
-                false => looks_without = 0,
-            }
-        }
     }
 
     /// No more faults, from here on.
@@ -506,31 +425,4 @@ impl Nemesis {
         let wanted = self.nodes.iter().filter(|node| node.is_wanted.get());
         wanted.filter_map(|node| self.register.node_at(node.place)).collect()
     }
-}
-
-/// Orders a change of the cluster; whether it is carried out, or was before.
-pub(super) async fn change_once(operator: &mut Client, change: ClusterChange) -> bool {
-    let request = Request::ClusterChange(change);
-    let asked = operator.ask(&request, Duration::ZERO, |response| match response {
-        Response::ClusterChange(_) => Some(()),
-        _ => None,
-    });
-    match asked.await {
-        Ok(()) => true,
-        Err(refusal) => {
-            tracing::debug!(?refusal, ?request, "refused");
-            // An unknown node was removed: an order before was carried out.
-            refusal.says("is no member of the cluster")
-        }
-    }
-}
-
-/// The holder of a shard behind `node`, in their order.
-pub(super) fn next_holder(description: &ClusterDescription, shard: ShardId) -> Option<NodeId> {
-    let row = description.shards.iter().find(|row| row.shard == shard)?;
-    let mut holders = row.assigned.clone();
-    holders.sort_unstable();
-    let leader = row.leader?;
-    let behind = holders.iter().find(|node| **node > leader);
-    behind.or_else(|| holders.first()).copied().filter(|node| *node != leader)
 }

@@ -19,6 +19,8 @@ use crate::workload::{ConsumerPlan, ProducerPlan, TopicPlan, milliseconds, pick}
 pub(super) enum Act {
     Kill,
     KillLeader,
+    /// A node is away for long.
+    Away,
     KillAll,
     PowerLoss,
     PowerLossOfAll,
@@ -40,7 +42,13 @@ pub(super) enum Act {
     WriteError,
     ReadError,
     DiskStall,
+    /// Every flush of a disk takes long for a while.
+    SlowDisk,
     DiskFull,
+    /// What lies sealed on a disk rots while no process looks.
+    Damage,
+    /// An order is given, and something happens to whoever carries it out.
+    Strike,
     Transfer,
     Balance,
     Copies,
@@ -52,9 +60,10 @@ pub(super) enum Act {
 
 impl Act {
     /// All of them, each with how often it is drawn when it is in the mix.
-    const ALL: [(Self, u64); 29] = [
+    const ALL: [(Self, u64); 33] = [
         (Self::Kill, 4),
         (Self::KillLeader, 4),
+        (Self::Away, 2),
         (Self::KillAll, 1),
         (Self::PowerLoss, 4),
         (Self::PowerLossOfAll, 1),
@@ -64,7 +73,7 @@ impl Act {
         (Self::CutOneWay, 3),
         (Self::Halves, 2),
         (Self::Isolate, 2),
-        (Self::IsolateLeader, 3),
+        (Self::IsolateLeader, 6),
         (Self::Bridge, 1),
         (Self::CutClients, 1),
         (Self::SlowLink, 2),
@@ -76,7 +85,10 @@ impl Act {
         (Self::WriteError, 1),
         (Self::ReadError, 1),
         (Self::DiskStall, 2),
+        (Self::SlowDisk, 2),
         (Self::DiskFull, 1),
+        (Self::Damage, 2),
+        (Self::Strike, 6),
         (Self::Transfer, 4),
         (Self::Balance, 1),
         (Self::Copies, 1),
@@ -89,6 +101,7 @@ impl Act {
         match self {
             Self::Kill => "kill",
             Self::KillLeader => "kill-leader",
+            Self::Away => "away",
             Self::KillAll => "kill-of-all",
             Self::PowerLoss => "power-loss",
             Self::PowerLossOfAll => "power-loss-of-all",
@@ -110,7 +123,10 @@ impl Act {
             Self::WriteError => "write-error",
             Self::ReadError => "read-error",
             Self::DiskStall => "disk-stall",
+            Self::SlowDisk => "slow-disk",
             Self::DiskFull => "disk-full",
+            Self::Damage => "damage",
+            Self::Strike => "strike",
             Self::Transfer => "transfer",
             Self::Balance => "balance",
             Self::Copies => "copies",
@@ -154,20 +170,23 @@ impl Plan {
         let nodes = *pick(random, &[3, 3, 3, 4, 5]);
         // Half of the kinds in most seeds, else a few that then come often.
         let share = *pick(random, &[2, 2, 4]);
-        let mut acts = vec![Act::HealNetwork];
+        // What an order comes to when whoever carries it out ends is asked in every run.
+        let mut acts = vec![Act::HealNetwork, Act::Strike, Act::Strike];
         for (act, weight) in Act::ALL {
             if random.one_in(share) {
                 acts.extend(std::iter::repeat_n(act, weight as usize));
             }
         }
-        let topics = draw_topics(random);
+        // Topics let go of what is old: who was away for long has to be copied anew.
+        let retaining = random.one_in(2);
+        let topics = draw_topics(random, retaining);
         let busy = random.one_in(2);
         Self {
             nodes,
             growing: random.one_in(3),
             copies: if nodes == 5 { *pick(random, &[3, 5]) } else { 3 },
             cores: (0..=nodes).map(|_| *pick(random, &CORES)).collect(),
-            broker: draw_broker(random),
+            broker: draw_broker(random, retaining),
             native: Options::default(),
             link: draw_link(random),
             producers: draw_producers(random, topics.len()),
@@ -187,14 +206,27 @@ impl Plan {
     }
 }
 
-/// Nothing is let go: what came first must still be there at the end, on every copy.
-fn draw_topics(random: &mut Rng) -> Vec<TopicPlan> {
+/// Where nothing is let go, what came first must still be there at the end, on every copy.
+fn draw_topics(random: &mut Rng, retaining: bool) -> Vec<TopicPlan> {
     let count = random.between(1, 2);
     let draw = |number| {
         let partitions = random.between(1, 4) as u32;
-        TopicPlan { name: format!("lasting-{number}"), partitions, retention: Retention::UNLIMITED }
+        let retention = if retaining { draw_retention(random) } else { Retention::UNLIMITED };
+        TopicPlan { name: format!("lasting-{number}"), partitions, retention }
     };
     (0..count).map(draw).collect()
+}
+
+/// Records stay for longer than it takes a copy that was made anew to catch up; with less, one that
+/// is written to all the time is made anew again and again.
+fn draw_retention(random: &mut Rng) -> Retention {
+    let time_ms = Some(random.between(2_000, 6_000));
+    let bytes = Some(random.between(100, 400) * KIB);
+    match random.below(3) {
+        0 => Retention { time_ms, bytes: None },
+        1 => Retention { time_ms: None, bytes },
+        _ => Retention { time_ms, bytes },
+    }
 }
 
 /// Somebody writes to every topic; nobody waits long for a node that may be gone.
@@ -212,14 +244,16 @@ fn draw_producers(random: &mut Rng, topics: usize) -> Vec<ProducerPlan> {
     producers
 }
 
-fn draw_broker(random: &mut Rng) -> BrokerOptions {
+fn draw_broker(random: &mut Rng, retaining: bool) -> BrokerOptions {
+    // The smallest that are allowed, so that whole ones can go.
+    let segments = if retaining { [128, 128, 192] } else { [128, 512, 4_096] };
     let checkpoint_bytes = *pick(random, &[100, 1_000, 64_000]) * KIB;
     BrokerOptions {
         shards: random.between(1, 4) as u32,
         cache_bytes: *pick(random, &[64, 1_000]) * KIB,
         shard_cache_bytes_min: (*pick(random, &[8, 64, 512]) * KIB) as usize,
         request_bytes: *pick(random, &[200, 4_000]) * KIB,
-        segment_bytes: *pick(random, &[128, 512, 4_096]) * KIB,
+        segment_bytes: *pick(random, &segments) * KIB,
         pool_segments: random.below(3) as usize,
         checkpoint_bytes: checkpoint_bytes / 4..=checkpoint_bytes,
         retention_tick: milliseconds(random.between(200, 800)),

@@ -5,11 +5,14 @@
 //! Must never: let anything of a dead process live on but its disk.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_broker::{Arrival, Broker, BrokerOptions, CoreLinks, Home, Newcomer, PeerRefusal};
+use barrage_broker::{
+    Arrival, Broker, BrokerOptions, CoreLinks, Fingerprint, Home, Newcomer, PeerRefusal,
+};
 use barrage_cluster::node::LEVEL;
 use barrage_model::{NodeId, ShardId};
 use barrage_native::{Gateway, Options};
@@ -80,6 +83,9 @@ struct Life {
     /// Why it ended by itself.
     failure: RefCell<Option<String>>,
     serving: Cell<bool>,
+    /// Bumped to have every core tell the states of its replicas.
+    looks: watch::Sender<u64>,
+    fingerprints: RefCell<BTreeMap<ShardId, Fingerprint>>,
 }
 
 /// A place where a node may be. It outlives the processes, and the nodes.
@@ -102,6 +108,8 @@ pub(super) struct Node {
     pub(super) was_full: Cell<bool>,
     /// How far its wall clock is ahead, also of the processes to come.
     pub(super) clock_ahead_ms: Cell<i64>,
+    /// No process comes before.
+    pub(super) away_until: Cell<Option<Instant>>,
 }
 
 fn fresh_disk() -> Disk {
@@ -124,6 +132,7 @@ impl Node {
             is_disk_faulty: Cell::new(false),
             was_full: Cell::new(false),
             clock_ahead_ms: Cell::new(0),
+            away_until: Cell::new(None),
         }
     }
 
@@ -153,6 +162,16 @@ impl Node {
         self.life().is_some_and(|life| life.serving.get())
     }
 
+    /// The states of the replicas here, as every core tells them within a moment.
+    pub(super) async fn fingerprints(&self) -> BTreeMap<ShardId, Fingerprint> {
+        let Some(life) = self.life() else { return BTreeMap::new() };
+        life.fingerprints.borrow_mut().clear();
+        let next = *life.looks.borrow() + 1;
+        life.looks.send_replace(next);
+        sleep(milliseconds(2)).await;
+        life.fingerprints.take()
+    }
+
     /// Why the last process ended by itself, told once.
     pub(super) fn take_failure(&self) -> Option<String> {
         self.life.borrow().as_ref().and_then(|life| life.failure.take())
@@ -177,6 +196,8 @@ impl Node {
             steps,
             failure: RefCell::new(None),
             serving: Cell::new(false),
+            looks: watch::channel(0).0,
+            fingerprints: RefCell::default(),
         });
         *self.life.borrow_mut() = Some(Rc::clone(&life));
         let process = Process {
@@ -283,6 +304,7 @@ impl Process {
                 contact: contact.clone(),
                 steps: life.steps.subscribe(),
                 told: told.clone(),
+                life: Rc::clone(life),
             };
             drop(life.machine.core(core, cores).spawn(seat.run()));
         }
@@ -396,6 +418,7 @@ struct Seat {
     contact: Contact,
     steps: watch::Receiver<Step>,
     told: mpsc::Sender<Told>,
+    life: Rc<Life>,
 }
 
 impl Seat {
@@ -409,7 +432,7 @@ impl Seat {
 
     async fn serve(self) -> Result<(), String> {
         let Self { core, links, broker, native, clients, peers, me, book, contact, .. } = self;
-        let (mut steps, told) = (self.steps, self.told);
+        let (mut steps, told, life) = (self.steps, self.told, self.life);
         let options = barrage_peer::Options::default();
         let connections = Links::new(me, book.clone(), options.clone());
         let broker = Broker::new(broker, links, Rc::new(connections.clone()));
@@ -424,6 +447,7 @@ impl Seat {
         }
         broker.open().await.map_err(|error| error.to_string())?;
         report_failure(&broker, &told);
+        drop(spawn(keep_telling(broker.clone(), life)));
         let gateway = Gateway::new(broker.clone(), native);
         tell(&told, Told::Done);
         let mut listeners = Some(clients);
@@ -490,6 +514,15 @@ async fn keep_book(broker: Broker, book: Book) {
                 book.set(*node, address);
             }
         }
+    }
+}
+
+/// Tells the states of the replicas of this core whenever somebody asks.
+async fn keep_telling(broker: Broker, life: Rc<Life>) {
+    let mut looks = life.looks.subscribe();
+    while looks.changed().await.is_ok() {
+        let own = broker.fingerprints().into_iter().map(|own| (own.shard, own));
+        life.fingerprints.borrow_mut().extend(own);
     }
 }
 

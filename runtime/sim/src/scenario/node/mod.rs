@@ -125,6 +125,7 @@ impl Run {
             stop: Cell::new(false),
             doors: vec![shared_address()],
             addresses: RefCell::default(),
+            on_all: RefCell::default(),
             follows: false,
         });
         let node = Rc::new(Node::new(Rc::clone(plan), Rc::clone(&context.witness)));

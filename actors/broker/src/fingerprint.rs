@@ -1,0 +1,47 @@
+//! What the state of a replica comes to, so that the copies of a shard can be compared.
+//!
+//! Owns: that figure. Must never: depend on anything but the state that an entry left: two copies
+//! that have applied the same entries have the same one.
+
+use barrage_model::{LogIndex, ShardId};
+use barrage_raft::Machine;
+use crc32c::crc32c;
+
+use crate::broker::Broker;
+use crate::core::CATALOG_SHARD;
+
+/// A replica's state behind an entry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Fingerprint {
+    /// The shard.
+    pub shard: ShardId,
+    /// The last entry that was applied, if any was.
+    pub applied: Option<LogIndex>,
+    /// The hash of the state then.
+    pub state: u64,
+}
+
+impl Broker {
+    /// The states of the replicas that are open on this core.
+    pub fn fingerprints(&self) -> Vec<Fingerprint> {
+        let shards = self.core.shards();
+        let own = shards.iter().map(|shard| {
+            let state = shard.group().with_machine(hash);
+            let applied = shard.group().applied().map(|id| id.index);
+            Fingerprint { shard: shard.id(), applied, state }
+        });
+        let catalog = self.core.catalog_shard.get().map(|catalog| {
+            let state = catalog.group().with_machine(hash);
+            let applied = catalog.group().applied().map(|id| id.index);
+            Fingerprint { shard: CATALOG_SHARD, applied, state }
+        });
+        own.chain(catalog).collect()
+    }
+}
+
+/// The hash of a machine's state.
+pub(crate) fn hash<M: Machine>(machine: &M) -> u64 {
+    let state = machine.checkpoint();
+    let (low, high) = state.split_at(state.len() / 2);
+    u64::from(crc32c(low)) << 32 | u64::from(crc32c(high))
+}
