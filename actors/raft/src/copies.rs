@@ -69,18 +69,15 @@ impl Core {
 }
 
 impl Core {
-    /// Whether, while members change, everybody who is near the end has the entry at `index`. What
-    /// they lack must stay: they are about to count, or do already. One that has to be copied anew
-    /// does not count, and a leader whose majority does not count gives no copies, for ever.
-    pub(crate) fn newcomers_have(&self, index: LogIndex) -> bool {
+    /// Whether every member that is near the end has the entry at `index`. What it lacks must stay:
+    /// one that has to be copied anew does not count, and a leader whose majority does not count
+    /// gives no copies, for ever.
+    pub(crate) fn members_have(&self, index: LogIndex) -> bool {
         let metrics = self.metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        let learns = membership.learner_ids().next().is_some();
-        let changes = learns || membership.get_joint_config().len() > 1;
-        let Some(members) = metrics.replication.as_ref().filter(|_| changes) else { return true };
         let applied = metrics.last_applied.as_ref().map_or(0, |id| id.index);
         let has = |matched: u64| matched >= index.0 || matched.saturating_add(NEAR) < applied;
-        members.values().flatten().all(|matched| has(matched.index))
+        let members = metrics.replication.iter().flat_map(|members| members.values());
+        members.flatten().all(|matched| has(matched.index))
     }
 }
 

@@ -43,6 +43,7 @@ use crate::machine::{Adapter, Machine, RestoreError};
 use crate::network::Network;
 use crate::peers::Peers;
 use crate::proposal::{Proposal, ProposeError, Proposed, ReplySender};
+use crate::source::Taker;
 use crate::store::Store;
 use crate::timing::Timing;
 use crate::vocabulary::{CommittedLeaderId, Meta, Types, to_raft_log_id};
@@ -142,6 +143,8 @@ pub(crate) struct Core {
     pub(crate) changing_members: Mutex<()>,
     /// Pieces being given to replicas that are copied.
     pub(crate) giving: Rc<Cell<u32>>,
+    /// Replicas that are being copied and nearly whole.
+    pub(crate) takers: RefCell<Vec<Taker>>,
     failure: RefCell<Option<String>>,
     failed: Event,
     is_behind: Cell<bool>,
@@ -206,6 +209,7 @@ impl<M: Machine> Group<M> {
             checkpointing: Mutex::new(()),
             changing_members: Mutex::new(()),
             giving: Rc::default(),
+            takers: RefCell::default(),
             failure: RefCell::new(None),
             failed: Event::new(),
             is_behind: Cell::new(false),
@@ -399,7 +403,8 @@ impl<M: Machine> Group<M> {
     pub async fn retain(&self) -> io::Result<()> {
         if self.core.floor == Floor::Records
             && let Some(released) = self.core.log.released_floor().await?
-            && self.core.newcomers_have(released.index)
+            && self.core.members_have(released.index)
+            && self.core.takers_have(released.index)
         {
             let purging = self.core.raft.trigger().purge_log(released.index.0).await;
             purging.map_err(io::Error::other)?;

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_model::{NodeId, ShardId};
-use barrage_world::planted;
+use barrage_world::{self as world, planted};
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
@@ -31,6 +31,9 @@ use crate::format::rpc::{self, Answer, Request, Route};
 use crate::peers::{Call, Peers, Urgency};
 use crate::timing::Timing;
 use crate::vocabulary::{RaftVote, Snapshot, Types};
+
+/// How often it is looked whether a follower has been copied.
+const COPIED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes the client of every peer.
 pub(crate) struct Network {
@@ -122,6 +125,50 @@ impl Peer {
         Ok((answer.into_stream_result(previous, last), whole))
     }
 
+    /// Sends a checkpoint until its last entry is in the follower's log.
+    ///
+    /// A follower whose records would be missing refuses it and is copied as a whole. It has to
+    /// contain this checkpoint then, not the newest one: under steady load there is always a newer
+    /// one than the copy, which would be refused too, and copied anew for ever.
+    async fn send_checkpoint(
+        &self,
+        vote: RaftVote,
+        snapshot: Snapshot,
+    ) -> Result<SnapshotResponse<Types>, Unreachable<Types>> {
+        let Snapshot { meta, snapshot: bytes } = snapshot;
+        let mut is_told = false;
+        loop {
+            let goes_on = AppendEntriesRequest {
+                vote,
+                prev_log_id: meta.last_log_id,
+                entries: Vec::new(),
+                leader_commit: meta.last_log_id,
+            };
+            match self.append(goes_on).await {
+                Ok(AppendEntriesResponse::HigherVote(vote)) => {
+                    return Ok(SnapshotResponse::new(vote));
+                }
+                Ok(AppendEntriesResponse::Conflict) => {
+                    let (meta, bytes) = (meta.clone(), bytes.clone());
+                    let request = Request::Checkpoint { vote, meta, bytes };
+                    let deadline_in = self.timing.checkpoint_deadline;
+                    match self.ask(&request, Urgency::Bulk, deadline_in).await {
+                        Ok(Answer::Checkpoint(vote)) => return Ok(SnapshotResponse::new(vote)),
+                        Ok(Answer::Refused(_)) => is_told = true,
+                        Ok(other) => return Err(strange(&other)),
+                        Err(error) if !is_told => return Err(error),
+                        Err(_) => {}
+                    }
+                }
+                Ok(_) => return Ok(SnapshotResponse::new(vote)),
+                Err(error) if !is_told => return Err(error),
+                // It is closed while it is copied.
+                Err(_) => {}
+            }
+            world::sleep(COPIED_PAUSE).await;
+        }
+    }
+
     async fn ask_for_vote(
         &self,
         request: Request,
@@ -196,16 +243,11 @@ impl RaftNetworkV2<Types> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let request = Request::Checkpoint { vote, meta: snapshot.meta, bytes: snapshot.snapshot };
-        let asked = self.ask(&request, Urgency::Bulk, self.timing.checkpoint_deadline);
-        let asked = std::pin::pin!(asked);
+        let sent = std::pin::pin!(self.send_checkpoint(vote, snapshot));
         let cancel = std::pin::pin!(cancel);
-        match futures_util::future::select(cancel, asked).await {
+        match futures_util::future::select(cancel, sent).await {
             futures_util::future::Either::Left((closed, _)) => Err(closed.into()),
-            futures_util::future::Either::Right((answer, _)) => match answer? {
-                Answer::Checkpoint(vote) => Ok(SnapshotResponse::new(vote)),
-                other => Err(strange(&other).into()),
-            },
+            futures_util::future::Either::Right((answer, _)) => Ok(answer?),
         }
     }
 

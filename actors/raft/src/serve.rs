@@ -5,6 +5,7 @@
 //! Must never: answer a request meant for another replica; hand openraft what it would panic over.
 
 use barrage_commitlog::Floor;
+use barrage_model::NodeId;
 use barrage_world::{self as world, planted};
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
@@ -28,17 +29,17 @@ impl<M: Machine> Group<M> {
     /// # Errors
     /// When the bytes are damaged or meant for another replica.
     pub async fn handle(&self, request: Bytes) -> Result<Bytes, HandleError> {
-        let (_, request) = rpc::decode_request(&request, self.core.shard, self.core.node)?;
+        let (from, request) = rpc::decode_request(&request, self.core.shard, self.core.node)?;
         let answer = match self.core.refusal() {
             Some(error) => Answer::Refused(error.to_string()),
-            None => self.core.answer(request).await,
+            None => self.core.answer(from, request).await,
         };
         Ok(rpc::encode_answer(&answer)?)
     }
 }
 
 impl Core {
-    async fn answer(&self, request: Request) -> Answer {
+    async fn answer(&self, from: NodeId, request: Request) -> Answer {
         let answered = match request {
             Request::Append(append) => return self.append(append).await,
             Request::Vote(vote) => self.raft.vote(vote).await.map(Answer::Vote),
@@ -52,7 +53,7 @@ impl Core {
             Request::Checkpoint { vote, meta, bytes } => {
                 return self.install(vote, meta, bytes).await;
             }
-            Request::Seed { vote, ask } => return self.give(vote, ask).await,
+            Request::Seed { vote, ask } => return self.give(from, vote, ask).await,
         };
         answered.unwrap_or_else(|error| Answer::Refused(error.to_string()))
     }

@@ -16,10 +16,11 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use barrage_commitlog::ReadError;
-use barrage_model::{LogId, LogIndex};
-use barrage_world::buggify;
+use barrage_model::{LogId, LogIndex, NodeId};
+use barrage_world::{Instant, buggify};
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{ReadPolicy, ServerState};
@@ -39,6 +40,18 @@ const GIVING_MAX: u32 = 8;
 /// Smaller in a mood, so that little is much.
 fn piece_bytes() -> usize {
     if buggify("raft-small-pieces", 2) { PIECE_BYTES_FEW } else { PIECE_BYTES }
+}
+
+/// A copy with so few pieces left is waited for.
+const NEAR_PIECES: usize = 2;
+/// For so long after it asked last: by then its replica follows, and what it lacks is known.
+const NEAR_FOR: Duration = Duration::from_secs(10);
+
+/// A replica that is being copied and has all but the newest entries.
+pub(crate) struct Taker {
+    node: NodeId,
+    next: LogIndex,
+    asked: Instant,
 }
 
 /// Counts a piece while it is read.
@@ -62,16 +75,45 @@ impl Drop for Giving {
 }
 
 impl Core {
-    pub(crate) async fn give(&self, vote: RaftVote, ask: SeedAsk) -> Answer {
+    pub(crate) async fn give(&self, to: NodeId, vote: RaftVote, ask: SeedAsk) -> Answer {
         let Some(_giving) = Giving::start(&self.giving) else {
             return Answer::Refused("too many pieces are being given".to_owned());
         };
+        if let Some(taker) = self.takers.borrow_mut().iter_mut().find(|taker| taker.node == to) {
+            taker.asked = Instant::now();
+            if let SeedAsk::Entries { start, .. } = ask {
+                taker.next = start;
+            }
+        }
         match ask {
-            SeedAsk::Plan { previous } => self.plan(previous).await,
+            SeedAsk::Plan { previous } => {
+                let answer = self.plan(previous).await;
+                if let Answer::SeedPlan(plan) = &answer {
+                    self.note_taker(to, plan);
+                }
+                answer
+            }
             _ if self.leading_vote() != Some(vote) => self.elsewhere(),
             SeedAsk::Entries { start, end } => self.entries(vote, start, end).await,
             SeedAsk::Checkpoint { index, position } => self.checkpoint(index, position).await,
         }
+    }
+
+    fn note_taker(&self, node: NodeId, plan: &SeedPlan) {
+        let mut takers = self.takers.borrow_mut();
+        takers.retain(|taker| taker.node != node);
+        if plan.ends.len() <= NEAR_PIECES {
+            takers.push(Taker { node, next: plan.start, asked: Instant::now() });
+        }
+    }
+
+    /// Whether every copy that is nearly whole has the entry at `index`: one that the floor passes
+    /// at the last moment begins anew, and where records go as fast as they come that would never
+    /// end. A full disk waits for nobody.
+    pub(crate) fn takers_have(&self, index: LogIndex) -> bool {
+        let mut takers = self.takers.borrow_mut();
+        takers.retain(|taker| taker.asked.elapsed() < NEAR_FOR);
+        self.log.is_full() || takers.iter().all(|taker| taker.next > index)
     }
 
     async fn plan(&self, previous: Option<(LogId, u64)>) -> Answer {
@@ -188,7 +230,7 @@ impl Core {
 
     fn elsewhere(&self) -> Answer {
         let leader = self.metrics.borrow_watched().current_leader;
-        let leader = leader.map(barrage_model::NodeId).filter(|leader| *leader != self.node);
+        let leader = leader.map(NodeId).filter(|leader| *leader != self.node);
         Answer::SeedElsewhere(leader)
     }
 }
