@@ -217,11 +217,9 @@ fn draw_topics(random: &mut Rng, retaining: bool) -> Vec<TopicPlan> {
     (0..count).map(draw).collect()
 }
 
-/// Records stay for longer than it takes a copy that was made anew to catch up; with less, one that
-/// is written to all the time is made anew again and again.
 fn draw_retention(random: &mut Rng) -> Retention {
-    let time_ms = Some(random.between(2_000, 6_000));
-    let bytes = Some(random.between(100, 400) * KIB);
+    let time_ms = Some(random.between(500, 3_000));
+    let bytes = Some(random.between(4, 60) * KIB);
     match random.below(3) {
         0 => Retention { time_ms, bytes: None },
         1 => Retention { time_ms: None, bytes },
@@ -256,7 +254,7 @@ fn draw_broker(random: &mut Rng, retaining: bool) -> BrokerOptions {
         segment_bytes: *pick(random, &segments) * KIB,
         pool_segments: random.below(3) as usize,
         checkpoint_bytes: checkpoint_bytes / 4..=checkpoint_bytes,
-        retention_tick: milliseconds(random.between(200, 800)),
+        retention_tick: milliseconds(random.between(50, 800)),
         ..BrokerOptions::new(DATA_DIR.into(), 1)
     }
 }
