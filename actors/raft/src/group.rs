@@ -18,8 +18,7 @@ use std::collections::BTreeSet;
 use std::future::IntoFuture;
 use std::io;
 use std::path::PathBuf;
-use std::pin::pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +29,6 @@ use barrage_world::channel::event::{Event, Listener};
 use barrage_world::channel::{Mutex, oneshot, watch};
 use barrage_world::planted;
 use futures_util::FutureExt;
-use futures_util::future::select;
 use openraft::async_runtime::{WatchReceiver, watch::Watch};
 use openraft::errors::RaftError;
 use openraft::{
@@ -45,6 +43,7 @@ use crate::peers::Peers;
 use crate::proposal::{Proposal, ProposeError, Proposed, ReplySender};
 use crate::source::Taker;
 use crate::store::Store;
+use crate::tasks;
 use crate::timing::Timing;
 use crate::vocabulary::{CommittedLeaderId, Meta, Types, to_raft_log_id};
 
@@ -55,8 +54,6 @@ const RESERVED_COMMAND_BYTES_MAX: u64 = 64 * 1024;
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long retention waits for openraft to let entries go.
 const PURGE_WAIT: Duration = Duration::from_millis(100);
-/// After a checkpoint could not be written (a full disk), the next attempt.
-const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
 
 type Metrics =
     <<<Types as RaftTypeConfig>::AsyncRuntime as AsyncRuntime>::Watch as Watch>::Receiver<
@@ -132,9 +129,9 @@ pub(crate) struct Core {
     pub(crate) log: CommitLog,
     pub(crate) floor: Floor,
     recovery: RecoveryReport,
-    adapter: Adapter,
+    pub(crate) adapter: Adapter,
     committed: watch::Receiver<Option<LogId>>,
-    checkpoint_bytes: u64,
+    pub(crate) checkpoint_bytes: u64,
     /// A lead that no majority confirmed for so long may be over.
     confirmed_within: Duration,
     /// Held while a checkpoint is taken: one at a time.
@@ -145,12 +142,12 @@ pub(crate) struct Core {
     pub(crate) giving: Rc<Cell<u32>>,
     /// Replicas that are being copied and nearly whole.
     pub(crate) takers: RefCell<Vec<Taker>>,
-    failure: RefCell<Option<String>>,
-    failed: Event,
+    pub(crate) failure: RefCell<Option<String>>,
+    pub(crate) failed: Event,
     is_behind: Cell<bool>,
-    behind: Event,
-    lead_changed: Event,
-    closing: Cell<bool>,
+    pub(crate) behind: Event,
+    pub(crate) lead_changed: Event,
+    pub(crate) closing: Cell<bool>,
 }
 
 impl<M: Machine> Group<M> {
@@ -217,9 +214,9 @@ impl<M: Machine> Group<M> {
             lead_changed: Event::new(),
             closing: Cell::new(false),
         });
-        drop(world::spawn(watch_raft(Rc::downgrade(&core))));
-        drop(world::spawn(watch_log(Rc::downgrade(&core))));
-        drop(world::spawn(keep_checkpoints(Rc::downgrade(&core))));
+        drop(world::spawn(tasks::watch_raft(Rc::downgrade(&core))));
+        drop(world::spawn(tasks::watch_log(Rc::downgrade(&core))));
+        drop(world::spawn(tasks::keep_checkpoints(Rc::downgrade(&core))));
         Ok(Self { core, machine })
     }
 
@@ -482,7 +479,7 @@ impl Core {
         None
     }
 
-    fn fail(&self, reason: String) {
+    pub(crate) fn fail(&self, reason: String) {
         if self.closing.get() || self.failure.borrow().is_some() {
             return;
         }
@@ -499,7 +496,7 @@ impl Core {
         self.behind.notify_all();
     }
 
-    async fn take_checkpoint(&self) -> io::Result<()> {
+    pub(crate) async fn take_checkpoint(&self) -> io::Result<()> {
         if planted("raft-purge-before-checkpoint")
             && let Some(applied) = self.adapter.applied()
         {
@@ -538,78 +535,11 @@ impl Core {
 }
 
 /// Its own first entry applied in the term it leads.
-fn leader_term(metrics: &RaftMetrics<Types>) -> Option<Term> {
+pub(crate) fn leader_term(metrics: &RaftMetrics<Types>) -> Option<Term> {
     let applied_term = metrics.last_applied.as_ref().map(|id| id.leader_id.term);
     let leads = metrics.running_state.is_ok() && metrics.state == ServerState::Leader;
     // Wrong when planted: what former leaders committed may not be applied here yet.
     let caught_up =
         applied_term == Some(metrics.current_term) || planted("raft-leads-before-caught-up");
     (leads && caught_up).then_some(Term(metrics.current_term))
-}
-
-/// Follows the server's role, and reports the end of openraft. Ends with the group.
-async fn watch_raft(core: Weak<Core>) {
-    // The first changes with the server's role only, not with every entry.
-    let watched = core.upgrade().map(|core| (core.raft.server_metrics(), core.raft.metrics()));
-    let Some((mut server, mut all)) = watched else { return };
-    let mut told = None;
-    loop {
-        let Some(strong) = core.upgrade() else { return };
-        let metrics = all.borrow_watched().clone();
-        let is_leader = metrics.state == ServerState::Leader;
-        let others = metrics.membership_config.membership().nodes().count() > 1;
-        strong.log.keep_payload(is_leader && others);
-        let lead = leader_term(&metrics);
-        if told != lead {
-            told = lead;
-            strong.lead_changed.notify_all();
-        }
-        drop(strong);
-        let changed = server.changed().map(|changed| changed.is_ok());
-        // It leads when the first entry of its term is applied.
-        let goes_on = if is_leader && lead.is_none() {
-            let applied = all.changed().map(|changed| changed.is_ok());
-            select(pin!(changed), pin!(applied)).await.factor_first().0
-        } else {
-            changed.await
-        };
-        if !goes_on {
-            break;
-        }
-    }
-    let Some(core) = core.upgrade() else { return };
-    core.lead_changed.notify_all();
-    let state = core.metrics.borrow_watched().running_state.clone();
-    core.fail(match state {
-        Ok(()) => "raft ended without a reason".to_owned(),
-        Err(fatal) => fatal.to_string(),
-    });
-}
-
-/// Reports a poisoned log, also when nothing is proposed.
-async fn watch_log(core: Weak<Core>) {
-    let Some(log) = core.upgrade().map(|core| core.log.clone()) else { return };
-    let reason = log.wait_poisoned().await;
-    if let Some(core) = core.upgrade() {
-        core.fail(format!("log is poisoned: {reason}"));
-    }
-}
-
-/// Takes a checkpoint whenever enough was applied since the last.
-async fn keep_checkpoints(core: Weak<Core>) {
-    let Some(mut applied) = core.upgrade().map(|core| core.adapter.applied_watch()) else { return };
-    while applied.changed().await.is_ok() {
-        let Some(core) = core.upgrade() else { return };
-        if core.closing.get() || core.failure.borrow().is_some() {
-            return;
-        }
-        if core.adapter.bytes_since_checkpoint() < core.checkpoint_bytes {
-            continue;
-        }
-        if let Err(error) = core.take_checkpoint().await {
-            tracing::warn!(shard = %core.shard, %error, "checkpoint failed, will be retried");
-            drop(core);
-            world::sleep(CHECKPOINT_RETRY).await;
-        }
-    }
 }

@@ -28,6 +28,7 @@ mod seed;
 mod serve;
 mod source;
 mod store;
+mod tasks;
 mod timing;
 mod vocabulary;
 

@@ -93,7 +93,8 @@ pub(crate) fn group(bytes: &mut [u8], salt: u64) {
 /// An index file: `u32` rows at 20, terms at 84, entries at 80 from index `u64` at 72 on, which end
 /// where `u64` at 64 says; salt at 32, hash of the last entry at 88, flags at 112. A row of 72
 /// bytes has its `u32` count of runs at 12, their place at 56 and their CRC at 64; a run has 40
-/// bytes, a term 16. The CRC at 8 covers `[12, runs)`. Behind the runs, at a whole block, the entry table.
+/// bytes, a term 16. The CRC at 8 covers `[12, runs)`. Behind the runs, at a whole block, lies the
+/// entry table.
 pub(crate) fn index(bytes: &mut [u8]) {
     const HEAD: usize = 120;
     const ROW: usize = 72;
@@ -180,7 +181,6 @@ pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 }
 
 /// The number at `at`, or 0.
-#[cfg(sim)]
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let number = bytes.get(at..).and_then(<[u8]>::first_chunk);
     number.map_or(0, |number| u64::from_le_bytes(*number))

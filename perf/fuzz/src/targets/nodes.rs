@@ -1,5 +1,5 @@
-//! What nodes tell each other beside the messages of Raft groups: beacons, commands passed on to the
-//! leader, what a partition holds; and the answers.
+//! What nodes tell each other beside the messages of Raft groups: beacons, commands passed on to
+//! the leader, what a partition holds; and the answers.
 //!
 //! The first byte of the input chooses: a message, or an answer. Checked: what was read is written
 //! as something that reads the same, and is told from a message of a group.
