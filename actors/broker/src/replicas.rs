@@ -35,6 +35,8 @@ use crate::start::{self, StartError};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A copy goes when for so long its group has done without it.
 const UNNEEDED_FOR: Duration = Duration::from_millis(2 * beacon::PRESENT_MS);
+/// How often a damaged copy that is not spare gives its lead away.
+const LEAD_PAUSE: Duration = Duration::from_secs(5);
 /// What may be under way when a replica is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -245,7 +247,10 @@ impl Core {
     async fn watch_for_repair(self: Rc<Self>, shard: Shard) {
         let id = shard.id();
         let damage = Cell::new(None);
-        let damaged = async { damage.set(Some(shard.damaged().await)) };
+        let damaged = async {
+            let found = async { damage.set(Some(shard.damaged().await)) };
+            first_of(found, async { damage.set(Some(shard.group().damaged().await)) }).await;
+        };
         first_of(shard.group().needs_seed(), damaged).await;
         let damage = damage.take();
         if damage.is_some() {
@@ -254,7 +259,10 @@ impl Core {
                 if shard.group().is_over() {
                     return;
                 }
-                sleep(LOOK_INTERVAL).await;
+                // Whoever is copied is copied from the leader: it must not be this one. It may be
+                // made to lead again, by the balance or because nobody else can.
+                timeout(CLOSE_TIMEOUT, members::hand_over(shard.group())).await.ok();
+                sleep(LEAD_PAUSE).await;
             }
             timeout(CLOSE_TIMEOUT, members::hand_over(shard.group())).await.ok();
         }
