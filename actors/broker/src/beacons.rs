@@ -165,29 +165,6 @@ impl Core {
         }
     }
 
-    /// A node that tells of itself came back at another address: the others are told, and it is
-    /// told of them. Two that both moved find each other by nobody else, and one of them may lead.
-    pub(crate) fn pass_on(&self, beacon: &Beacon) {
-        let board = self.board.borrow();
-        let known = board.beacon(beacon.node).map(|known| &known.peer_address);
-        if known == Some(&beacon.peer_address) {
-            return;
-        }
-        let others = self.other_nodes().into_iter().filter(|node| *node != beacon.node);
-        for node in others {
-            self.tell(node, beacon);
-            if let Some(other) = board.beacon(node) {
-                self.tell(beacon.node, other);
-            }
-        }
-    }
-
-    fn tell(&self, to: NodeId, beacon: &Beacon) {
-        let bytes = Bytes::from(Message::Beacon(beacon.clone()).encode());
-        let answer = self.peers.call(self.node_call(to, BEACON_DEADLINE, bytes));
-        drop(spawn(async move { drop(answer.await) }));
-    }
-
     /// All members but this one.
     pub(crate) fn other_nodes(&self) -> Vec<NodeId> {
         let catalog = self.catalog();
