@@ -35,8 +35,6 @@ use crate::start::{self, StartError};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A copy goes when for so long its group has done without it.
 const UNNEEDED_FOR: Duration = Duration::from_millis(2 * beacon::PRESENT_MS);
-/// How often a damaged copy that is not spare gives its lead away.
-const LEAD_PAUSE: Duration = Duration::from_secs(5);
 /// What may be under way when a replica is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -247,10 +245,7 @@ impl Core {
     async fn watch_for_repair(self: Rc<Self>, shard: Shard) {
         let id = shard.id();
         let damage = Cell::new(None);
-        let damaged = async {
-            let found = async { damage.set(Some(shard.damaged().await)) };
-            first_of(found, async { damage.set(Some(shard.group().damaged().await)) }).await;
-        };
+        let damaged = async { damage.set(Some(shard.damaged().await)) };
         first_of(shard.group().needs_seed(), damaged).await;
         let damage = damage.take();
         if damage.is_some() {
@@ -259,10 +254,7 @@ impl Core {
                 if shard.group().is_over() {
                     return;
                 }
-                // Whoever is copied is copied from the leader: it must not be this one. It may be
-                // made to lead again, by the balance or because nobody else can.
-                timeout(CLOSE_TIMEOUT, members::hand_over(shard.group())).await.ok();
-                sleep(LEAD_PAUSE).await;
+                sleep(LOOK_INTERVAL).await;
             }
             timeout(CLOSE_TIMEOUT, members::hand_over(shard.group())).await.ok();
         }
