@@ -26,7 +26,7 @@ use crate::repair;
 use crate::target::{Seed, Target, Verdict};
 
 pub(super) const TARGET: Target =
-    Target { name: "log_recovery", input_bytes_max: 8 * 1024, run, memory_extra, seeds, large };
+    Target { name: "log_recovery", input_bytes_max: 16 * 1024, run, memory_extra, seeds, large };
 
 const SHARD: ShardId = ShardId(1);
 const DIR: &str = "/shards/1";
