@@ -451,6 +451,8 @@ fn what_was_refused_before_the_floor_is_not_served() {
             let floor = source.group().log().hard_state().floor;
             let next = source.group().with_machine(|shelf| shelf.next);
             release(source, next - 8 * (seed + 1)).await;
+            // Long enough that the source no longer waits for whom it has nearly copied.
+            world::sleep(20 * SECOND).await;
             for _ in 0..3 {
                 store(source, 60).await;
                 checkpoint(source).await;
