@@ -138,6 +138,7 @@ impl Core {
             core_addresses: self.options.core_addresses.clone(),
             revision: reports.iter().map(|report| report.revision).min().unwrap_or(0),
             replicas: reports.iter().flat_map(|report| report.replicas.clone()).collect(),
+            lives: self.board.borrow().lives(self.node()),
         }
     }
 
@@ -162,6 +163,20 @@ impl Core {
             for core in self.router.others() {
                 drop(self.router.request(core, Request::Board(Arc::clone(&board))));
             }
+        }
+    }
+
+    /// Tells a node of those that it has not heard of since they came back. It may be that neither
+    /// knows where the other is now. With each beacon of its own it is told again, until it knows.
+    pub(crate) fn pass_on(&self, beacon: &Beacon) {
+        let board = self.board.borrow();
+        for missed in board.missed_by(beacon, now_ms()) {
+            if missed.node == self.node() {
+                continue;
+            }
+            let bytes = Bytes::from(Message::Beacon(missed.clone()).encode());
+            let answer = self.peers.call(self.node_call(beacon.node, BEACON_DEADLINE, bytes));
+            drop(spawn(async move { drop(answer.await) }));
         }
     }
 

@@ -69,11 +69,15 @@ impl Core {
             Message::Beacon(_) if self.catalog().nodes().was_removed(from) => {
                 Ok(Answer::Refused { code: refusal::REMOVED, reason: String::new() })
             }
-            Message::Beacon(beacon) if beacon.node == from => {
-                self.hear(beacon);
+            Message::Beacon(beacon) => {
+                if beacon.node == from {
+                    self.pass_on(&beacon);
+                }
+                if beacon.node != self.node() {
+                    self.hear(beacon);
+                }
                 Ok(Answer::Heard)
             }
-            Message::Beacon(_) => Err(PeerRefusal::Damaged),
             Message::Propose(command) => {
                 let catalog = self.catalog_shard.get().ok_or(PeerRefusal::UnknownShard)?;
                 let command = Command::decode(&command).map_err(|_| PeerRefusal::Damaged)?;

@@ -62,6 +62,8 @@ pub struct Beacon {
     pub revision: u64,
     /// The replicas it holds, by shard.
     pub replicas: Vec<Replica>,
+    /// The life it knows of each other node.
+    pub lives: BTreeMap<NodeId, u64>,
 }
 
 /// The newest beacon of each node. Cloning shares them.
@@ -98,6 +100,21 @@ impl Board {
             && known.beacon.replicas == beacon.replicas;
         *known = Heard { beacon: Arc::new(beacon), at_ms: now_ms };
         was_absent || !is_same
+    }
+
+    /// The lives known of all nodes but this one.
+    #[must_use]
+    pub fn lives(&self, but: NodeId) -> BTreeMap<NodeId, u64> {
+        let others = self.heard.iter().filter(|(node, _)| **node != but);
+        others.map(|(node, heard)| (*node, heard.beacon.life)).collect()
+    }
+
+    /// Beacons of nodes that are there, and that whoever sent `beacon` knows no life of, or another
+    /// one: two nodes that came back at new addresses find each other by a third one only.
+    pub fn missed_by(&self, beacon: &Beacon, now_ms: u64) -> impl Iterator<Item = &Beacon> {
+        self.beacons(now_ms).filter(|known| {
+            known.node != beacon.node && beacon.lives.get(&known.node) != Some(&known.life)
+        })
     }
 
     /// Drops nodes that are no members any more.
@@ -222,6 +239,23 @@ mod tests {
         // It comes back after an absence with nothing else to tell.
         let again = Beacon { life: 2, number: 1, ..beacon(1, 0, Vec::new()) };
         assert!(board.hear(again, 40 + PRESENT_MS));
+    }
+
+    #[test]
+    fn who_came_back_unheard_is_passed_on_until_it_is_heard() {
+        let life = |node, life| Beacon { life, ..beacon(node, 0, Vec::new()) };
+        let (mut third, mut moved) = (Board::default(), Board::default());
+        moved.hear(life(1, 10), 0);
+        third.hear(life(1, 11), 0);
+        third.hear(life(2, 21), 0);
+        let told = |moved: &Board| Beacon { lives: moved.lives(NodeId(2)), ..life(2, 21) };
+        let missed: Vec<_> = third.missed_by(&told(&moved), 1).cloned().collect();
+        assert_eq!(missed, [life(1, 11)]);
+        moved.hear(missed[0].clone(), 2);
+        assert_eq!(third.missed_by(&told(&moved), 3).count(), 0);
+        // Of one that is not there nothing is passed on.
+        assert_eq!(third.missed_by(&told(&Board::default()), PRESENT_MS - 1).count(), 1);
+        assert_eq!(third.missed_by(&told(&Board::default()), PRESENT_MS).count(), 0);
     }
 
     /// The simulated cluster, seed 36: a node started again after its clock was set back by two

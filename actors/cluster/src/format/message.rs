@@ -40,6 +40,7 @@ struct BeaconV1 {
     core_addresses: Vec<String>,
     revision: u64,
     replicas: Vec<ReplicaV1>,
+    lives: Vec<(u64, u64)>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -206,6 +207,7 @@ fn store_beacon(beacon: &Beacon) -> BeaconV1 {
         core_addresses: beacon.core_addresses.clone(),
         revision: beacon.revision,
         replicas: beacon.replicas.iter().map(replica).collect(),
+        lives: beacon.lives.iter().map(|(node, life)| (node.0, *life)).collect(),
     }
 }
 
@@ -229,6 +231,7 @@ fn load_beacon(stored: BeaconV1) -> Beacon {
         core_addresses: stored.core_addresses,
         revision: stored.revision,
         replicas: stored.replicas.into_iter().map(replica).collect(),
+        lives: stored.lives.into_iter().map(|(node, life)| (NodeId(node), life)).collect(),
     }
 }
 
@@ -260,6 +263,7 @@ mod tests {
             core_addresses: vec!["h:1".to_owned(), String::new()],
             revision: 8,
             replicas: vec![replica, Replica::default()],
+            lives: [(node(1), 7), (node(3), 9)].into(),
         };
         let key = PartitionKey { topic: TopicId(1), partition: PartitionId(2) };
         vec![

@@ -171,6 +171,20 @@ fn a_node_is_replaced_and_a_minority_refuses() {
     assert!(words(&output).contains("acked 0"), "{}", words(&output));
 }
 
+/// Two that come back at other ports know each other's old ones only.
+#[test]
+fn nodes_that_moved_at_the_same_time_find_each_other() {
+    let mut cluster = Cluster::start(3);
+    for round in 0..3 {
+        let (one, other) = (round, (round + 1) % 3);
+        cluster.down(one).kill();
+        cluster.down(other).kill();
+        cluster.up(one);
+        cluster.up(other);
+        cluster.await_healthy();
+    }
+}
+
 #[test]
 fn damage_is_repaired_by_the_others() {
     let mut cluster = Cluster::start(3);

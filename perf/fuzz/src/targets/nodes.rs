@@ -73,6 +73,7 @@ fn beacon(shards: u32) -> Message {
         core_addresses: vec!["a:7400".to_owned(), "a:7401".to_owned()],
         revision: 7,
         replicas: (0..shards).map(replica).collect(),
+        lives: [(NodeId(2), 5), (NodeId(3), 6)].into(),
     })
 }
 
