@@ -33,8 +33,8 @@ const PATIENCE: Duration = milliseconds(3_000);
 /// A node that was away may be so far behind what the others know.
 const BEHIND: Duration = milliseconds(5_000);
 
-/// Looks at a batch of a partition.
-pub(crate) type OnAll = Box<dyn Fn(PartitionKey, &[u8])>;
+/// Looks at a batch of a partition: its base offset, its log time in milliseconds, its bytes.
+pub(crate) type OnAll = Box<dyn Fn(PartitionKey, u64, i64, &[u8])>;
 
 /// What all clients share.
 pub(crate) struct Context {

@@ -300,7 +300,7 @@ impl Producer {
                 let key = self.topic.key(partition);
                 if let (Some(batch), Some(look)) = (&for_all, &*self.client.context.on_all.borrow())
                 {
-                    look(key, batch);
+                    look(key, reply.base_offset.0, reply.log_time_ms, batch);
                 }
                 self.acknowledged(partition, attempt, reply.base_offset.0, reply.log_time_ms);
             }

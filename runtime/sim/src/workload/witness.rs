@@ -41,6 +41,14 @@ struct Seen {
     unresolved_bytes: u64,
 }
 
+impl Seen {
+    /// Bytes from an offset on, at most.
+    fn kept_from(&self, start: u64) -> u64 {
+        let kept: u64 = self.appended.range(start..).map(|(_, appended)| appended.bytes).sum();
+        kept.saturating_add(self.unresolved_bytes)
+    }
+}
+
 /// A topic that somebody was told of.
 #[derive(Clone, Debug)]
 struct Known {
@@ -50,6 +58,20 @@ struct Known {
     /// Its partitions were open once: they may not be unknown any more.
     open: bool,
     deleting: bool,
+}
+
+impl Known {
+    /// Whether a retention may take a batch of that time while so many bytes behind it are kept.
+    fn may_let_go(&self, kept: u64, time_ms: Option<i64>, now_ms: i64) -> bool {
+        let may = |retention: &Retention| {
+            let by_time = retention.time_ms.is_some_and(|age_ms| {
+                let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
+                time_ms.is_none_or(|time_ms| time_ms < now_ms.saturating_sub(age_ms))
+            });
+            by_time || retention.bytes.is_some_and(|bytes| kept >= bytes)
+        };
+        self.retentions.iter().any(may)
+    }
 }
 
 /// Sees everything, says nothing.
@@ -247,24 +269,25 @@ impl Witness {
         let Some(topic) = topics.get(&key.topic) else { return };
         let places = self.places.borrow();
         let Some(seen) = places.get(&key) else { return };
-        let kept: u64 = seen.appended.range(start..).map(|(_, appended)| appended.bytes).sum();
-        let kept = kept.saturating_add(seen.unresolved_bytes);
+        let kept = seen.kept_from(start);
         let youngest = seen.appended.range(..start).rev().find_map(|(_, gone)| gone.log_time_ms);
         let now_ms = self.node_clock_ms_max();
-        let may = |retention: &Retention| {
-            let by_time = retention.time_ms.is_some_and(|age_ms| {
-                let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
-                youngest.is_none_or(|time_ms| time_ms < now_ms.saturating_sub(age_ms))
-            });
-            by_time || retention.bytes.is_some_and(|bytes| kept >= bytes)
-        };
-        if !topic.retentions.iter().any(may) {
+        if !topic.may_let_go(kept, youngest, now_ms) {
             self.object(format!(
                 "I1: {key} gave up everything below {start}, and keeps {kept} bytes; retention is \
                  {:?}, the youngest of what is gone is of {youngest:?}, now is {now_ms} at most",
                 topic.retentions
             ));
         }
+    }
+
+    /// Whether retention may have taken a batch already when it is acknowledged.
+    pub(crate) fn may_be_gone(&self, key: PartitionKey, base: u64, log_time_ms: i64) -> bool {
+        let (topics, places) = (self.topics.borrow(), self.places.borrow());
+        let kept = places.get(&key).map_or(0, |seen| seen.kept_from(base + 1));
+        let time_ms = (log_time_ms >= 0).then_some(log_time_ms);
+        let may = |topic: &Known| topic.may_let_go(kept, time_ms, self.node_clock_ms_max());
+        topics.get(&key.topic).is_none_or(may)
     }
 
     /// The latest time that the node may take it to be.

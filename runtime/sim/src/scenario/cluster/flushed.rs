@@ -34,12 +34,16 @@ impl Flushed {
         Self { nemesis: Rc::downgrade(nemesis), seen: Cell::new(0), looks: Cell::new(0) }
     }
 
-    /// A batch was acknowledged as flushed by every voter.
-    pub(super) fn judge(&self, key: PartitionKey, batch: &[u8]) {
+    /// A batch was acknowledged as flushed by every voter. A replica that was copied anew since it
+    /// was sent has nothing of what retention had taken by then.
+    pub(super) fn judge(&self, key: PartitionKey, base: u64, log_time_ms: i64, batch: &[u8]) {
         let Some(nemesis) = self.nemesis.upgrade() else { return };
         self.seen.set(self.seen.get() + 1);
         let due = self.seen.get().is_multiple_of(LOOK_ONE_IN) && self.looks.get() < LOOKS_MAX;
         let Some(own) = batch.get(OWN_BYTES).filter(|_| due && all_vote(&nemesis)) else { return };
+        if nemesis.context.witness.may_be_gone(key, base, log_time_ms) {
+            return;
+        }
         self.looks.set(self.looks.get() + 1);
         for node in nemesis.nodes.iter().filter(|node| node.is_wanted.get()) {
             let left = Disk::boot(node.disk().crash_as(CrashStyle::KeepNone, |_| 0));

@@ -169,7 +169,10 @@ impl Run {
         });
         let flushed = Rc::new(Flushed::new(&nemesis));
         let judge = Rc::clone(&flushed);
-        *context.on_all.borrow_mut() = Some(Box::new(move |key, batch| judge.judge(key, batch)));
+        let look = move |key, base, log_time_ms, batch: &[u8]| {
+            judge.judge(key, base, log_time_ms, batch);
+        };
+        *context.on_all.borrow_mut() = Some(Box::new(look));
         let random = RefCell::new(random.fork());
         let plan = Rc::clone(plan);
         let (seeding, used) = (Rc::default(), Cell::new(0));
