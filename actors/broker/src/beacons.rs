@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use barrage_cluster::beacon::{self, Beacon, Replica};
+use barrage_cluster::beacon::{self, Beacon, Board, Replica};
 use barrage_cluster::message::{Answer, Message};
 use barrage_model::{CoreId, NodeId, ShardId};
 use barrage_raft::{Call, Group, Machine, Status, Urgency};
@@ -142,27 +142,49 @@ impl Core {
         }
     }
 
-    /// On the first core: takes a beacon in and hands the board to the other cores.
+    /// On the first core: takes in what a node tells of itself, this one too.
     pub(crate) fn hear(&self, beacon: Beacon) {
         let is_own = beacon.node == self.node();
-        let catalog = self.catalog();
-        if !is_own && catalog.nodes().get(beacon.node).is_none() {
+        if !is_own && self.catalog().nodes().get(beacon.node).is_none() {
             // A removed node, or one that this copy of the catalog does not know yet.
             return;
         }
+        // With each of its own beacons the others learn who is still there.
+        if self.note(|board| board.hear(beacon, now_ms())) || is_own {
+            self.hand_on_board();
+        }
+    }
+
+    /// On the first core: takes in what another node tells of a third one.
+    pub(crate) fn hear_of(&self, beacon: Beacon) {
+        // Where it once was this node is now, perhaps.
+        let is_here = beacon.peer_address == self.options.peer_address;
+        if is_here || self.catalog().nodes().get(beacon.node).is_none() {
+            return;
+        }
+        if self.note(|board| board.hear_of(beacon, now_ms())) {
+            self.hand_on_board();
+        }
+    }
+
+    /// Changes the board; answers whether there was news.
+    fn note(&self, change: impl FnOnce(&mut Board) -> bool) -> bool {
+        let catalog = self.catalog();
         let mut news = false;
         self.board.send_if_modified(|board| {
             let board = Arc::make_mut(board);
             board.keep_only(|node| node == self.node() || catalog.nodes().get(node).is_some());
-            news = board.hear(beacon, now_ms());
+            news = change(board);
             news
         });
-        // With each of its own beacons the others learn who is still there.
-        if news || is_own {
-            let board = Arc::clone(&self.board.borrow());
-            for core in self.router.others() {
-                drop(self.router.request(core, Request::Board(Arc::clone(&board))));
-            }
+        news
+    }
+
+    /// Hands the board to the other cores.
+    fn hand_on_board(&self) {
+        let board = Arc::clone(&self.board.borrow());
+        for core in self.router.others() {
+            drop(self.router.request(core, Request::Board(Arc::clone(&board))));
         }
     }
 

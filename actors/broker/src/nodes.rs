@@ -69,13 +69,13 @@ impl Core {
             Message::Beacon(_) if self.catalog().nodes().was_removed(from) => {
                 Ok(Answer::Refused { code: refusal::REMOVED, reason: String::new() })
             }
+            Message::Beacon(beacon) if beacon.node == from => {
+                self.pass_on(&beacon);
+                self.hear(beacon);
+                Ok(Answer::Heard)
+            }
             Message::Beacon(beacon) => {
-                if beacon.node == from {
-                    self.pass_on(&beacon);
-                }
-                if beacon.node != self.node() {
-                    self.hear(beacon);
-                }
+                self.hear_of(beacon);
                 Ok(Answer::Heard)
             }
             Message::Propose(command) => {

@@ -75,7 +75,8 @@ pub struct Board {
 #[derive(Clone, Debug)]
 struct Heard {
     beacon: Arc<Beacon>,
-    at_ms: u64,
+    /// When it came from the node itself; others only know where the node was.
+    at_ms: Option<u64>,
 }
 
 impl Board {
@@ -83,7 +84,7 @@ impl Board {
     pub fn hear(&mut self, beacon: Beacon, now_ms: u64) -> bool {
         let Some(known) = self.heard.get_mut(&beacon.node) else {
             let node = beacon.node;
-            self.heard.insert(node, Heard { beacon: Arc::new(beacon), at_ms: now_ms });
+            self.heard.insert(node, Heard { beacon: Arc::new(beacon), at_ms: Some(now_ms) });
             return true;
         };
         let was_absent = !is_present(known.at_ms, now_ms);
@@ -91,15 +92,30 @@ impl Board {
         // one that nothing more is heard of was the former one, whatever it called itself.
         let is_next_life = was_absent && beacon.life != known.beacon.life;
         let newest = (known.beacon.life, known.beacon.number);
-        if (beacon.life, beacon.number) <= newest && !is_next_life {
+        let is_first = known.at_ms.is_none();
+        if (beacon.life, beacon.number) <= newest && !is_next_life && !is_first {
             return false;
         }
         let is_same = known.beacon.peer_address == beacon.peer_address
             && known.beacon.core_addresses == beacon.core_addresses
             && known.beacon.revision == beacon.revision
             && known.beacon.replicas == beacon.replicas;
-        *known = Heard { beacon: Arc::new(beacon), at_ms: now_ms };
+        *known = Heard { beacon: Arc::new(beacon), at_ms: Some(now_ms) };
         was_absent || !is_same
+    }
+
+    /// Another node tells of this one; answers whether that is news. It says where the node may be
+    /// found, not that it is there: two that told each other of a third would believe in it for
+    /// ever.
+    pub fn hear_of(&mut self, beacon: Beacon, now_ms: u64) -> bool {
+        let known = self.heard.get(&beacon.node);
+        let is_news = known.is_none_or(|known| {
+            !is_present(known.at_ms, now_ms) && known.beacon.life != beacon.life
+        });
+        if is_news {
+            self.heard.insert(beacon.node, Heard { beacon: Arc::new(beacon), at_ms: None });
+        }
+        is_news
     }
 
     /// The lives known of all nodes but this one.
@@ -201,8 +217,8 @@ impl Board {
     }
 }
 
-const fn is_present(at_ms: u64, now_ms: u64) -> bool {
-    now_ms.saturating_sub(at_ms) < PRESENT_MS
+fn is_present(at_ms: Option<u64>, now_ms: u64) -> bool {
+    at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < PRESENT_MS)
 }
 
 #[cfg(test)]
@@ -251,8 +267,12 @@ mod tests {
         let told = |moved: &Board| Beacon { lives: moved.lives(NodeId(2)), ..life(2, 21) };
         let missed: Vec<_> = third.missed_by(&told(&moved), 1).cloned().collect();
         assert_eq!(missed, [life(1, 11)]);
-        moved.hear(missed[0].clone(), 2);
+        assert!(!moved.hear_of(life(1, 11), 2), "it is there");
+        assert!(moved.hear_of(life(1, 11), PRESENT_MS));
         assert_eq!(third.missed_by(&told(&moved), 3).count(), 0);
+        assert!(!moved.is_present(NodeId(1), PRESENT_MS), "nobody heard of it here");
+        assert!(moved.hear(life(1, 11), PRESENT_MS), "from now on it is there");
+        assert!(!moved.hear_of(life(1, 10), PRESENT_MS));
         // Of one that is not there nothing is passed on.
         assert_eq!(third.missed_by(&told(&Board::default()), PRESENT_MS - 1).count(), 1);
         assert_eq!(third.missed_by(&told(&Board::default()), PRESENT_MS).count(), 0);
