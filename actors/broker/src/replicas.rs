@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_cluster::beacon;
+use barrage_cluster::beacon::{self, Replica};
 use barrage_model::{NodeId, ShardId};
 use barrage_raft::{Content, OpenError, SeedError};
 use barrage_world::{Instant, planted, sleep, spawn, timeout};
@@ -35,6 +35,8 @@ use crate::start::{self, StartError};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A copy goes when for so long its group has done without it.
 const UNNEEDED_FOR: Duration = Duration::from_millis(2 * beacon::PRESENT_MS);
+/// How often a damaged copy that is not spare gives its lead away.
+const LEAD_PAUSE: Duration = Duration::from_secs(5);
 /// What may be under way when a replica is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -245,16 +247,23 @@ impl Core {
     async fn watch_for_repair(self: Rc<Self>, shard: Shard) {
         let id = shard.id();
         let damage = Cell::new(None);
-        let damaged = async { damage.set(Some(shard.damaged().await)) };
+        let damaged = async {
+            let found = async { damage.set(Some(shard.damaged().await)) };
+            first_of(found, async { damage.set(Some(shard.group().damaged().await)) }).await;
+        };
         first_of(shard.group().needs_seed(), damaged).await;
         let damage = damage.take();
         if damage.is_some() {
-            // The others must do without this copy meanwhile.
-            while !self.is_spare(id) {
+            // The others must do without this copy meanwhile. When two are damaged, whose turn is
+            // later finds the other one gone.
+            while !self.is_spare(id) || !self.is_spare_in_turn(id).await {
                 if shard.group().is_over() {
                     return;
                 }
-                sleep(LOOK_INTERVAL).await;
+                // Whoever is copied is copied from the leader: it must not be this one. It may be
+                // made to lead again, by the balance or because nobody else can.
+                timeout(CLOSE_TIMEOUT, members::hand_over(shard.group())).await.ok();
+                sleep(LEAD_PAUSE).await;
             }
             timeout(CLOSE_TIMEOUT, members::hand_over(shard.group())).await.ok();
         }
@@ -288,13 +297,28 @@ impl Core {
         open
     }
 
-    /// Whether a majority of a shard's voters is in sync without this node.
+    /// Whether a majority of a shard's voters is in sync and whole without this node.
     fn is_spare(&self, shard: ShardId) -> bool {
-        let board = self.board.borrow();
-        board.leading(shard, now_ms()).is_some_and(|(_, row)| {
+        let (board, now) = (self.board.borrow(), now_ms());
+        let is_whole = |node: &NodeId| {
+            let row = |replica: &Replica| replica.shard == shard && replica.seeding.is_none();
+            let beacon = board.beacon(*node).filter(|_| board.is_present(*node, now));
+            beacon.is_some_and(|beacon| beacon.replicas.iter().any(row))
+        };
+        board.leading(shard, now).is_some_and(|(_, row)| {
             let others = row.in_sync.iter().filter(|node| **node != self.node());
-            others.filter(|node| row.voters.contains(node)).count() * 2 > row.voters.len()
+            let whole = others.filter(|node| row.voters.contains(node) && is_whole(node));
+            whole.count() * 2 > row.voters.len()
         })
+    }
+
+    /// The same, after a while that no two voters of a shard share.
+    async fn is_spare_in_turn(&self, shard: ShardId) -> bool {
+        let turn = self.board.borrow().leading(shard, now_ms()).map_or(0, |(_, row)| {
+            row.voters.iter().take_while(|node| **node != self.node()).count()
+        });
+        sleep(LOOK_INTERVAL * u32::try_from(turn).unwrap_or(0)).await;
+        self.is_spare(shard)
     }
 
     /// Open replicas that this node is not to hold, and whose groups do not count on it.

@@ -140,6 +140,9 @@ pub(crate) struct Core {
     pub(crate) changing_members: Mutex<()>,
     /// Pieces being given to replicas that are copied.
     pub(crate) giving: Rc<Cell<u32>>,
+    /// Damage that was met when entries were read for another replica.
+    pub(crate) rot: RefCell<Option<String>>,
+    pub(crate) rot_found: Event,
     /// Replicas that are being copied and nearly whole.
     pub(crate) takers: RefCell<Vec<Taker>>,
     pub(crate) failure: RefCell<Option<String>>,
@@ -206,6 +209,8 @@ impl<M: Machine> Group<M> {
             checkpointing: Mutex::new(()),
             changing_members: Mutex::new(()),
             giving: Rc::default(),
+            rot: RefCell::default(),
+            rot_found: Event::new(),
             takers: RefCell::default(),
             failure: RefCell::new(None),
             failed: Event::new(),
@@ -448,6 +453,17 @@ impl<M: Machine> Group<M> {
             let listener = self.core.behind.listen();
             if self.core.is_behind.get() {
                 return;
+            }
+            listener.await;
+        }
+    }
+
+    /// Waits until the log was found damaged by a read for another replica, and says how.
+    pub async fn damaged(&self) -> String {
+        loop {
+            let listener = self.core.rot_found.listen();
+            if let Some(damage) = self.core.rot.borrow().clone() {
+                return damage;
             }
             listener.await;
         }

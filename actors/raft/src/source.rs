@@ -191,6 +191,10 @@ impl Core {
             Err(error) => {
                 let shard = self.shard;
                 tracing::error!(%shard, %error, "entries cannot be given to another replica");
+                if let ReadError::Damaged(damage) = &error {
+                    self.rot.borrow_mut().get_or_insert(damage.to_string());
+                    self.rot_found.notify_all();
+                }
                 Answer::Refused(error.to_string())
             }
         }

@@ -185,6 +185,42 @@ fn nodes_that_moved_at_the_same_time_find_each_other() {
     }
 }
 
+/// One bit of the first segment of every shard: records that only a read of them shows.
+fn flip_bits(home: &Home) {
+    for shard in ["1", "2", "3"] {
+        let logs = fs::read_dir(home.data().join("shards").join(shard)).unwrap();
+        let logs = logs.map(|entry| entry.unwrap().path());
+        let first = logs.filter(|path| path.extension().is_some_and(|end| end == "log")).min();
+        let path = first.unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[100_000] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+}
+
+/// A damaged leader cannot give what a new node needs, and cannot be repaired while a third node is
+/// gone for good: the second one, which has it all, must lead.
+#[test]
+fn a_node_is_replaced_although_another_one_is_damaged() {
+    let mut cluster = Cluster::start(3);
+    cluster.run(&["topic", "create", "t", "--partitions", "3", "--retention", "unlimited"]);
+    let file = cluster.homes[0].path("lines");
+    fs::write(&file, numbers(1, 3_000_000)).unwrap();
+    cluster.run(&["produce", "t", "--file", file.to_str().unwrap()]);
+    assert_eq!(cluster.down(1).stop(), Some(0));
+    flip_bits(&cluster.homes[1]);
+    cluster.up(1);
+    cluster.await_healthy();
+    cluster.down(2).kill();
+    for shard in ["1", "2", "3"] {
+        cluster.run(&["cluster", "transfer", "--shard", shard, "--to", "2"]);
+    }
+    cluster.join();
+    cluster.run(&["cluster", "decommission", "3", "--wait=120s"]);
+    cluster.await_healthy();
+    assert_eq!(cluster.values("t").len(), 3_000_000);
+}
+
 #[test]
 fn damage_is_repaired_by_the_others() {
     let mut cluster = Cluster::start(3);
@@ -194,15 +230,7 @@ fn damage_is_repaired_by_the_others() {
     cluster.run(&["produce", "t", "--file", file.to_str().unwrap()]);
     let killed = cluster.leader_of("t");
     cluster.down(killed).kill();
-    let shards = cluster.homes[killed].data().join("shards");
-    for shard in ["1", "2", "3"] {
-        let logs = fs::read_dir(shards.join(shard)).unwrap().map(|entry| entry.unwrap().path());
-        let first = logs.filter(|path| path.extension().is_some_and(|end| end == "log")).min();
-        let path = first.unwrap();
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[100_000] ^= 1;
-        fs::write(&path, bytes).unwrap();
-    }
+    flip_bits(&cluster.homes[killed]);
     cluster.up(killed);
     cluster.await_healthy();
     let said = cluster.nodes[killed].as_ref().unwrap().log();
