@@ -217,7 +217,8 @@ pub struct FetchRequest {
 /// What a fetch found.
 #[derive(Clone, Debug)]
 pub struct Fetched {
-    /// Exclusive end of what may be read.
+    /// Exclusive end of what may be read: that of this moment where no batches came. Beside batches
+    /// it may be that of a leader that does not know of its successor yet.
     pub high_watermark: Offset,
     /// First offset the partition still holds.
     pub start_offset: Offset,

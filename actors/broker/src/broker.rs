@@ -399,7 +399,7 @@ impl Broker {
         }
         let core = self.core.core_of(shard);
         if core == self.core.id {
-            return Ok(self.core.describe_here(&keys));
+            return Ok(self.core.describe_here(&keys).await);
         }
         match self.ask(core, Request::Describe { keys }).await {
             Some(Reply::Describe(found)) => Ok(found),

@@ -216,8 +216,22 @@ impl Core {
     }
 
     /// Bounds of partitions that this core leads; `None` for those that it does not.
-    pub(crate) fn describe_here(&self, keys: &[PartitionKey]) -> Vec<Option<Bounds>> {
-        keys.iter().map(|key| self.shard(*key).and_then(|shard| shard.bounds(*key)).ok()).collect()
+    pub(crate) async fn describe_here(&self, keys: &[PartitionKey]) -> Vec<Option<Bounds>> {
+        let mut confirmed = BTreeMap::new();
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Ok(shard) = self.shard(*key) else {
+                found.push(None);
+                continue;
+            };
+            let leads = match confirmed.get(&shard.id()) {
+                Some(leads) => *leads,
+                None => shard.confirm().await.is_ok(),
+            };
+            confirmed.insert(shard.id(), leads);
+            found.push(shard.bounds(*key).ok().filter(|_| leads));
+        }
+        found
     }
 
     /// This core's figures.
@@ -257,7 +271,6 @@ impl Core {
                 let way = Way::There { link: link.clone(), id };
                 return self.produce_here(key, batch, deadline, ProduceReply { way, acks });
             }
-            Request::Describe { keys } => Reply::Describe(self.describe_here(&keys)),
             Request::Stats => Reply::Stats(self.stats_here()),
             Request::Catalog(catalog) => {
                 self.set_catalog(catalog);
@@ -271,7 +284,10 @@ impl Core {
                 self.take_report(from, Report { revision, replicas });
                 Reply::Taken
             }
-            slow @ (Request::Fetch(_) | Request::ListOffset { .. } | Request::Admin { .. }) => {
+            slow @ (Request::Fetch(_)
+            | Request::ListOffset { .. }
+            | Request::Describe { .. }
+            | Request::Admin { .. }) => {
                 let (core, link) = (Rc::clone(self), link.clone());
                 drop(spawn(async move {
                     let reply = core.serve_slowly(slow).await;
@@ -285,6 +301,7 @@ impl Core {
 
     async fn serve_slowly(self: Rc<Self>, request: Request) -> Reply {
         match request {
+            Request::Describe { keys } => Reply::Describe(self.describe_here(&keys).await),
             Request::Fetch(request) => {
                 let found = match self.shard(request.key) {
                     Ok(shard) => shard.fetch(&request).await,
@@ -306,7 +323,6 @@ impl Core {
             }
             // Answered at once, above.
             Request::Produce { .. }
-            | Request::Describe { .. }
             | Request::Stats
             | Request::Catalog(_)
             | Request::Board(_)

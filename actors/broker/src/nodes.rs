@@ -86,7 +86,7 @@ impl Core {
                     Err(error) => refusal::answer(&error),
                 })
             }
-            Message::Describe(keys) => Ok(Answer::Described(self.describe_here(&keys))),
+            Message::Describe(keys) => Ok(Answer::Described(self.describe_here(&keys).await)),
         }
     }
 

@@ -35,6 +35,7 @@ use openraft::{
     AsyncRuntime, Instant as _, Raft, RaftMetrics, RaftTypeConfig, ReadPolicy, ServerState,
 };
 
+use crate::barrier::Barrier;
 use crate::folder;
 use crate::format;
 use crate::machine::{Adapter, Machine, RestoreError};
@@ -150,6 +151,7 @@ pub(crate) struct Core {
     is_behind: Cell<bool>,
     pub(crate) behind: Event,
     pub(crate) lead_changed: Event,
+    barrier: Barrier,
     pub(crate) closing: Cell<bool>,
 }
 
@@ -217,6 +219,7 @@ impl<M: Machine> Group<M> {
             is_behind: Cell::new(false),
             behind: Event::new(),
             lead_changed: Event::new(),
+            barrier: Barrier::default(),
             closing: Cell::new(false),
         });
         drop(world::spawn(tasks::watch_raft(Rc::downgrade(&core))));
@@ -296,11 +299,23 @@ impl<M: Machine> Group<M> {
             // Wrong: a leader that was cut off answers from the past.
             return self.leader_term().map(drop).ok_or(ProposeError::NotLeader);
         }
-        let barrier = self.core.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
-        barrier.map(drop).map_err(|error| match error {
-            RaftError::APIError(_) => ProposeError::NotLeader,
-            RaftError::Fatal(_) => ProposeError::Stopped,
-        })
+        if self.leader_term().is_some() && self.is_only_voter() {
+            // Nobody leads without its vote.
+            return Ok(());
+        }
+        let round = async || {
+            let barrier = self.core.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
+            barrier.map(drop).map_err(|error| match error {
+                RaftError::APIError(_) => ProposeError::NotLeader,
+                RaftError::Fatal(_) => ProposeError::Stopped,
+            })
+        };
+        self.core.barrier.pass(round).await
+    }
+
+    fn is_only_voter(&self) -> bool {
+        let metrics = self.core.metrics.borrow_watched();
+        metrics.membership_config.membership().voter_ids().eq([self.core.node.0])
     }
 
     /// The term this replica leads in and may propose in: its own first entry of that term is
@@ -320,22 +335,16 @@ impl<M: Machine> Group<M> {
     }
 
     /// Whether this replica leads and a majority said so lately: one that was cut off finds out,
-    /// although nobody tells it.
+    /// although nobody tells it. Until then somebody else may lead: what is read here was
+    /// committed, and is perhaps not the newest; see [`Self::read_barrier`].
     #[must_use]
     pub fn leads_for_sure(&self) -> bool {
         if self.leader_term().is_none() {
             return false;
         }
-        let metrics = self.core.metrics.borrow_watched();
-        let acked = metrics.last_quorum_acked.map(|acked| acked.into_inner().elapsed());
-        // Wrong when planted: somebody else leads long since.
-        let within = match planted("raft-lease-outlives-lead") {
-            true => self.core.confirmed_within * 10,
-            false => self.core.confirmed_within,
-        };
-        acked.is_some_and(|elapsed| elapsed < within)
-            // The only voter is a majority.
-            || metrics.membership_config.membership().voter_ids().eq([self.core.node.0])
+        let acked = self.core.metrics.borrow_watched().last_quorum_acked;
+        let elapsed = acked.map(|acked| acked.into_inner().elapsed());
+        elapsed.is_some_and(|elapsed| elapsed < self.core.confirmed_within) || self.is_only_voter()
     }
 
     /// Whether the replica leads and has applied everything committed.

@@ -9,6 +9,7 @@
 //! Invariants: the log completes strictly in order and one failure is final; apply is synchronous;
 //! a proposal carries the term it was decided in and is refused in any other.
 
+mod barrier;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 mod conformance;

@@ -27,7 +27,8 @@ fields!(FetchRequest { key, offset, bytes_max, bytes_min, wait_ms });
 /// What there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FetchReply<'a> {
-    /// One past the last readable offset.
+    /// One past the last readable offset. Certain when no batches came; beside batches it may be
+    /// that of a leader that does not know of its successor yet, but never below their end.
     pub high_watermark: Offset,
     /// First offset there is.
     pub start_offset: Offset,

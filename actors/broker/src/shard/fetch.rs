@@ -9,7 +9,7 @@ use barrage_cluster::message::Bounds;
 use barrage_commitlog::ReadError;
 use barrage_model::PartitionKey;
 use barrage_raft::ProposeError;
-use barrage_world::{Instant, Slice, buggify, sleep_until};
+use barrage_world::{Instant, Slice, buggify, planted, sleep_until};
 
 use super::handle::{Shard, first_of};
 use crate::api::{At, FetchError, FetchRequest, ListedOffset};
@@ -31,10 +31,17 @@ impl Shard {
             bytes_max = 1;
         }
         let bytes_min = request.bytes_min.clamp(1, bytes_max.max(1));
+        let mut confirmed = false;
         loop {
             // Listening begins before looking: an apply in between is then not missed.
             let news = self.inner.readers.event(request.key).listen();
-            let bounds = self.checked_bounds(request)?;
+            let bounds = match self.checked_bounds(request) {
+                Err(FetchError::OffsetOutOfRange { .. }) if !confirmed => {
+                    confirmed = self.confirm().await?;
+                    continue;
+                }
+                other => other?,
+            };
             let mut batches = Vec::new();
             if request.offset < bounds.high_watermark {
                 let log = self.inner.group.log();
@@ -43,13 +50,35 @@ impl Shard {
             }
             let size: usize = batches.iter().map(|batch| batch.len()).sum();
             if size >= bytes_min || Instant::now() >= request.wait_until {
+                if batches.is_empty() && !confirmed {
+                    confirmed = self.confirm().await?;
+                    continue;
+                }
                 // Reading took time: the start may have moved past the offset, the end moved on.
-                let bounds = self.checked_bounds(request)?;
-                return Ok(Found { bounds, batches });
+                match self.checked_bounds(request) {
+                    Err(FetchError::OffsetOutOfRange { .. }) if !confirmed => continue,
+                    other => return Ok(Found { bounds: other?, batches }),
+                }
             }
             drop(batches);
+            confirmed = false;
             first_of(news, sleep_until(request.wait_until)).await;
         }
+    }
+
+    /// Makes sure that nobody else leads, so that an end told now is no end of before: who is told
+    /// that nothing more is there, or that its offset is beyond the end, acts on it. Records need
+    /// no such care: they are committed, whoever leads.
+    pub(crate) async fn confirm(&self) -> Result<bool, FetchError> {
+        // Wrong when planted: a reader that was further is sent back.
+        if planted("broker-end-not-confirmed") {
+            return Ok(true);
+        }
+        self.inner.group.read_barrier().await.map_err(|error| match error {
+            ProposeError::Stopped => FetchError::ShuttingDown,
+            _ => FetchError::NotLeader { hint: None },
+        })?;
+        Ok(true)
     }
 
     fn checked_bounds(&self, request: &FetchRequest) -> Result<Bounds, FetchError> {
@@ -68,11 +97,7 @@ impl Shard {
         key: PartitionKey,
         at: At,
     ) -> Result<ListedOffset, FetchError> {
-        // An end that is told must not be the end of before: somebody else may lead meanwhile.
-        self.inner.group.read_barrier().await.map_err(|error| match error {
-            ProposeError::Stopped => FetchError::ShuttingDown,
-            _ => FetchError::NotLeader { hint: None },
-        })?;
+        self.confirm().await?;
         let before = self.bounds(key)?;
         let found = match at {
             At::Start => Some(before.start_offset),

@@ -201,6 +201,8 @@ async fn fetch(client: &mut Client, wanted: Wanted) -> Fetched {
     });
     match asked.await {
         Ok((told, batches)) => {
+            // Beside records the end may be that of a leader that has a successor already.
+            let before = if batches.is_empty() { before } else { Bounds::default() };
             witness.saw_bounds(key, told, before);
             match read(client, wanted, told, &batches) {
                 Ok((out, next)) => {
