@@ -10,6 +10,7 @@ use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use crate::machine::{Adapter, Applied, Machine, RestoreError, UnknownCommand};
+use crate::rot::Rot;
 use crate::store::Store;
 use crate::vocabulary::Types;
 
@@ -47,7 +48,7 @@ impl StoreBuilder<Types, Store, Adapter, tempfile::TempDir> for Files {
         let options = Options { segment_bytes: SEGMENT_BYTES, ..Options::new(SHARD) };
         let (log, _) = CommitLog::open(path.clone(), options, None).await.unwrap();
         let adapter = Adapter::new(Rc::new(RefCell::new(Nothing)), log.clone(), path, SHARD, None);
-        Ok((dir, Store::new(log), adapter))
+        Ok((dir, Store::new(log, Rc::new(Rot::new(ShardId(1)))), adapter))
     }
 }
 

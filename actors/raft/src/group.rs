@@ -42,6 +42,7 @@ use crate::machine::{Adapter, Machine, RestoreError};
 use crate::network::Network;
 use crate::peers::Peers;
 use crate::proposal::{Proposal, ProposeError, Proposed, ReplySender};
+use crate::rot::Rot;
 use crate::source::Taker;
 use crate::store::Store;
 use crate::tasks;
@@ -141,9 +142,7 @@ pub(crate) struct Core {
     pub(crate) changing_members: Mutex<()>,
     /// Pieces being given to replicas that are copied.
     pub(crate) giving: Rc<Cell<u32>>,
-    /// Damage that was met when entries were read for another replica.
-    pub(crate) rot: RefCell<Option<String>>,
-    pub(crate) rot_found: Event,
+    pub(crate) rot: Rc<Rot>,
     /// Replicas that are being copied and nearly whole.
     pub(crate) takers: RefCell<Vec<Taker>>,
     pub(crate) failure: RefCell<Option<String>>,
@@ -187,7 +186,8 @@ impl<M: Machine> Group<M> {
         machine.attach(&log);
         let machine = Rc::new(RefCell::new(machine));
         let adapter = Adapter::new(Rc::clone(&machine) as _, log.clone(), dir, shard, restored);
-        let store = Store::new(log.clone());
+        let rot = Rc::new(Rot::new(shard));
+        let store = Store::new(log.clone(), Rc::clone(&rot));
         let committed = store.committed_watch();
         let config = timing.raft_config().map_err(|error| OpenError::Raft(error.to_string()))?;
         // Nobody else can lead before the lease, and the shortest time after it, are over.
@@ -211,8 +211,7 @@ impl<M: Machine> Group<M> {
             checkpointing: Mutex::new(()),
             changing_members: Mutex::new(()),
             giving: Rc::default(),
-            rot: RefCell::default(),
-            rot_found: Event::new(),
+            rot,
             takers: RefCell::default(),
             failure: RefCell::new(None),
             failed: Event::new(),
@@ -469,13 +468,7 @@ impl<M: Machine> Group<M> {
 
     /// Waits until the log was found damaged by a read for another replica, and says how.
     pub async fn damaged(&self) -> String {
-        loop {
-            let listener = self.core.rot_found.listen();
-            if let Some(damage) = self.core.rot.borrow().clone() {
-                return damage;
-            }
-            listener.await;
-        }
+        self.core.rot.met().await
     }
 
     /// Stops proposing and voting, takes a last checkpoint and closes the log. The caller has

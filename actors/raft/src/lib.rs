@@ -24,6 +24,7 @@ mod membership;
 mod network;
 mod peers;
 mod proposal;
+mod rot;
 mod runtime;
 mod seed;
 mod serve;

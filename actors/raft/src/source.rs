@@ -189,11 +189,9 @@ impl Core {
             Ok(Some(bytes)) => Answer::SeedEntries(Bytes::from(bytes)),
             Ok(None) => Answer::SeedGone,
             Err(error) => {
-                let shard = self.shard;
-                tracing::error!(%shard, %error, "entries cannot be given to another replica");
-                if let ReadError::Damaged(damage) = &error {
-                    self.rot.borrow_mut().get_or_insert(damage.to_string());
-                    self.rot_found.notify_all();
+                if !self.rot.note(&error) {
+                    let shard = self.shard;
+                    tracing::error!(%shard, %error, "entries cannot be given to another replica");
                 }
                 Answer::Refused(error.to_string())
             }

@@ -13,6 +13,8 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
+use std::rc::Rc;
+use std::time::Duration;
 
 use barrage_commitlog::{CommitLog, Entry, LogError, Ticket};
 use barrage_model::LogId;
@@ -22,6 +24,7 @@ use barrage_world::planted;
 use futures_util::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 
+use crate::rot::Rot;
 use crate::vocabulary::{
     RaftEntry, RaftLogId, RaftVote, Types, from_raft_entry, from_raft_log_id, from_raft_vote,
     to_raft_entry, to_raft_log_id, to_raft_vote,
@@ -30,15 +33,20 @@ use crate::vocabulary::{
 /// Payload bytes read at once: for apply, and for one message to a follower.
 const READ_BYTES_MAX: usize = 4 << 20;
 
+/// What is damaged is looked at again no sooner: openraft asks at once for what it did not get.
+const ROT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Reads entries. Cheap to clone: a handle on the log.
 #[derive(Clone)]
 pub(crate) struct Reader {
     log: CommitLog,
+    rot: Rc<Rot>,
 }
 
 /// Writes entries and the hard state.
 pub(crate) struct Store {
     log: CommitLog,
+    rot: Rc<Rot>,
     completions: mpsc::Sender<Completion>,
     committed: watch::Sender<Option<LogId>>,
 }
@@ -50,12 +58,12 @@ struct Completion {
 
 impl Store {
     /// Starts the completion task; it ends when the store is dropped.
-    pub(crate) fn new(log: CommitLog) -> Self {
+    pub(crate) fn new(log: CommitLog, rot: Rc<Rot>) -> Self {
         // Bounded by what openraft has in flight, which the proposers bound.
         let (completions, receiver) = mpsc::unbounded();
         drop(world::spawn(complete_in_order(receiver)));
         let (committed, _) = watch::channel(log.hard_state().committed);
-        Self { log, completions, committed }
+        Self { log, rot, completions, committed }
     }
 
     /// Follows what openraft says is committed.
@@ -93,7 +101,7 @@ impl RaftLogStorage<Types> for Store {
     }
 
     async fn get_log_reader(&mut self) -> Reader {
-        Reader { log: self.log.clone() }
+        Reader { log: self.log.clone(), rot: Rc::clone(&self.rot) }
     }
 
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
@@ -231,7 +239,16 @@ impl RaftLogReader<Types> for Reader {
             // The floor has passed the entry while it was read, and its segment may be gone.
             return Ok(Vec::new());
         }
-        in_order(range, read.map_err(io::Error::other)?)
+        match read {
+            Ok(entries) => in_order(range, entries),
+            // An error would be the end of the node. Others have the entry whole; the follower gets
+            // it when one of them leads.
+            Err(error) if self.rot.note(&error) => {
+                world::sleep_coarse(ROT_PAUSE).await;
+                Ok(Vec::new())
+            }
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     /// What apply reads from: in pieces, so that a restart does not hold the whole range.

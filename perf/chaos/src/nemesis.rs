@@ -226,7 +226,7 @@ impl<'a> Nemesis<'a> {
 
     fn transfer(&mut self) -> anyhow::Result<Done> {
         let shard = self.any_shard()?;
-        let leader = self.cluster.leader(shard).with_context(|| format!("shard {}", shard.0))?;
+        let leader = self.await_leader(shard)?;
         let others: Vec<NodeId> =
             self.cluster.nodes.iter().map(|node| node.id).filter(|id| *id != leader).collect();
         let to = self.dice.choose(&others).context("nobody to lead it")?;
@@ -245,6 +245,20 @@ impl<'a> Nemesis<'a> {
         let took = began.elapsed().as_millis();
         let what = format!("shard {} from node {leader} to node {to} within {took} ms", shard.0);
         Ok(Done { what, affected })
+    }
+
+    /// Leads are evened out behind a fault: for a moment nobody may be known to lead.
+    fn await_leader(&self, shard: ShardId) -> anyhow::Result<NodeId> {
+        let began = Instant::now();
+        loop {
+            if let Some(leader) = self.cluster.leader(shard) {
+                return Ok(leader);
+            }
+            if began.elapsed() > TRANSFER_TIMEOUT {
+                bail!("nobody leads shard {} after {TRANSFER_TIMEOUT:?}", shard.0);
+            }
+            thread::sleep(LOOK_EVERY);
+        }
     }
 
     fn roll(&mut self) -> anyhow::Result<Done> {

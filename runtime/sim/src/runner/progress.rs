@@ -39,6 +39,14 @@ impl Progress {
         }
     }
 
+    /// A run failed: told at once, the report comes when all have ended.
+    pub(crate) fn failed(&self, failure: &str) {
+        match self.bar.is_hidden() {
+            false => self.bar.println(failure),
+            true => eprintln!("{failure}"),
+        }
+    }
+
     pub(crate) fn end(self) {
         self.bar.finish_and_clear();
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::kept::Kept;
 use super::once::{Run, run_once};
 use super::progress::Progress;
-use super::totals::Totals;
+use super::totals::{Failure, Totals};
 use crate::scenario::Scenario;
 
 /// What to sweep.
@@ -123,7 +123,16 @@ impl Sweep {
         let mut progress = Progress::new(count as u64);
         loop {
             match receiver.recv_timeout(LOOK_EVERY) {
-                Ok((role, run)) => totals.add(role, run),
+                Ok((role, run)) => {
+                    let known = totals.failures.len();
+                    totals.add(role, run);
+                    for Failure { scenario, seed, violations, .. } in
+                        totals.failures.iter().skip(known)
+                    {
+                        let first = violations.first().map_or("", String::as_str);
+                        progress.failed(&format!("{scenario} {seed}: {first}"));
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some(job) = working.stuck() {
