@@ -27,6 +27,8 @@ mod members;
 mod message;
 mod nodes;
 mod options;
+#[allow(dead_code, reason = "the commands that use it come with the groups")]
+mod queue;
 mod refusal;
 mod replicas;
 mod reply;

@@ -1,0 +1,26 @@
+//! Queue groups: each record leased to one consumer at a time, and settled alone.
+//!
+//! ```text
+//!   fresh --lease--> leased --ack--> settled
+//!            ^          | nack, or its time is over
+//!            |          v
+//!            +------ delayed --due--> visible again (leased before what is fresh)
+//! ```
+//!
+//! Pure: time comes in as milliseconds of the shard's log, so every replica comes to the same state
+//! from the same commands. A file is a noun:
+//!
+//! * `timers`: where a leader looks for what has fallen due.
+//! * `wheel`: times at which something falls due, cheap for millions of them.
+//! * `window`: what became of each record between the oldest that is not settled and the newest
+//!   that was ever leased.
+//! * `backoff`: how long a record waits before it is delivered again.
+//! * `backlog`: one group's view of one partition; leases, settles, gives back.
+//!
+//! Must never: hold payload; do work that grows with the backlog for one command.
+
+mod backlog;
+mod backoff;
+mod timers;
+mod wheel;
+mod window;

@@ -1,0 +1,264 @@
+//! Times at which something falls due: a wheel of wheels, 64 slots each.
+//!
+//! ```text
+//!   level 0: slots of 1 ms    level 1: of 64 ms    level 2: of 4,096 ms    ...    level 10
+//!   a timer lies in the slot of the highest digit (base 64) in which its time differs from now;
+//!   when now reaches that slot, it moves to a lower level, or is due
+//! ```
+//!
+//! Owns: timers and the time up to which they were looked at. 16 bytes a timer; a timer moves at
+//! most once per level, so one of a second costs four moves and one of twelve hours five.
+//! Must never: do more moves at once than it was told; forget a timer.
+//! Invariants: no timer in a slot is due before `now`; what is due at `now` or before is `ripe`. A
+//! timer cannot be taken back: whoever gets it looks whether it still means something.
+
+/// Bits of one digit.
+const DIGIT: u32 = 6;
+const SLOTS: usize = 1 << DIGIT;
+const LEVELS: usize = u64::BITS.div_ceil(DIGIT) as usize;
+
+/// What falls due, and when, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Timer {
+    due_ms: u64,
+    item: u64,
+}
+
+#[derive(Debug)]
+struct Level {
+    slots: [Vec<Timer>; SLOTS],
+    /// A bit for each slot that is not empty.
+    taken: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Wheel {
+    now_ms: u64,
+    /// Levels are made when they are first needed.
+    levels: [Option<Box<Level>>; LEVELS],
+    ripe: Vec<Timer>,
+    count: usize,
+}
+
+/// A slot, and the time at which it begins.
+#[derive(Clone, Copy)]
+struct Place {
+    level: usize,
+    slot: usize,
+    begins_ms: u64,
+}
+
+impl Wheel {
+    /// A wheel that has looked at everything before `now_ms`.
+    pub(crate) fn new(now_ms: u64) -> Self {
+        Self { now_ms, ..Self::default() }
+    }
+
+    /// Timers that have not come out yet.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Lets `item` come out when it is `due_ms`; at the next look, if that is over.
+    pub(crate) fn insert(&mut self, item: u64, due_ms: u64) {
+        self.count += 1;
+        self.put(Timer { due_ms, item });
+    }
+
+    fn put(&mut self, timer: Timer) {
+        if timer.due_ms <= self.now_ms {
+            self.ripe.push(timer);
+            return;
+        }
+        let digit = (timer.due_ms ^ self.now_ms).ilog2() / DIGIT;
+        let slot = slot_at(timer.due_ms, digit);
+        let level = self.levels.get_mut(digit as usize).map(Option::get_or_insert_default);
+        let Some(timers) = level.and_then(|level| {
+            level.taken |= 1 << slot;
+            level.slots.get_mut(slot)
+        }) else {
+            unreachable!("there is a level for every digit and a slot for each of its values");
+        };
+        timers.push(timer);
+    }
+
+    /// Hands out items that are due at `now_ms`, at most `moves_max` moves of timers long. The rest
+    /// comes out with later calls; [`Self::is_behind`] tells.
+    pub(crate) fn advance(&mut self, now_ms: u64, moves_max: usize, mut due: impl FnMut(u64)) {
+        let mut moves = moves_max;
+        loop {
+            while let Some(timer) = self.ripe.pop_if(|_| moves > 0) {
+                moves -= 1;
+                self.count -= 1;
+                due(timer.item);
+            }
+            if moves == 0 {
+                return;
+            }
+            let Some(place) = self.next().filter(|place| place.begins_ms <= now_ms) else { break };
+            self.now_ms = self.now_ms.max(place.begins_ms);
+            moves = self.empty(place, moves);
+        }
+        // Nothing lies between: all that is left begins later.
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
+    /// Whether something that is due at `now_ms` has not come out.
+    pub(crate) fn is_behind(&self, now_ms: u64) -> bool {
+        !self.ripe.is_empty() || self.next().is_some_and(|place| place.begins_ms <= now_ms)
+    }
+
+    /// A time at which it is worth looking again; never later than the first timer is due.
+    pub(crate) fn next_ms(&self) -> Option<u64> {
+        if !self.ripe.is_empty() {
+            return Some(self.now_ms);
+        }
+        self.next().map(|place| place.begins_ms)
+    }
+
+    /// The slot that begins first. Slots of a lower level begin before those of a higher one, but
+    /// for a slot that was not emptied to the end: that one has begun.
+    fn next(&self) -> Option<Place> {
+        let taken = (0_u32..).zip(&self.levels).filter_map(|(digit, level)| {
+            let taken = level.as_ref()?.taken;
+            let slot = (taken != 0).then(|| taken.trailing_zeros() as usize)?;
+            let low = DIGIT * digit;
+            let prefix = self.now_ms.checked_shr(low + DIGIT).unwrap_or(0);
+            let begins_ms = prefix.checked_shl(low + DIGIT).unwrap_or(0) | (slot as u64) << low;
+            Some(Place { level: digit as usize, slot, begins_ms })
+        });
+        taken.min_by_key(|place| place.begins_ms)
+    }
+
+    /// Moves timers of a slot that has begun to where they belong now; answers how many moves are
+    /// left.
+    fn empty(&mut self, place: Place, mut moves: usize) -> usize {
+        while moves > 0 {
+            let level = self.levels.get_mut(place.level).and_then(Option::as_mut);
+            let Some(level) = level else { unreachable!("a place is of a level that is there") };
+            let timers = level.slots.get_mut(place.slot);
+            let Some(timer) = timers.and_then(Vec::pop) else {
+                level.taken &= !(1 << place.slot);
+                // Memory of a burst goes back.
+                if let Some(timers) = level.slots.get_mut(place.slot) {
+                    *timers = Vec::new();
+                }
+                break;
+            };
+            moves -= 1;
+            assert!(timer.due_ms >= place.begins_ms, "a timer lies in a slot of its time");
+            self.put(timer);
+        }
+        moves
+    }
+}
+
+impl Default for Level {
+    fn default() -> Self {
+        Self { slots: std::array::from_fn(|_| Vec::new()), taken: 0 }
+    }
+}
+
+const fn slot_at(time_ms: u64, digit: u32) -> usize {
+    ((time_ms >> (DIGIT * digit)) & (SLOTS as u64 - 1)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn out(wheel: &mut Wheel, now_ms: u64, moves_max: usize) -> Vec<u64> {
+        let mut out = Vec::new();
+        wheel.advance(now_ms, moves_max, |item| out.push(item));
+        out.sort_unstable();
+        out
+    }
+
+    #[test]
+    fn what_is_due_comes_out_and_nothing_else() {
+        let mut wheel = Wheel::new(1_000);
+        for (item, due_ms) in [(1, 1_001), (2, 1_064), (3, 5_000), (4, u64::MAX), (5, 10)] {
+            wheel.insert(item, due_ms);
+        }
+        assert!(wheel.is_behind(1_000), "what is over is due at once");
+        assert_eq!(out(&mut wheel, 1_000, 100), [5]);
+        assert!(!wheel.is_behind(1_000));
+        assert_eq!(wheel.next_ms(), Some(1_001));
+        assert_eq!(out(&mut wheel, 1_001, 100), [1]);
+        assert!(out(&mut wheel, 1_063, 100).is_empty());
+        assert_eq!(out(&mut wheel, 4_999, 100), [2]);
+        assert_eq!(out(&mut wheel, 5_000, 100), [3]);
+        assert!(out(&mut wheel, 4_000, 100).is_empty(), "a clock that went back harms nothing");
+        assert_eq!(wheel.len(), 1);
+        assert_eq!(out(&mut wheel, u64::MAX, 100), [4]);
+        assert_eq!((wheel.len(), wheel.next_ms()), (0, None));
+    }
+
+    /// A million at one moment: each look does what it was told, and nothing is lost between.
+    #[test]
+    fn work_is_done_in_pieces() {
+        let mut wheel = Wheel::new(0);
+        let due_ms = 3_600_001;
+        (0..1_000_000).for_each(|item| wheel.insert(item, due_ms));
+        let mut looks = 0;
+        let mut seen = BTreeSet::new();
+        while wheel.is_behind(due_ms) {
+            let mut came = 0;
+            wheel.advance(due_ms, 10_000, |item| {
+                came += 1;
+                assert!(seen.insert(item), "{item} came out twice");
+            });
+            assert!(came <= 10_000);
+            looks += 1;
+            // Others that come meanwhile are not lost in a slot that is half empty.
+            if looks == 5 {
+                wheel.insert(2_000_000, due_ms);
+            }
+        }
+        assert_eq!(seen.len(), 1_000_001);
+        assert!(looks > 100, "{looks}");
+    }
+
+    /// Beside a list that is searched from end to end.
+    #[test]
+    fn it_does_what_a_list_does() {
+        let mut state = 1_u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888);
+            (state >> 33) % below
+        };
+        let mut wheel = Wheel::new(0);
+        let mut list: Vec<(u64, u64)> = Vec::new();
+        let (mut now_ms, mut item) = (0, 0);
+        for _ in 0..20_000 {
+            for _ in 0..random(4) {
+                let ahead = random(10);
+                let due_ms = now_ms + random(1 << (2 * ahead + 1));
+                wheel.insert(item, due_ms);
+                list.push((due_ms, item));
+                item += 1;
+            }
+            now_ms += random(300);
+            let moves_max = 1 + random(6) as usize;
+            let mut came = out(&mut wheel, now_ms, moves_max);
+            assert!(came.len() <= moves_max);
+            for item in &came {
+                let at = list.iter().position(|(_, other)| other == item);
+                assert!(at.is_some(), "{item} was put in and is not out yet");
+                let (due_ms, _) = list.swap_remove(at.unwrap_or(0));
+                assert!(due_ms <= now_ms, "{item} came {} ms early", due_ms - now_ms);
+            }
+            if !wheel.is_behind(now_ms) {
+                assert!(list.iter().all(|(due_ms, _)| *due_ms > now_ms));
+                let first = list.iter().map(|(due_ms, _)| *due_ms).min();
+                assert!(wheel.next_ms() <= first && wheel.next_ms().is_some() == first.is_some());
+            }
+            came.clear();
+            assert_eq!(wheel.len(), list.len());
+        }
+        assert!(item > 20_000);
+    }
+}
