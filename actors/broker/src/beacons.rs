@@ -49,7 +49,10 @@ impl Core {
         });
         let places = self.places.borrow();
         let data = places.iter().map(|(shard, place)| match place {
-            Place::Open(shard) => row(shard.group(), shard.agreed()),
+            Place::Open(shard) => {
+                let damaged = shard.is_damaged();
+                Replica { damaged, ..row(shard.group(), shard.agreed()) }
+            }
             Place::Opening(bytes) => {
                 let seeding = Some(bytes.get());
                 Replica { shard: *shard, seeding, ..Replica::default() }
@@ -261,5 +264,5 @@ fn row<M: Machine>(group: &Group<M>, agreed: u64) -> Replica {
     let in_sync = if leads { in_sync(&status) } else { Default::default() };
     let Status { term, leader, voters, learners, .. } = status;
     let (shard, agreed) = (group.shard(), if leads { agreed } else { 0 });
-    Replica { shard, term, leads, leader, voters, learners, in_sync, agreed, seeding: None }
+    Replica { shard, term, leads, leader, voters, learners, in_sync, agreed, ..Replica::default() }
 }

@@ -85,9 +85,13 @@ impl Core {
         if status.role != Role::Leader {
             return None;
         }
+        // Who is damaged gives its lead away at once: it is not to be given one.
+        let board = self.board.borrow();
+        let mut caught_up = in_sync(&status);
+        caught_up.retain(|node| *node == self.node() || !board.is_damaged(*node, group.shard()));
         let view = View {
             leader: self.node(),
-            caught_up: in_sync(&status),
+            caught_up,
             changing: status.changing && status.half_changed.is_none(),
             half_changed: status.half_changed,
             voters: status.voters,

@@ -274,12 +274,20 @@ impl Core {
         shard.shutdown(Instant::now() + CLOSE_TIMEOUT).await;
         drop(shard);
         let folder = self.shard_options(id, 1).folder();
-        let set_aside = match damage {
-            None => folder.mark_incomplete().await,
-            Some(_) => folder.set_damaged_aside().await.map(drop),
-        };
-        if let Err(error) = set_aside {
-            return self.fail(format!("shard {id}: {error}"));
+        loop {
+            let set_aside = match damage {
+                None => folder.mark_incomplete().await,
+                Some(_) => folder.set_damaged_aside().await.map(drop),
+            };
+            match set_aside {
+                Ok(()) => break,
+                // It is closed, the others do without it: there is time until the disk has room.
+                Err(error) if error.is_disk_full() && !self.is_closing.get() => {
+                    tracing::warn!(shard = %id, %error, "this copy waits for room on the disk");
+                    sleep(LEAD_PAUSE).await;
+                }
+                Err(error) => return self.fail(format!("shard {id}: {error}")),
+            }
         }
         // If it is still assigned, it is brought in with the next look.
         self.places.borrow_mut().remove(&id);

@@ -43,6 +43,8 @@ pub struct Replica {
     pub agreed: u64,
     /// Payload bytes copied so far while it is being made whole.
     pub seeding: Option<u64>,
+    /// Its log is damaged, and it waits until the others can do without it.
+    pub damaged: bool,
 }
 
 /// What a node tells.
@@ -180,6 +182,13 @@ impl Board {
     pub fn leading(&self, shard: ShardId, now_ms: u64) -> Option<(NodeId, &Replica)> {
         let leading = self.rows(shard, now_ms).filter(|(_, row)| row.leads);
         leading.max_by_key(|(_, row)| row.term)
+    }
+
+    /// Whether a node tells that its replica of a shard is damaged.
+    #[must_use]
+    pub fn is_damaged(&self, node: NodeId, shard: ShardId) -> bool {
+        let rows = self.beacon(node).map_or(&[][..], |beacon| &beacon.replicas);
+        rows.iter().any(|row| row.shard == shard && row.damaged)
     }
 
     /// Whether the partitions of a shard agree with this revision of the catalog.

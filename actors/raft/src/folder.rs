@@ -42,6 +42,14 @@ pub enum FolderError {
     VoteUncertain(String),
 }
 
+impl FolderError {
+    /// Whether there is no room on the disk: it may work later.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
 /// The folder of one replica that is not open.
 #[derive(Clone, Debug)]
 pub struct Folder {

@@ -67,6 +67,11 @@ impl Shard {
         self.inner.damaged.notify_all();
     }
 
+    /// Whether this copy is known to be damaged.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.inner.damage.borrow().is_some() || self.inner.group.is_damaged()
+    }
+
     /// Waits until this copy is known to be damaged, and says how.
     pub(crate) async fn damaged(&self) -> String {
         loop {

@@ -29,6 +29,7 @@ struct ReplicaV1 {
     in_sync: Vec<u64>,
     agreed: u64,
     seeding: Option<u64>,
+    damaged: bool,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -198,6 +199,7 @@ fn store_beacon(beacon: &Beacon) -> BeaconV1 {
         in_sync: store_nodes(&replica.in_sync),
         agreed: replica.agreed,
         seeding: replica.seeding,
+        damaged: replica.damaged,
     };
     BeaconV1 {
         node: beacon.node.0,
@@ -222,6 +224,7 @@ fn load_beacon(stored: BeaconV1) -> Beacon {
         in_sync: load_nodes(stored.in_sync),
         agreed: stored.agreed,
         seeding: stored.seeding,
+        damaged: stored.damaged,
     };
     Beacon {
         node: NodeId(stored.node),
@@ -254,6 +257,7 @@ mod tests {
             in_sync: BTreeSet::from([node(2)]),
             agreed: 77,
             seeding: Some(5),
+            damaged: true,
         };
         let beacon = Beacon {
             node: node(2),
