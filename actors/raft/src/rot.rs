@@ -1,7 +1,7 @@
 //! Damage that was met when entries were read for another replica.
 //!
-//! Owns: the first damage met, and telling who waits for it. Must never: be taken for the end of the
-//! group: what is damaged here lies whole on other replicas, and one of them can lead.
+//! Owns: the first damage met, and telling who waits for it. Must never: be taken for the end of
+//! the group: what is damaged here lies whole on other replicas, and one of them can lead.
 
 use std::cell::RefCell;
 
@@ -25,7 +25,8 @@ impl Rot {
     pub(crate) fn note(&self, error: &ReadError) -> bool {
         let ReadError::Damaged(damage) = error else { return false };
         if self.met.borrow().is_none() {
-            tracing::error!(shard = %self.shard, %damage, "entries cannot be given to another replica");
+            let shard = self.shard;
+            tracing::error!(%shard, %damage, "entries cannot be given to another replica");
             *self.met.borrow_mut() = Some(damage.to_string());
             self.news.notify_all();
         }

@@ -467,7 +467,7 @@ mod tests {
         Done,
     }
 
-    /// Beside a clerk; and a backlog restored from a checkpoint goes on like the one it was taken of.
+    /// Beside a clerk; and a backlog restored from a checkpoint goes on like the one before.
     #[test]
     fn it_does_what_a_clerk_does() {
         let mut state = 3_u64;

@@ -4,8 +4,8 @@
 //! leader's own, in no checkpoint: what it says is only where to look, apply decides by the marks.
 //! So two replicas that keep different timers come to the same state.
 //! Must never: let what is due wait longer than [`GRID_MS`] and the work of a turn.
-//! Invariants: for every chunk the times in the wheel are known, each once. Cost: 32 bytes per chunk
-//! and time; what is settled early leaves its chunk's timer behind, one per 1,024 records.
+//! Invariants: for every chunk the times in the wheel are known, each once. Cost: 32 bytes per
+//! chunk and time; what is settled early leaves its chunk's timer behind, one per 1,024 records.
 
 use std::collections::BTreeMap;
 
@@ -44,8 +44,8 @@ impl Timers {
         }
     }
 
-    /// Chunks to look at now, at most `count_max`, ascending. Afterwards whatever is left in them is
-    /// to be noted again.
+    /// Chunks to look at now, at most `count_max`, ascending. Afterwards whatever is left in them
+    /// is to be noted again.
     pub(crate) fn due(&mut self, now_ms: u64, count_max: usize) -> Vec<u64> {
         let mut due = Vec::new();
         let set = &mut self.set;
