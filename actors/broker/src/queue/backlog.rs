@@ -16,13 +16,14 @@
 //! Must never: hand out a record that is leased, delayed or settled; give up a record that has no
 //! dead-letter topic to go to; decide by anything that is not in a checkpoint.
 //! Invariants: the oldest visible record is leased first; a receipt is good for one lease, until
-//! its time is over. The cost of a command is that of the records or chunks it names.
+//! its time is over. The cost of a command is that of the records or chunks it names; a rewind or a
+//! skip costs that of the marks it passes.
 
 use std::collections::BTreeSet;
 
 use barrage_model::Offset;
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, DELAY_MS_MAX};
 use super::window::{CHUNK, Mark, State, Window};
 
 /// Chunks that one command lets time pass in: about 65,000 records at most.
@@ -134,16 +135,18 @@ impl Backlog {
     pub(crate) fn lease(&mut self, want: &Want) -> Vec<Leased> {
         let mut leased = Vec::new();
         while leased.len() < want.count_max {
-            let (at, known) = match self.visible.pop_first() {
-                Some(at) => (at, self.window.mark(at)),
+            let (at, known) = match self.visible.first().copied() {
+                Some(at) if at < want.end => {
+                    self.visible.remove(&at);
+                    (at, self.window.mark(at))
+                }
                 None if self.fresh < want.end => {
                     let at = self.fresh;
                     self.fresh = Offset(at.0 + 1);
                     (at, None)
                 }
-                None => break,
+                _ => break,
             };
-            assert!(at < want.end, "what was leased before is before the end");
             leased.push(self.hand_out(at, known, want));
         }
         leased
@@ -156,7 +159,7 @@ impl Backlog {
             deliveries: before.saturating_add(1),
             tag: self.next_tag,
             first_ms,
-            until_ms: want.now_ms + want.visibility_ms,
+            until_ms: until(want.now_ms, want.visibility_ms),
         };
         self.next_tag = self.next_tag.wrapping_add(1);
         self.window.set_mark(at, mark);
@@ -184,7 +187,8 @@ impl Backlog {
         let mark = self.held(receipt, now_ms)?;
         self.leave(receipt.offset, mark);
         let delay_ms = delay_ms.unwrap_or_else(|| policy.backoff.after(mark.deliveries));
-        self.give_back(receipt.offset, mark, now_ms + delay_ms, now_ms, policy);
+        let visible_ms = now_ms.saturating_add(delay_ms.min(DELAY_MS_MAX));
+        self.give_back(receipt.offset, mark, visible_ms, now_ms, policy);
         Ok(())
     }
 
@@ -197,7 +201,7 @@ impl Backlog {
     ) -> Result<(), Refused> {
         let mark = self.held(receipt, now_ms)?;
         self.leave(receipt.offset, mark);
-        let mark = Mark { until_ms: now_ms + visibility_ms, ..mark };
+        let mark = Mark { until_ms: until(now_ms, visibility_ms), ..mark };
         self.window.set_mark(receipt.offset, mark);
         self.enter(receipt.offset, mark);
         Ok(())
@@ -344,6 +348,12 @@ pub(crate) struct Want {
     pub(crate) end: Offset,
     pub(crate) count_max: usize,
     pub(crate) visibility_ms: u64,
+}
+
+/// When a lease is over. Who asks for one out of range is refused before; apply must not depend on
+/// that.
+fn until(now_ms: u64, visibility_ms: u64) -> u64 {
+    now_ms.saturating_add(visibility_ms.clamp(VISIBILITY_MS_MIN, VISIBILITY_MS_MAX))
 }
 
 /// Whether a record waits for time to pass.

@@ -11,17 +11,17 @@ use std::collections::BTreeMap;
 
 use barrage_model::Offset;
 
+use super::backlog::DUE_MAX;
 use super::wheel::Wheel;
 use super::window::CHUNK;
 
 /// Leases end at most so much later than they may: records of a chunk share their timers.
 const GRID_MS: u64 = 32;
-/// Moves of timers at one look.
-const MOVES_MAX: usize = 1_024;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Timers {
+    now_ms: u64,
     wheel: Wheel,
     /// Times in the wheel by chunk, the earliest last.
     set: BTreeMap<u64, Vec<u64>>,
@@ -29,7 +29,7 @@ pub(crate) struct Timers {
 
 impl Timers {
     pub(crate) fn new(now_ms: u64) -> Self {
-        Self { wheel: Wheel::new(now_ms), set: BTreeMap::new() }
+        Self { now_ms, wheel: Wheel::new(now_ms), set: BTreeMap::new() }
     }
 
     /// A record falls due at `until_ms`.
@@ -44,12 +44,15 @@ impl Timers {
         }
     }
 
-    /// Chunks to look at now, at most `count_max`, ascending. Afterwards whatever is left in them
-    /// is to be noted again.
-    pub(crate) fn due(&mut self, now_ms: u64, count_max: usize) -> Vec<u64> {
+    /// Chunks to look at now, at most [`DUE_MAX`], ascending. Afterwards whatever is left in them is
+    /// to be noted again.
+    pub(crate) fn due(&mut self, now_ms: u64) -> Vec<u64> {
+        // A clock that went back must not take a timer for one that is still to come.
+        self.now_ms = self.now_ms.max(now_ms);
+        let now_ms = self.now_ms;
         let mut due = Vec::new();
         let set = &mut self.set;
-        self.wheel.advance(now_ms, MOVES_MAX.min(count_max), |chunk| {
+        self.wheel.advance(now_ms, DUE_MAX, |chunk| {
             let Some(times) = set.get_mut(&chunk) else { return };
             while times.pop_if(|time| *time <= now_ms).is_some() {}
             if times.is_empty() {
@@ -82,8 +85,8 @@ mod tests {
         let mut timers = Timers::new(0);
         (0..2_048).for_each(|at| timers.note(Offset(at), 30_000));
         assert_eq!(timers.len(), 2);
-        assert!(timers.due(29_999, 100).is_empty());
-        assert_eq!(timers.due(30_016, 100), [0, 1]);
+        assert!(timers.due(29_999).is_empty());
+        assert_eq!(timers.due(30_016), [0, 1]);
         assert_eq!((timers.len(), timers.next_ms()), (0, None));
     }
 
@@ -96,11 +99,11 @@ mod tests {
         for round in 0..1_000 {
             let soon = (round + 1) * 1_000;
             timers.note(Offset(8), soon);
-            let due = timers.due(soon + GRID_MS, 100);
+            let due = timers.due(soon + GRID_MS);
             assert_eq!(due, [0], "round {round}");
             timers.note(Offset(7), late);
             assert_eq!(timers.len(), 1, "round {round}");
         }
-        assert_eq!(timers.due(late, 100), [0]);
+        assert_eq!(timers.due(late), [0]);
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Mark {
     pub(crate) state: State,
     /// Times it was leased.
     pub(crate) deliveries: u16,
-    /// Which lease it was, of those with as many deliveries.
+    /// Which lease it was.
     pub(crate) tag: u32,
     /// When it was first leased, milliseconds of log time.
     pub(crate) first_ms: u64,
