@@ -298,12 +298,18 @@ impl<M: Machine> Group<M> {
             // Wrong: a leader that was cut off answers from the past.
             return self.leader_term().map(drop).ok_or(ProposeError::NotLeader);
         }
-        if self.leader_term().is_some() && self.is_only_voter() {
+        if self.leader_term().is_none() {
+            return Err(ProposeError::NotLeader);
+        }
+        if self.is_only_voter() {
             // Nobody leads without its vote.
             return Ok(());
         }
         let round = async || {
-            let barrier = self.core.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
+            // openraft waits for ever where what it waits for was cut off by another leader.
+            let asked = self.core.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+            let barrier = world::timeout(self.core.confirmed_within, asked).await;
+            let Ok(barrier) = barrier else { return Err(ProposeError::NotLeader) };
             barrier.map(drop).map_err(|error| match error {
                 RaftError::APIError(_) => ProposeError::NotLeader,
                 RaftError::Fatal(_) => ProposeError::Stopped,
