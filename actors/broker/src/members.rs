@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use barrage_cluster::beacon::Replica;
 use barrage_cluster::change::{self, Change, View};
-use barrage_model::NodeId;
+use barrage_model::{NodeId, ShardId};
 use barrage_raft::{Group, Machine, MembershipError, Role, Status};
 use barrage_world::{sleep, sleep_coarse, timeout};
 
+use crate::beacons::now_ms;
 use crate::core::{CATALOG_SHARD, Core};
 
 /// How often the members are looked at.
@@ -64,10 +66,39 @@ impl Core {
         // From here on nothing is handed back.
         self.is_leaving.set(true);
         if let Some(catalog) = self.catalog_shard.get() {
-            hand_over(catalog.group()).await;
+            self.hand_over_lead(catalog.group()).await;
         }
         for shard in self.shards() {
-            hand_over(shard.group()).await;
+            self.hand_over_lead(shard.group()).await;
+        }
+    }
+
+    /// Whether another node is there with a replica that is whole.
+    pub(crate) fn is_whole(&self, node: NodeId, shard: ShardId) -> bool {
+        let (board, now) = (self.board.borrow(), now_ms());
+        let beacon = board.beacon(node).filter(|_| board.is_present(node, now));
+        let is_whole = |row: &Replica| row.shard == shard && row.seeding.is_none() && !row.damaged;
+        beacon.is_some_and(|beacon| beacon.replicas.iter().any(is_whole))
+    }
+
+    /// Hands a lead over and waits until it is gone.
+    pub(crate) async fn hand_over_lead<M: Machine>(&self, group: &Group<M>) {
+        while group.leader_term().is_some() {
+            let status = group.status();
+            let able = in_sync(&status);
+            let mut others = status.voters.iter().filter(|node| **node != status.node);
+            let may = |node: &&NodeId| able.contains(*node) && self.is_whole(**node, group.shard());
+            let Some(to) = others.find(may) else { return };
+            if let Err(error) = group.transfer_leadership(*to).await {
+                tracing::warn!(shard = %group.shard(), %error, "the lead is not handed over");
+                return;
+            }
+            for _ in 0..HAND_OVER_LOOKS {
+                sleep(HAND_OVER_PAUSE).await;
+                if group.leader_term().is_none() {
+                    break;
+                }
+            }
         }
     }
 
@@ -111,26 +142,6 @@ async fn carry_out<M: Machine>(group: &Group<M>, change: &Change) -> Result<(), 
             // It takes about a round trip; asked again at once it would begin anew.
             sleep(LOOK_INTERVAL * 2).await;
             Ok(())
-        }
-    }
-}
-
-/// Hands a lead over and waits until it is gone.
-pub(crate) async fn hand_over<M: Machine>(group: &Group<M>) {
-    while group.leader_term().is_some() {
-        let status = group.status();
-        let able = in_sync(&status);
-        let mut others = status.voters.iter().filter(|node| **node != status.node);
-        let Some(to) = others.find(|node| able.contains(*node)) else { return };
-        if let Err(error) = group.transfer_leadership(*to).await {
-            tracing::warn!(shard = %group.shard(), %error, "the lead is not handed over");
-            return;
-        }
-        for _ in 0..HAND_OVER_LOOKS {
-            sleep(HAND_OVER_PAUSE).await;
-            if group.leader_term().is_none() {
-                break;
-            }
         }
     }
 }

@@ -70,8 +70,9 @@ impl Core {
                 Ok(Answer::Refused { code: refusal::REMOVED, reason: String::new() })
             }
             Message::Beacon(beacon) if beacon.node == from => {
+                self.hear(beacon.clone());
+                // Behind it: now it is known where the node is.
                 self.pass_on(&beacon);
-                self.hear(beacon);
                 Ok(Answer::Heard)
             }
             Message::Beacon(beacon) => {

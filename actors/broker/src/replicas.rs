@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_cluster::beacon::{self, Replica};
+use barrage_cluster::beacon;
 use barrage_model::{NodeId, ShardId};
 use barrage_raft::{Content, OpenError, SeedError};
 use barrage_world::{Instant, planted, sleep, spawn, timeout};
@@ -26,7 +26,6 @@ use barrage_world::{Instant, planted, sleep, spawn, timeout};
 use crate::beacons::now_ms;
 use crate::core::Core;
 use crate::home::FOUNDER;
-use crate::members;
 use crate::shard::Shard;
 use crate::shard::handle::{ShardOptions, first_of};
 use crate::start::{self, StartError};
@@ -35,6 +34,8 @@ use crate::start::{self, StartError};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A copy goes when for so long its group has done without it.
 const UNNEEDED_FOR: Duration = Duration::from_millis(2 * beacon::PRESENT_MS);
+/// How long a damaged copy tells that it is, before it may go.
+const CLAIM_FOR: Duration = Duration::from_secs(2);
 /// How often a damaged copy that is not spare gives its lead away.
 const LEAD_PAUSE: Duration = Duration::from_secs(5);
 /// What may be under way when a replica is closed.
@@ -253,19 +254,23 @@ impl Core {
         };
         first_of(shard.group().needs_seed(), damaged).await;
         let damage = damage.take();
-        if damage.is_some() {
-            // The others must do without this copy meanwhile. When two are damaged, whose turn is
-            // later finds the other one gone.
-            while !self.is_spare(id) || !self.is_spare_in_turn(id).await {
+        if let Some(what) = &damage {
+            shard.found_damage(what.clone());
+            self.news.notify_all();
+            // Everybody hears of it before anybody goes: of two that are damaged one goes first.
+            sleep(CLAIM_FOR).await;
+            loop {
                 if shard.group().is_over() {
                     return;
                 }
-                // Whoever is copied is copied from the leader: it must not be this one. It may be
-                // made to lead again, by the balance or because nobody else can.
-                timeout(CLOSE_TIMEOUT, members::hand_over(shard.group())).await.ok();
+                // Whoever is copied is copied from the leader: it must not be this one.
+                timeout(CLOSE_TIMEOUT, self.hand_over_lead(shard.group())).await.ok();
+                // The others must do without this copy meanwhile.
+                if self.is_spare(id) {
+                    break;
+                }
                 sleep(LEAD_PAUSE).await;
             }
-            timeout(CLOSE_TIMEOUT, members::hand_over(shard.group())).await.ok();
         }
         if self.is_closing.get() || !self.take_out(id) {
             return;
@@ -281,8 +286,9 @@ impl Core {
             };
             match set_aside {
                 Ok(()) => break,
+                Err(_) if self.is_closing.get() => return,
                 // It is closed, the others do without it: there is time until the disk has room.
-                Err(error) if error.is_disk_full() && !self.is_closing.get() => {
+                Err(error) if error.is_disk_full() => {
                     tracing::warn!(shard = %id, %error, "this copy waits for room on the disk");
                     sleep(LEAD_PAUSE).await;
                 }
@@ -305,28 +311,17 @@ impl Core {
         open
     }
 
-    /// Whether a majority of a shard's voters is in sync and whole without this node.
+    /// Whether a majority of a shard's voters is in sync and whole without this node. Of damaged
+    /// ones the first by number counts the others as whole: they stay until it is repaired.
     fn is_spare(&self, shard: ShardId) -> bool {
-        let (board, now) = (self.board.borrow(), now_ms());
-        let is_whole = |node: &NodeId| {
-            let row = |replica: &Replica| replica.shard == shard && replica.seeding.is_none();
-            let beacon = board.beacon(*node).filter(|_| board.is_present(*node, now));
-            beacon.is_some_and(|beacon| beacon.replicas.iter().any(row))
-        };
-        board.leading(shard, now).is_some_and(|(_, row)| {
-            let others = row.in_sync.iter().filter(|node| **node != self.node());
-            let whole = others.filter(|node| row.voters.contains(node) && is_whole(node));
-            whole.count() * 2 > row.voters.len()
-        })
-    }
-
-    /// The same, after a while that no two voters of a shard share.
-    async fn is_spare_in_turn(&self, shard: ShardId) -> bool {
-        let turn = self.board.borrow().leading(shard, now_ms()).map_or(0, |(_, row)| {
-            row.voters.iter().take_while(|node| **node != self.node()).count()
+        let (board, node) = (self.board.borrow(), self.node());
+        let Some((_, row)) = board.leading(shard, now_ms()) else { return false };
+        let others = row.in_sync.iter().filter(|other| **other != node);
+        let stay = others.filter(|other| {
+            let waits = **other > node && board.is_damaged(**other, shard);
+            row.voters.contains(other) && (self.is_whole(**other, shard) || waits)
         });
-        sleep(LOOK_INTERVAL * u32::try_from(turn).unwrap_or(0)).await;
-        self.is_spare(shard)
+        stay.count() * 2 > row.voters.len()
     }
 
     /// Open replicas that this node is not to hold, and whose groups do not count on it.

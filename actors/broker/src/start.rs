@@ -210,6 +210,13 @@ async fn open_catalog(core: &Rc<Core>) -> Result<(), StartError> {
         let reason = failed.failed().await;
         failing.fail(format!("catalog: {reason}"));
     }));
+    let failing = Rc::clone(core);
+    let damaged = watched.group().clone();
+    drop(spawn(async move {
+        // It is small and read at every start: the node ends, and is repaired before it serves.
+        let damage = damaged.damaged().await;
+        failing.fail(format!("catalog: {damage}"));
+    }));
     core.set_catalog(std::sync::Arc::new(watched.catalog()));
     drop(spawn(Rc::clone(core).keep_members(watched.group().clone())));
     drop(spawn(Rc::clone(core).keep_telling_leads(watched.group().clone())));

@@ -125,7 +125,7 @@ impl Core {
             None => false,
             Some((id, fingerprint)) => match self.holds(id, fingerprint).await {
                 Ok(holds) => holds,
-                Err(error) => return Answer::Refused(error.to_string()),
+                Err(error) => return self.cannot_give(&error),
             },
         };
         let Some(vote) = self.leading_vote() else { return self.elsewhere() };
@@ -150,7 +150,7 @@ impl Core {
         }
         let ends = match ends {
             Ok(ends) => ends,
-            Err(error) => return Answer::Refused(error.to_string()),
+            Err(error) => return self.cannot_give(&error),
         };
         Answer::SeedPlan(SeedPlan {
             vote,
@@ -177,7 +177,7 @@ impl Core {
             Ok(fits) if fits.first() == Some(&end) => {}
             // Below the floor, behind the end, or larger than any plan makes it.
             Ok(_) => return Answer::SeedGone,
-            Err(error) => return Answer::Refused(error.to_string()),
+            Err(error) => return self.cannot_give(&error),
         }
         let read = self.log.read_raw_entries(start.0..end.0).await;
         if self.leading_vote() != Some(vote) {
@@ -188,14 +188,16 @@ impl Core {
         match read {
             Ok(Some(bytes)) => Answer::SeedEntries(Bytes::from(bytes)),
             Ok(None) => Answer::SeedGone,
-            Err(error) => {
-                if !self.rot.note(&error) {
-                    let shard = self.shard;
-                    tracing::error!(%shard, %error, "entries cannot be given to another replica");
-                }
-                Answer::Refused(error.to_string())
-            }
+            Err(error) => self.cannot_give(&error),
         }
+    }
+
+    fn cannot_give(&self, error: &ReadError) -> Answer {
+        if !self.rot.note(error) {
+            let shard = self.shard;
+            tracing::error!(%shard, %error, "entries cannot be given to another replica");
+        }
+        Answer::Refused(error.to_string())
     }
 
     async fn checkpoint(&self, index: Option<LogIndex>, position: u64) -> Answer {
