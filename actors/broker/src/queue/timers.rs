@@ -44,8 +44,8 @@ impl Timers {
         }
     }
 
-    /// Chunks to look at now, at most [`DUE_MAX`], ascending. Afterwards whatever is left in them is
-    /// to be noted again.
+    /// Chunks to look at now, at most [`DUE_MAX`], ascending. Afterwards whatever is left in them
+    /// is to be noted again.
     pub(crate) fn due(&mut self, now_ms: u64) -> Vec<u64> {
         // A clock that went back must not take a timer for one that is still to come.
         self.now_ms = self.now_ms.max(now_ms);
