@@ -67,7 +67,6 @@ pub const BUGS: &[Bug] = &[
     bug("broker-end-not-confirmed", CLUSTER, "a reader hears of an end that was passed before"),
     bug("broker-founder-founds-again", CLUSTER, "a founder that was removed asks for its cluster"),
     bug("broker-hint-to-itself", CLUSTER, "clients of a leader that was cut off go in circles"),
-    bug("broker-reads-without-lead", CLUSTER, "a follower tells what it happens to have"),
     bug("broker-repeats-what-may-be-done", CLUSTER, "a topic just made is said to have been there"),
     bug("broker-silence-taken-for-no", CLUSTER, "an order that nobody answered is given twice"),
     bug("native-append-order-lost", NODE, "batches of a connection overtake each other"),

@@ -179,8 +179,7 @@ impl Shard {
         if self.inner.is_closing() {
             return Err(FetchError::ShuttingDown);
         }
-        // Wrong when planted: a follower tells what it happens to have.
-        if !self.inner.group.leads_for_sure() && !planted("broker-reads-without-lead") {
+        if !self.inner.group.leads_for_sure() {
             return Err(FetchError::NotLeader { hint: None });
         }
         let found = self.inner.group.with_machine(|machine| {
