@@ -375,6 +375,7 @@ mod tests {
 
     use std::collections::BTreeMap;
 
+    use super::super::dice::Dice;
     use super::*;
 
     fn policy(deliveries_max: Option<u16>) -> Policy {
@@ -480,11 +481,8 @@ mod tests {
     /// Beside a clerk; and a backlog restored from a checkpoint goes on like the one before.
     #[test]
     fn it_does_what_a_clerk_does() {
-        let mut state = 3_u64;
-        let mut random = move |below: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_891);
-            (state >> 33) % below
-        };
+        let mut dice = Dice::new(3);
+        let mut random = |below| dice.below(below);
         let policy = policy(Some(4));
         let mut backlog = Backlog::new(Offset(0));
         let mut clerk: BTreeMap<u64, Entry> = BTreeMap::new();

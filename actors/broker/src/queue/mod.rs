@@ -17,10 +17,12 @@
 //! * `backoff`: how long a record waits before it is delivered again.
 //! * `backlog`: one group's view of one partition; leases, settles, gives back.
 //!
-//! Must never: hold payload; do work that grows with the backlog for one command.
+//! Must never: hold payload; do work that grows with the backlog, but for a rewind or a skip.
 
 mod backlog;
 mod backoff;
+#[cfg(test)]
+mod dice;
 mod timers;
 mod wheel;
 mod window;

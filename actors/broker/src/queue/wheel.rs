@@ -168,6 +168,7 @@ const fn slot_at(time_ms: u64, digit: u32) -> usize {
 mod tests {
     use std::collections::BTreeSet;
 
+    use super::super::dice::Dice;
     use super::*;
 
     fn out(wheel: &mut Wheel, now_ms: u64, moves_max: usize) -> Vec<u64> {
@@ -225,11 +226,8 @@ mod tests {
     /// Beside a list that is searched from end to end.
     #[test]
     fn it_does_what_a_list_does() {
-        let mut state = 1_u64;
-        let mut random = move |below: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888);
-            (state >> 33) % below
-        };
+        let mut dice = Dice::new(1);
+        let mut random = |below| dice.below(below);
         let mut wheel = Wheel::new(0);
         let mut list: Vec<(u64, u64)> = Vec::new();
         let (mut now_ms, mut item) = (0, 0);

@@ -53,6 +53,8 @@ pub(crate) enum State {
     Dying,
 }
 
+const _: () = assert!(size_of::<(u16, Mark)>() == 32, "as the module says");
+
 #[derive(Clone, Debug)]
 enum Chunk {
     Whole,
@@ -362,6 +364,7 @@ fn range_of(number: u64, range: Range<Offset>) -> Range<u16> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dice::Dice;
     use super::*;
 
     const MARK: Mark =
@@ -431,11 +434,8 @@ mod tests {
     #[test]
     fn it_does_what_sets_do() {
         use std::collections::{BTreeMap, BTreeSet};
-        let mut state = 9_u64;
-        let mut random = move |below: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_889);
-            (state >> 33) % below
-        };
+        let mut dice = Dice::new(9);
+        let mut random = |below| dice.below(below);
         let mut window = window(500);
         let (mut start, mut settled) = (500_u64, BTreeSet::new());
         let mut marks: BTreeMap<u64, Mark> = BTreeMap::new();
