@@ -7,9 +7,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_cluster::beacon::Replica;
 use barrage_cluster::change::{self, Change, View};
-use barrage_model::{NodeId, ShardId};
+use barrage_model::NodeId;
 use barrage_raft::{Group, Machine, MembershipError, Role, Status};
 use barrage_world::{sleep, sleep_coarse, timeout};
 
@@ -73,21 +72,16 @@ impl Core {
         }
     }
 
-    /// Whether another node is there with a replica that is whole.
-    pub(crate) fn is_whole(&self, node: NodeId, shard: ShardId) -> bool {
-        let (board, now) = (self.board.borrow(), now_ms());
-        let beacon = board.beacon(node).filter(|_| board.is_present(node, now));
-        let is_whole = |row: &Replica| row.shard == shard && row.seeding.is_none() && !row.damaged;
-        beacon.is_some_and(|beacon| beacon.replicas.iter().any(is_whole))
-    }
-
-    /// Hands a lead over and waits until it is gone.
+    /// Hands a lead over to a whole replica, if there is one, and waits until it is gone.
     pub(crate) async fn hand_over_lead<M: Machine>(&self, group: &Group<M>) {
         while group.leader_term().is_some() {
             let status = group.status();
             let able = in_sync(&status);
             let mut others = status.voters.iter().filter(|node| **node != status.node);
-            let may = |node: &&NodeId| able.contains(*node) && self.is_whole(**node, group.shard());
+            let may = |node: &&NodeId| {
+                let is_whole = self.board.borrow().is_whole(**node, group.shard(), now_ms());
+                able.contains(*node) && is_whole
+            };
             let Some(to) = others.find(may) else { return };
             if let Err(error) = group.transfer_leadership(*to).await {
                 tracing::warn!(shard = %group.shard(), %error, "the lead is not handed over");

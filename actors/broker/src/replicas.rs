@@ -248,15 +248,10 @@ impl Core {
     async fn watch_for_repair(self: Rc<Self>, shard: Shard) {
         let id = shard.id();
         let damage = Cell::new(None);
-        let damaged = async {
-            let found = async { damage.set(Some(shard.damaged().await)) };
-            first_of(found, async { damage.set(Some(shard.group().damaged().await)) }).await;
-        };
+        let damaged = async { damage.set(Some(shard.damaged().await)) };
         first_of(shard.group().needs_seed(), damaged).await;
         let damage = damage.take();
-        if let Some(what) = &damage {
-            shard.found_damage(what.clone());
-            self.news.notify_all();
+        if damage.is_some() {
             // Everybody hears of it before anybody goes: of two that are damaged one goes first.
             sleep(CLAIM_FOR).await;
             loop {
@@ -266,7 +261,7 @@ impl Core {
                 // Whoever is copied is copied from the leader: it must not be this one.
                 timeout(CLOSE_TIMEOUT, self.hand_over_lead(shard.group())).await.ok();
                 // The others must do without this copy meanwhile.
-                if self.is_spare(id) {
+                if self.board.borrow().is_spare(self.node(), id, now_ms()) {
                     break;
                 }
                 sleep(LEAD_PAUSE).await;
@@ -309,19 +304,6 @@ impl Core {
             places.insert(id, Place::Opening(Rc::default()));
         }
         open
-    }
-
-    /// Whether a majority of a shard's voters is in sync and whole without this node. Of damaged
-    /// ones the first by number counts the others as whole: they stay until it is repaired.
-    fn is_spare(&self, shard: ShardId) -> bool {
-        let (board, node) = (self.board.borrow(), self.node());
-        let Some((_, row)) = board.leading(shard, now_ms()) else { return false };
-        let others = row.in_sync.iter().filter(|other| **other != node);
-        let stay = others.filter(|other| {
-            let waits = **other > node && board.is_damaged(**other, shard);
-            row.voters.contains(other) && (self.is_whole(**other, shard) || waits)
-        });
-        stay.count() * 2 > row.voters.len()
     }
 
     /// Open replicas that this node is not to hold, and whose groups do not count on it.

@@ -213,7 +213,7 @@ async fn open_catalog(core: &Rc<Core>) -> Result<(), StartError> {
     let failing = Rc::clone(core);
     let damaged = watched.group().clone();
     drop(spawn(async move {
-        // It is small and read at every start: the node ends, and is repaired before it serves.
+        // It cannot give what others lack, and would keep the lead: without it one of them leads.
         let damage = damaged.damaged().await;
         failing.fail(format!("catalog: {damage}"));
     }));

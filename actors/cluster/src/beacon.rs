@@ -191,6 +191,28 @@ impl Board {
         rows.iter().any(|row| row.shard == shard && row.damaged)
     }
 
+    /// Whether a node is there with a replica that is whole.
+    #[must_use]
+    pub fn is_whole(&self, node: NodeId, shard: ShardId, now_ms: u64) -> bool {
+        let is_whole = |row: &Replica| row.shard == shard && row.seeding.is_none() && !row.damaged;
+        let beacon = self.beacon(node).filter(|_| self.is_present(node, now_ms));
+        beacon.is_some_and(|beacon| beacon.replicas.iter().any(is_whole))
+    }
+
+    /// Whether a majority of a shard's voters is in sync and whole without `node`. Of damaged ones
+    /// the first by number counts the others as whole: they stay until it is repaired.
+    #[must_use]
+    pub fn is_spare(&self, node: NodeId, shard: ShardId, now_ms: u64) -> bool {
+        let Some((_, row)) = self.leading(shard, now_ms) else { return false };
+        let stays = |other: &&NodeId| {
+            let waits = **other > node && self.is_damaged(**other, shard);
+            self.is_whole(**other, shard, now_ms) || waits
+        };
+        let others = row.in_sync.iter().filter(|other| **other != node);
+        let voters = others.filter(|other| row.voters.contains(other));
+        voters.filter(stays).count() * 2 > row.voters.len()
+    }
+
     /// Whether the partitions of a shard agree with this revision of the catalog.
     #[must_use]
     pub fn agrees(&self, shard: ShardId, revision: u64, now_ms: u64) -> bool {
@@ -285,6 +307,41 @@ mod tests {
         // Of one that is not there nothing is passed on.
         assert_eq!(third.missed_by(&told(&Board::default()), PRESENT_MS - 1).count(), 1);
         assert_eq!(third.missed_by(&told(&Board::default()), PRESENT_MS).count(), 0);
+    }
+
+    /// Who may leave its shard to be made anew, of three voters.
+    #[test]
+    fn of_two_damaged_replicas_one_goes_first() {
+        let nodes: BTreeSet<NodeId> = [1, 2, 3].map(NodeId).into();
+        let cases: [(&[u64], &[u64], &[u64]); 7] = [
+            // Damaged, being made whole, may go.
+            (&[], &[], &[1, 2, 3]),
+            (&[1], &[], &[1]),
+            (&[2], &[], &[2]),
+            (&[1, 2], &[], &[1]),
+            (&[2, 3], &[], &[2]),
+            (&[1, 2, 3], &[], &[1]),
+            (&[2], &[1], &[]),
+        ];
+        for (damaged, seeding, may_go) in cases {
+            let mut board = Board::default();
+            for node in [1, 2, 3] {
+                let in_sync = nodes.iter().filter(|node| !seeding.contains(&node.0));
+                let row = Replica {
+                    voters: nodes.clone(),
+                    in_sync: in_sync.copied().collect(),
+                    damaged: damaged.contains(&node),
+                    seeding: seeding.contains(&node).then_some(0),
+                    ..row(1, 2, node == 3, 3)
+                };
+                board.hear(beacon(node, 1, vec![row]), 0);
+            }
+            let asked = damaged.iter().chain(if damaged.is_empty() { &[1, 2, 3][..] } else { &[] });
+            let spare = asked.copied().filter(|node| board.is_spare(NodeId(*node), ShardId(1), 0));
+            let spare: Vec<u64> = spare.collect();
+            assert_eq!(spare, may_go, "damaged {damaged:?}, being made whole {seeding:?}");
+            assert!(!board.is_spare(NodeId(1), ShardId(1), PRESENT_MS), "nobody is there");
+        }
     }
 
     /// The simulated cluster, seed 36: a node started again after its clock was set back by two

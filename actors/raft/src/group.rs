@@ -472,12 +472,6 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Whether the log was found damaged by a read for another replica.
-    #[must_use]
-    pub fn is_damaged(&self) -> bool {
-        self.core.rot.is_met()
-    }
-
     /// Waits until the log was found damaged by a read for another replica, and says how.
     pub async fn damaged(&self) -> String {
         self.core.rot.met().await

@@ -33,11 +33,6 @@ impl Rot {
         true
     }
 
-    /// Whether there is damage.
-    pub(crate) fn is_met(&self) -> bool {
-        self.met.borrow().is_some()
-    }
-
     /// Waits until there is damage, and says which.
     pub(crate) async fn met(&self) -> String {
         loop {

@@ -37,7 +37,8 @@ impl Shard {
             let news = self.inner.readers.event(request.key).listen();
             let bounds = match self.checked_bounds(request) {
                 Err(FetchError::OffsetOutOfRange { .. }) if !confirmed => {
-                    confirmed = self.confirm().await?;
+                    self.confirm().await?;
+                    confirmed = true;
                     continue;
                 }
                 other => other?,
@@ -51,7 +52,8 @@ impl Shard {
             let size: usize = batches.iter().map(|batch| batch.len()).sum();
             if size >= bytes_min || Instant::now() >= request.wait_until {
                 if batches.is_empty() && !confirmed {
-                    confirmed = self.confirm().await?;
+                    self.confirm().await?;
+                    confirmed = true;
                     continue;
                 }
                 // Reading took time: the start may have moved past the offset, the end moved on.
@@ -69,16 +71,15 @@ impl Shard {
     /// Makes sure that nobody else leads, so that an end told now is no end of before: who is told
     /// that nothing more is there, or that its offset is beyond the end, acts on it. Records need
     /// no such care: they are committed, whoever leads.
-    pub(crate) async fn confirm(&self) -> Result<bool, FetchError> {
+    pub(crate) async fn confirm(&self) -> Result<(), FetchError> {
         // Wrong when planted: a reader that was further is sent back.
         if planted("broker-end-not-confirmed") {
-            return Ok(true);
+            return Ok(());
         }
         self.inner.group.read_barrier().await.map_err(|error| match error {
             ProposeError::Stopped => FetchError::ShuttingDown,
             _ => FetchError::NotLeader { hint: None },
-        })?;
-        Ok(true)
+        })
     }
 
     fn checked_bounds(&self, request: &FetchRequest) -> Result<Bounds, FetchError> {

@@ -4,12 +4,14 @@
 //! Owns: how fast both go, and what is known to be damaged.
 //! Must never: repair; a copy is made anew where it is opened and closed.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use barrage_commitlog::{ReadError, Scrub};
 use barrage_world::sleep;
 
 use super::Shard;
+use super::handle::first_of;
 use crate::command::Command;
 
 /// Between two steps.
@@ -69,11 +71,21 @@ impl Shard {
 
     /// Whether this copy is known to be damaged.
     pub(crate) fn is_damaged(&self) -> bool {
-        self.inner.damage.borrow().is_some() || self.inner.group.is_damaged()
+        self.inner.damage.borrow().is_some()
     }
 
     /// Waits until this copy is known to be damaged, and says how.
     pub(crate) async fn damaged(&self) -> String {
+        let found = Cell::new(None);
+        let here = async { found.set(Some(self.damage_here().await)) };
+        first_of(here, async { found.set(Some(self.inner.group.damaged().await)) }).await;
+        let what = found.take().unwrap_or_default();
+        self.found_damage(what.clone());
+        what
+    }
+
+    /// Waits for damage that the scrub or a reader has met, or a state that differs.
+    async fn damage_here(&self) -> String {
         loop {
             let listener = self.inner.damaged.listen();
             if let Some(what) = self.inner.damage.borrow().clone() {
