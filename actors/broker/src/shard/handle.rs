@@ -1,6 +1,6 @@
 //! The handle of a data shard on the core that carries it.
 //!
-//! Owns: opening and closing the shard, its queue, its figures.
+//! Owns: opening and closing the shard, what waits, its figures.
 //! Must never: decide about a batch; that is the proposer's and apply's work.
 //! Invariants: every batch submitted is answered; nothing is taken after closing has begun.
 
@@ -18,8 +18,8 @@ use barrage_world::{Instant, buggify, planted, sleep_until, spawn};
 use super::entry::{BATCH_OVERHEAD, WaitingBatch};
 use super::machine::ShardMachine;
 use super::proposer::Proposer;
-use super::queue::{Control, Queue};
 use super::readers::Readers;
+use super::waiting::{Control, Waiting};
 use crate::api::{FetchError, ProduceError, ShardStats};
 use crate::command::Command;
 use crate::reply::ProduceReply;
@@ -49,7 +49,7 @@ pub(crate) struct Shard {
 pub(crate) struct Inner {
     pub(super) group: Group<ShardMachine>,
     pub(super) readers: Readers,
-    pub(super) queue: RefCell<Queue>,
+    pub(super) waiting: RefCell<Waiting>,
     pub(super) in_flight: Cell<usize>,
     /// The proposer has ended, with nothing left to answer.
     pub(super) drained: Event,
@@ -100,7 +100,7 @@ impl Shard {
         let inner = Rc::new(Inner {
             group,
             readers,
-            queue: RefCell::new(Queue::new(options.waiting_bytes_max)),
+            waiting: RefCell::new(Waiting::new(options.waiting_bytes_max)),
             in_flight: Cell::new(0),
             drained: Event::new(),
             closing: Cell::new(false),
@@ -153,7 +153,7 @@ impl Shard {
         if buggify("broker-queue-full", 30) {
             return batch.reply.send(Err(ProduceError::QueueFull));
         }
-        let pushed = self.inner.queue.borrow_mut().push(batch);
+        let pushed = self.inner.waiting.borrow_mut().push(batch);
         match pushed {
             Ok(Some(waker)) => waker.wake(),
             Ok(None) => {}
@@ -167,7 +167,7 @@ impl Shard {
             return Err(ProposeError::Stopped);
         }
         let (reply, answer) = oneshot::channel();
-        let waker = self.inner.queue.borrow_mut().push_control(Control { command, reply });
+        let waker = self.inner.waiting.borrow_mut().push_control(Control { command, reply });
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -198,7 +198,7 @@ impl Shard {
     /// The shard's figures.
     pub(crate) fn stats(&self) -> ShardStats {
         let log = self.inner.group.log().stats();
-        let queue = self.inner.queue.borrow();
+        let waiting = self.inner.waiting.borrow();
         let partitions = self.inner.group.with_machine(|machine| machine.state().partitions.len());
         ShardStats {
             shard: self.id(),
@@ -209,8 +209,8 @@ impl Shard {
             flush_p50_us: log.flush_p50_us,
             flush_p99_us: log.flush_p99_us,
             entries_in_flight: self.inner.in_flight.get() as u64,
-            batches_waiting: queue.batches() as u64,
-            bytes_waiting: queue.bytes() as u64,
+            batches_waiting: waiting.batches() as u64,
+            bytes_waiting: waiting.bytes() as u64,
             cache_bytes: log.cache_bytes,
             cache_hits: log.cache_hits,
             cache_misses: log.cache_misses,
@@ -226,7 +226,7 @@ impl Shard {
             return;
         }
         self.inner.readers.wake_all();
-        let waker = self.inner.queue.borrow_mut().take_waker();
+        let waker = self.inner.waiting.borrow_mut().take_waker();
         if let Some(waker) = waker {
             waker.wake();
         }

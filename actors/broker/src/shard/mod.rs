@@ -1,7 +1,7 @@
 //! A data shard: the pure state machine and the loop that proposes to it.
 //!
 //! ```text
-//!            Shard (handle) --queue--> proposer --Group::propose--> raft + log
+//!            Shard (handle) --waiting--> proposer --Group::propose--> raft + log
 //!                                         ^ projected State            |
 //!            fetch <--wake-- Readers <--index, wake-- machine <--apply-+ real State
 //! ```
@@ -17,11 +17,11 @@ pub(crate) mod machine;
 pub(crate) mod partition;
 pub(crate) mod producers;
 pub(crate) mod proposer;
-pub(crate) mod queue;
 pub(crate) mod readers;
 pub(crate) mod reconcile;
 pub(crate) mod retention;
 pub(crate) mod scrub;
+pub(crate) mod waiting;
 pub(crate) mod whole;
 
 pub(crate) use handle::Shard;

@@ -36,7 +36,7 @@ use super::entry::{self, Building, Built, RunWaiters, Taken, Waiter};
 use super::handle::Inner;
 use super::machine::{self, Reply};
 use super::producers::Refusal;
-use super::queue::Control;
+use super::waiting::Control;
 use crate::api::{Acks, ProduceError, Produced};
 use crate::reply::ProduceReply;
 
@@ -112,7 +112,7 @@ impl Proposer {
     }
 
     fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.shard.queue.borrow().is_empty()
+        self.in_flight.is_empty() && self.shard.waiting.borrow().is_empty()
     }
 
     fn may_propose(&self) -> bool {
@@ -136,11 +136,11 @@ impl Proposer {
             return Poll::Ready(Wake::Applied(result));
         }
         if self.may_propose() {
-            let mut queue = self.shard.queue.borrow_mut();
-            if !queue.is_empty() || (self.shard.is_closing() && self.in_flight.is_empty()) {
+            let mut waiting = self.shard.waiting.borrow_mut();
+            if !waiting.is_empty() || (self.shard.is_closing() && self.in_flight.is_empty()) {
                 return Poll::Ready(Wake::Waiting);
             }
-            queue.set_waker(context.waker());
+            waiting.set_waker(context.waker());
         }
         if let Some(tick) = &mut self.tick
             && tick.as_mut().poll(context).is_ready()
@@ -152,7 +152,7 @@ impl Proposer {
     }
 
     fn propose_waiting(&mut self) {
-        while self.may_propose() && !self.shard.queue.borrow().is_empty() {
+        while self.may_propose() && !self.shard.waiting.borrow().is_empty() {
             let term = self.shard.group.leader_term();
             if self.stale && term.is_some() {
                 self.projected = self.shard.group.with_machine(|machine| machine.state().clone());
@@ -163,7 +163,7 @@ impl Proposer {
                 None => self.refuse_all(),
                 Some(_) if term != self.term => self.stale = true,
                 Some(term) => {
-                    let control = self.shard.queue.borrow_mut().pop_control();
+                    let control = self.shard.waiting.borrow_mut().pop_control();
                     match control {
                         Some(control) => self.propose_control(control, term),
                         None => self.propose_batches(term),
@@ -176,8 +176,8 @@ impl Proposer {
     /// Nobody leads here: whatever waits must go elsewhere.
     fn refuse_all(&mut self) {
         loop {
-            let control = self.shard.queue.borrow_mut().pop_control();
-            let batch = self.shard.queue.borrow_mut().pop_if(|_| true);
+            let control = self.shard.waiting.borrow_mut().pop_control();
+            let batch = self.shard.waiting.borrow_mut().pop_if(|_| true);
             if control.is_none() && batch.is_none() {
                 return;
             }
@@ -214,7 +214,7 @@ impl Proposer {
         let mut building = Building::new(log_time_ms, epoch);
         loop {
             let fits = |size| building.has_room(size, bytes_max);
-            let popped = self.shard.queue.borrow_mut().pop_if(fits);
+            let popped = self.shard.waiting.borrow_mut().pop_if(fits);
             let Some(batch) = popped else { break };
             if batch.deadline <= now {
                 batch.reply.send(Err(ProduceError::Expired));
@@ -374,7 +374,7 @@ impl Proposer {
     /// Answers what is past its deadline. An entry in flight goes on all the same.
     fn expire(&mut self) {
         let now = Instant::now();
-        let expired = self.shard.queue.borrow_mut().take_expired(now);
+        let expired = self.shard.waiting.borrow_mut().take_expired(now);
         expired.into_iter().for_each(|batch| batch.reply.send(Err(ProduceError::Expired)));
         for entry in &mut self.in_flight {
             let Content::Batches(runs) = &mut entry.content else { continue };

@@ -25,7 +25,7 @@ pub(crate) struct Control {
 }
 
 /// A shard's proposal buffer.
-pub(crate) struct Queue {
+pub(crate) struct Waiting {
     controls: VecDeque<Control>,
     batches: VecDeque<WaitingBatch<ProduceReply>>,
     bytes: usize,
@@ -33,8 +33,8 @@ pub(crate) struct Queue {
     waker: Option<Waker>,
 }
 
-impl Queue {
-    /// An empty queue that holds `bytes_max` bytes of batches.
+impl Waiting {
+    /// An empty buffer that holds `bytes_max` bytes of batches.
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self {
             controls: VecDeque::new(),
@@ -45,7 +45,7 @@ impl Queue {
         }
     }
 
-    /// Takes a batch, or gives it back when full. One batch always fits into an empty queue.
+    /// Takes a batch, or gives it back when full. One batch always fits into an empty one.
     #[expect(clippy::result_large_err, reason = "a refused batch goes back; a box costs every one")]
     pub(crate) fn push(
         &mut self,
