@@ -69,7 +69,7 @@ pub struct ProducerOptions {
     pub buffer_bytes_max: usize,
     /// From a record's `send` until it is given up as failed or unknown.
     pub delivery_timeout: Duration,
-    /// First pause before a batch is sent again; doubles up to `retry_pause_max`.
+    /// Pause before a batch is sent again; after the fifth it doubles, up to `retry_pause_max`.
     pub retry_pause_min: Duration,
     /// Longest pause before a batch is sent again.
     pub retry_pause_max: Duration,

@@ -34,6 +34,9 @@ use bytes::Bytes;
 
 use crate::error::ClientError;
 
+/// Retries with the same short pause, before pauses double.
+const STEADY_RETRIES: u32 = 4;
+
 /// Who a batch says it is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -143,7 +146,7 @@ pub(crate) struct LaneLimits {
     pub(crate) in_flight_max: usize,
     /// From a batch's first record until it is given up.
     pub(crate) delivery_timeout: Duration,
-    /// First pause before sending again; doubles up to `retry_pause_max`.
+    /// Pause before sending again; doubles after a few of them, up to `retry_pause_max`.
     pub(crate) retry_pause_min: Duration,
     /// Longest pause before sending again.
     pub(crate) retry_pause_max: Duration,
@@ -419,7 +422,9 @@ impl<T> Lane<T> {
     fn send_again(&mut self, now: Duration, after: Option<Duration>) {
         // Several batches of one round fail together: they share one pause.
         if now >= self.retry_at {
-            let doublings = self.retry_count.min(16);
+            // A planned change of leader takes some 40 ms: who doubles his pauses meanwhile comes
+            // back long after it is over.
+            let doublings = self.retry_count.saturating_sub(STEADY_RETRIES).min(16);
             let pause = self.limits.retry_pause_min.saturating_mul(1 << doublings);
             self.retry_at = now + after.unwrap_or(pause).min(self.limits.retry_pause_max);
             self.retry_count = self.retry_count.saturating_add(1);

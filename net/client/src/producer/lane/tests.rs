@@ -295,8 +295,9 @@ fn pauses_between_attempts_grow_and_follow_the_server() {
     fresh(&mut lane, &mut 0);
     let mut now = Duration::ZERO;
     let asked = Some(Duration::from_millis(300));
-    let table = [(None, 20), (None, 40), (asked, 300), (None, 160), (None, 320), (None, 640)];
-    for (after, expected) in table {
+    let steady = [(None, 20); 5];
+    let table = [(None, 40), (asked, 300), (None, 160), (None, 320), (None, 640), (None, 1000)];
+    for (after, expected) in steady.into_iter().chain(table) {
         let transmission = lane.poll_transmit(now).unwrap();
         let reply = Reply::Retry { certain: true, after, error: error(ErrorCode::QueueFull) };
         assert!(lane.handle_reply(now, transmission.number, reply).is_none());
