@@ -405,8 +405,7 @@ impl<'a> Nemesis<'a> {
     /// A node that leads a shard with partitions.
     fn any_leader(&mut self) -> anyhow::Result<usize> {
         let shard = self.any_shard()?;
-        let leader = self.cluster.leader(shard);
-        let leader = leader.with_context(|| format!("nobody leads shard {}", shard.0))?;
+        let leader = self.await_leader(shard)?;
         self.cluster.index_of(leader).with_context(|| format!("node {leader} is a stranger"))
     }
 
