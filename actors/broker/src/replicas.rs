@@ -158,6 +158,10 @@ impl Core {
         let core = Rc::clone(self);
         drop(spawn(async move {
             let reason = watched.group().failed().await;
+            // Died of damage that others can make good: see `watch_for_repair`.
+            if watched.group().damage().is_some() && !watched.is_only_copy() {
+                return;
+            }
             core.fail(format!("shard {}: {reason}", watched.id()));
         }));
         drop(spawn(Rc::clone(self).watch_for_repair(shard.clone())));
@@ -255,6 +259,10 @@ impl Core {
             // Everybody hears of it before anybody goes: of two that are damaged one goes first.
             sleep(CLAIM_FOR).await;
             loop {
+                if shard.group().failure().is_some() && !shard.is_only_copy() {
+                    // It takes part in nothing any more.
+                    break;
+                }
                 if shard.group().is_over() {
                     return;
                 }

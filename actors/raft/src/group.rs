@@ -102,6 +102,9 @@ pub enum OpenError {
     /// The machine does not understand its checkpoint.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// What is committed cannot be read to be applied.
+    #[error("log is damaged: {0}")]
+    Damaged(String),
     /// openraft refused what it found.
     #[error("group cannot start: {0}")]
     Raft(String),
@@ -195,7 +198,10 @@ impl<M: Machine> Group<M> {
         let network = Network { peers, shard, node, timing };
         let raft = Raft::new(node.0, Arc::new(config), network, store, adapter.clone())
             .await
-            .map_err(|error| OpenError::Raft(error.to_string()))?;
+            .map_err(|error| match rot.found() {
+                Some(damage) => OpenError::Damaged(damage),
+                None => OpenError::Raft(error.to_string()),
+            })?;
         let core = Rc::new(Core {
             shard,
             node,
@@ -472,7 +478,13 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Waits until the log was found damaged by a read for another replica, and says how.
+    /// How the log was found damaged when entries were read, if it was.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        self.core.rot.found()
+    }
+
+    /// Waits until the log was found damaged when entries were read, and says how.
     pub async fn damaged(&self) -> String {
         self.core.rot.met().await
     }

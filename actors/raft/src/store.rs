@@ -171,7 +171,12 @@ impl Reader {
         }
         let start = range.start;
         let entries = self.log.read_entries(range.clone(), READ_BYTES_MAX).await;
-        let converted = in_order(range, entries.map_err(io::Error::other)?)?;
+        let entries = entries.map_err(|error| {
+            // What cannot be applied ends the group; that it was damage says what to do then.
+            self.rot.note(&error);
+            io::Error::other(error)
+        })?;
+        let converted = in_order(range, entries)?;
         if converted.is_empty() {
             return Err(io::Error::other(format!("hole in the log at {start}")));
         }

@@ -117,7 +117,7 @@ impl Shard {
     /// made anew.
     fn read_error(&self, error: ReadError) -> FetchError {
         match error {
-            ReadError::Damaged(damage) if self.inner.group.status().voters.len() > 1 => {
+            ReadError::Damaged(damage) if !self.is_only_copy() => {
                 tracing::error!(shard = %self.id(), %damage, "a read has met damage");
                 self.found_damage(damage.to_string());
                 FetchError::NotLeader { hint: None }

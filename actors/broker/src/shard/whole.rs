@@ -49,8 +49,16 @@ impl ShardOptions {
 }
 
 impl Shard {
+    /// Whether nobody else could make this copy good.
+    pub(crate) fn is_only_copy(&self) -> bool {
+        self.inner.group.status().voters.len() <= 1
+    }
+
     /// Whether a replica does not open because its log is damaged: then others may repair it.
     pub(crate) fn is_damage(error: &OpenError) -> bool {
-        matches!(error, OpenError::Log(barrage_commitlog::OpenError::Damaged(_)))
+        matches!(
+            error,
+            OpenError::Log(barrage_commitlog::OpenError::Damaged(_)) | OpenError::Damaged(_)
+        )
     }
 }
