@@ -53,6 +53,10 @@ id! {
     TopicId(u64)
 }
 id! {
+    /// A consumer group of a topic, never reused after the group is deleted.
+    GroupId(u64)
+}
+id! {
     /// A partition's 0-based index within its topic.
     PartitionId(u32)
 }

@@ -1,20 +1,24 @@
-//! The words of Barrage as Rust types: ids, units, limits, retention, topic names, record batch.
+//! The words of Barrage as Rust types: ids, units, limits, retention, topic and group names, record batch.
 //!
 //! Owns: the meaning of every value that is shared by client, wire, log and broker.
 //! Must never do: I/O, read a clock, use async, hold state. Everything here is a pure function.
 //! Invariants: an id type never mixes with another; a parsed value cannot be wrong.
 
+pub mod backoff;
 pub mod batch;
 pub mod crc;
+pub mod group;
 pub mod ids;
 pub mod limits;
 pub mod retention;
 pub mod topic;
 pub mod units;
 
+pub use backoff::Backoff;
+pub use group::{GroupName, QueueSettings};
 pub use ids::{
-    CoreId, LogId, LogIndex, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId,
-    Sequence, ShardId, Term, TopicId,
+    CoreId, GroupId, LogId, LogIndex, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch,
+    ProducerId, Sequence, ShardId, Term, TopicId,
 };
 pub use limits::BLOCK_SIZE;
 pub use retention::Retention;

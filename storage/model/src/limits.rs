@@ -30,6 +30,12 @@ pub const FRAME_BYTES_MAX_BEFORE_HANDSHAKE: usize = 8 * KIB;
 /// Longest topic name.
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 
+/// Longest group name.
+pub const GROUP_NAME_BYTES_MAX: usize = 249;
+
+/// Most groups of a topic.
+pub const GROUPS_PER_TOPIC_MAX: usize = 1_000;
+
 /// Most partitions of a topic.
 pub const PARTITIONS_PER_TOPIC_MAX: u32 = 10_000;
 

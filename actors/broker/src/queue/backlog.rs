@@ -21,16 +21,14 @@
 
 use std::collections::BTreeSet;
 
-use barrage_model::Offset;
+use barrage_model::backoff::DELAY_MS_MAX;
+use barrage_model::group::{VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
+use barrage_model::{Backoff, Offset};
 
-use super::backoff::{Backoff, DELAY_MS_MAX};
 use super::window::{CHUNK, Mark, State, Window};
 
 /// Chunks that one command lets time pass in: about 65,000 records at most.
 pub(crate) const DUE_MAX: usize = 64;
-/// Shortest and longest lease.
-pub(crate) const VISIBILITY_MS_MIN: u64 = 1_000;
-pub(crate) const VISIBILITY_MS_MAX: u64 = 12 * 60 * 60 * 1_000;
 
 /// What a group wants done with records that come back.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,13 +14,11 @@
 //! * `wheel`: times at which something falls due, cheap for millions of them.
 //! * `window`: what became of each record between the oldest that is not settled and the newest
 //!   that was ever leased.
-//! * `backoff`: how long a record waits before it is delivered again.
 //! * `backlog`: one group's view of one partition; leases, settles, gives back.
 //!
 //! Must never: hold payload; do work that grows with the backlog, but for a rewind or a skip.
 
 mod backlog;
-mod backoff;
 #[cfg(test)]
 mod dice;
 mod timers;
