@@ -96,7 +96,7 @@ pub struct ShardDescription {
     pub voters: BTreeSet<NodeId>,
     /// Who receives it without a vote.
     pub learners: BTreeSet<NodeId>,
-    /// Voters that have all but the newest entries.
+    /// Voters that have all but the newest entries, and are not damaged.
     pub in_sync: BTreeSet<NodeId>,
 }
 
@@ -124,7 +124,9 @@ impl ClusterDescription {
         let describe = |(shard, assigned): (&ShardId, &Vec<NodeId>)| {
             let nobody = Replica::default();
             let row = board.leading(*shard, now_ms).map_or(&nobody, |(_, row)| row);
-            let votes = |node: &&NodeId| row.voters.contains(node);
+            // A damaged copy is about to be made anew: it is none that others may rely on.
+            let counts =
+                |node: &&NodeId| row.voters.contains(node) && !board.is_damaged(**node, *shard);
             ShardDescription {
                 shard: *shard,
                 leader: board.leading(*shard, now_ms).map(|(node, _)| node),
@@ -132,7 +134,7 @@ impl ClusterDescription {
                 assigned: assigned.clone(),
                 voters: row.voters.clone(),
                 learners: row.learners.clone(),
-                in_sync: row.in_sync.iter().filter(votes).copied().collect(),
+                in_sync: row.in_sync.iter().filter(counts).copied().collect(),
             }
         };
         let shards: Vec<ShardDescription> = members.assignment().iter().map(describe).collect();
