@@ -6,17 +6,20 @@
 //!                              +--+
 //! ```
 //!
-//! Owns: topics by id and name, placement, node and producer ids.
+//! Owns: topics by id and name, their groups, placement, node and producer ids.
 //! Must never: delete because something is absent; a topic goes through `closing` by a command, and
 //! a shard closes only partitions whose topic stands there.
 //! Invariants: `names` and `topics` mirror each other; the revision grows with every change; ids
 //! only grow.
 
+mod groups;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use barrage_model::limits::PARTITIONS_PER_TOPIC_MAX;
-use barrage_model::{NodeId, ProducerId, Retention, ShardId, TopicId, TopicName};
+use barrage_model::group::SettingsError;
+use barrage_model::limits::{GROUPS_PER_TOPIC_MAX, PARTITIONS_PER_TOPIC_MAX};
+use barrage_model::{GroupId, NodeId, ProducerId, Retention, ShardId, TopicId, TopicName};
 use thiserror::Error;
 
 use crate::command::Command;
@@ -24,6 +27,8 @@ use crate::format::{FormatError, checkpoint};
 use crate::node::{Birth, NodeError, Nodes, Presence};
 use crate::placement;
 use crate::topic::{Partition, Topic};
+
+pub use groups::GROUPS_MAX;
 
 /// Data shards of a cluster, at most: tens are usual, one per core of the cluster is the default.
 pub const SHARDS_MAX: u32 = 16 * 1024;
@@ -45,6 +50,7 @@ pub struct Catalog {
     names: BTreeMap<TopicName, TopicId>,
     closing: BTreeMap<TopicId, u64>,
     next_topic: u64,
+    next_group: u64,
     next_producer: i64,
 }
 
@@ -57,6 +63,7 @@ pub(crate) struct Parts {
     pub(crate) topics: Vec<Arc<Topic>>,
     pub(crate) closing: BTreeMap<TopicId, u64>,
     pub(crate) next_topic: u64,
+    pub(crate) next_group: u64,
     pub(crate) next_producer: i64,
 }
 
@@ -92,6 +99,18 @@ pub enum CatalogError {
     /// No topic of this name.
     #[error("unknown topic")]
     UnknownTopic,
+    /// The topic has a group of this name.
+    #[error("group exists")]
+    GroupExists,
+    /// The topic has no group of this name.
+    #[error("unknown group")]
+    UnknownGroup,
+    /// Settings of a group.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// As many groups as there may be.
+    #[error("a topic has at most {GROUPS_PER_TOPIC_MAX} groups, and the cluster {GROUPS_MAX}")]
+    GroupsFull,
     /// The number of partitions is not possible.
     #[error("a topic has 1 to {PARTITIONS_PER_TOPIC_MAX} partitions, not {asked}")]
     PartitionCount {
@@ -157,6 +176,11 @@ impl Catalog {
         TopicId(self.next_topic)
     }
 
+    /// The newest group that was ever made.
+    pub fn newest_group(&self) -> GroupId {
+        GroupId(self.next_group)
+    }
+
     /// A topic by id.
     pub fn topic(&self, id: TopicId) -> Option<&Arc<Topic>> {
         self.topics.get(&id)
@@ -206,6 +230,13 @@ impl Catalog {
                 self.alter(&name, partitions, retention)
             }
             Command::DeleteTopic { name } => self.delete(&name),
+            Command::CreateGroup { topic, name, settings, at_end } => {
+                self.create_group(&topic, name, settings, at_end, log_time_ms)
+            }
+            Command::AlterGroup { topic, name, settings } => {
+                self.alter_group(&topic, &name, settings)
+            }
+            Command::DeleteGroup { topic, name } => self.delete_group(&topic, &name),
             Command::ForgetTopic { topic } => Ok(self.forget(topic)),
             Command::AllocateProducers { count } => Ok(self.allocate(count)),
             Command::Join { birth, presence } => self.join(birth, presence),
@@ -282,6 +313,7 @@ impl Catalog {
             name: name.clone(),
             partitions,
             retention,
+            groups: BTreeMap::new(),
             revision,
             created_ms: log_time_ms,
         };
@@ -377,6 +409,7 @@ impl Catalog {
             topics: self.topics.values().cloned().collect(),
             closing: self.closing.clone(),
             next_topic: self.next_topic,
+            next_group: self.next_group,
             next_producer: self.next_producer,
         }
     }
@@ -394,6 +427,7 @@ impl Catalog {
             names,
             closing: parts.closing,
             next_topic: parts.next_topic,
+            next_group: parts.next_group,
             next_producer: parts.next_producer,
         };
         let is_distinct = catalog.topics.len() == count && catalog.names.len() == count;
@@ -409,6 +443,8 @@ impl Catalog {
             && self.nodes.is_sound(self.shards)
             && counted(self.revision)
             && counted(self.next_topic)
+            && counted(self.next_group)
+            && self.groups_are_sound()
             && self.next_producer >= 0
             && self.topics.len() <= TOPICS_MAX
             && held as u64 <= PARTITIONS_MAX

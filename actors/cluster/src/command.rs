@@ -5,7 +5,9 @@
 //! Invariants: variants of `CommandV1` are only ever appended, and none is larger than the largest
 //! before it; a golden test holds the layout still.
 
-use barrage_model::{NodeId, Retention, ShardId, TopicId, TopicName};
+use barrage_model::{
+    Backoff, GroupName, NodeId, QueueSettings, Retention, ShardId, TopicId, TopicName,
+};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::format::{self, FormatError, Kind};
@@ -50,6 +52,33 @@ pub enum Command {
     DeleteTopic {
         /// Its name.
         name: TopicName,
+    },
+    /// Makes a queue group of a topic.
+    CreateGroup {
+        /// The topic's name.
+        topic: TopicName,
+        /// The group's name.
+        name: GroupName,
+        /// What it does with records.
+        settings: QueueSettings,
+        /// It begins at the end of the partitions there are, not at their start.
+        at_end: bool,
+    },
+    /// Changes a group.
+    AlterGroup {
+        /// The topic's name.
+        topic: TopicName,
+        /// The group's name.
+        name: GroupName,
+        /// All of its settings.
+        settings: QueueSettings,
+    },
+    /// Deletes a group: what it has leased and acked is forgotten.
+    DeleteGroup {
+        /// The topic's name.
+        topic: TopicName,
+        /// The group's name.
+        name: GroupName,
     },
     /// Every shard has closed the partitions of a deleted topic.
     ForgetTopic {
@@ -120,6 +149,22 @@ struct RetentionV1 {
     bytes: Option<u64>,
 }
 
+/// How a group's settings are stored, here and in checkpoints.
+#[derive(Archive, Serialize, Deserialize)]
+pub(crate) struct SettingsV1 {
+    visibility_ms: u64,
+    deliveries_max: Option<u16>,
+    dead_letter: Option<String>,
+    backoff: BackoffV1,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+enum BackoffV1 {
+    Fixed(u64),
+    Exponential { first_ms: u64, ms_max: u64 },
+    Levels(Vec<u64>),
+}
+
 #[derive(Archive, Serialize, Deserialize)]
 enum CommandV1 {
     Found { cluster: String, shards: u32 },
@@ -137,11 +182,59 @@ enum CommandV1 {
     Assign { shards: Vec<(u32, Vec<u64>)> },
     SetCopies { wanted: u8 },
     RaiseLevel { level: u32 },
+    CreateGroup { topic: String, name: String, settings: Box<SettingsV1>, at_end: bool },
+    AlterGroup { topic: String, name: String, settings: Box<SettingsV1> },
+    DeleteGroup { topic: String, name: String },
 }
 
 /// A command's root lies at the end of its bytes: a larger one would move, and no older command
 /// could be read. So what a new variant has beyond this goes into a box or a list.
 const _: () = assert!(size_of::<ArchivedCommandV1>() == 37);
+
+impl From<QueueSettings> for SettingsV1 {
+    fn from(settings: QueueSettings) -> Self {
+        Self {
+            visibility_ms: settings.visibility_ms,
+            deliveries_max: settings.deliveries_max,
+            dead_letter: settings.dead_letter.map(|topic| topic.to_string()),
+            backoff: settings.backoff.into(),
+        }
+    }
+}
+
+impl TryFrom<SettingsV1> for QueueSettings {
+    type Error = FormatError;
+
+    fn try_from(stored: SettingsV1) -> Result<Self, FormatError> {
+        let dead_letter = stored.dead_letter.as_deref().map(TopicName::parse).transpose();
+        Ok(Self {
+            visibility_ms: stored.visibility_ms,
+            deliveries_max: stored.deliveries_max,
+            dead_letter: dead_letter.map_err(|_| FormatError::Content)?,
+            backoff: stored.backoff.into(),
+        })
+    }
+}
+
+impl From<Backoff> for BackoffV1 {
+    fn from(backoff: Backoff) -> Self {
+        match backoff {
+            Backoff::Fixed(delay_ms) => Self::Fixed(delay_ms),
+            Backoff::Exponential { first_ms, ms_max } => Self::Exponential { first_ms, ms_max },
+            Backoff::Levels(levels) => Self::Levels(levels),
+        }
+    }
+}
+
+impl From<BackoffV1> for Backoff {
+    fn from(stored: BackoffV1) -> Self {
+        match stored {
+            BackoffV1::Fixed(delay_ms) => Self::Fixed(delay_ms),
+            BackoffV1::Exponential { first_ms, ms_max } => Self::Exponential { first_ms, ms_max },
+            BackoffV1::Levels(levels) => Self::Levels(levels),
+        }
+    }
+}
 
 impl From<Presence> for PresenceV1 {
     fn from(presence: Presence) -> Self {
@@ -204,6 +297,20 @@ impl Command {
             }
             Self::SetCopies { wanted } => CommandV1::SetCopies { wanted },
             Self::RaiseLevel { level } => CommandV1::RaiseLevel { level },
+            Self::CreateGroup { topic, name, settings, at_end } => CommandV1::CreateGroup {
+                topic: topic.to_string(),
+                name: name.to_string(),
+                settings: Box::new(settings.into()),
+                at_end,
+            },
+            Self::AlterGroup { topic, name, settings } => CommandV1::AlterGroup {
+                topic: topic.to_string(),
+                name: name.to_string(),
+                settings: Box::new(settings.into()),
+            },
+            Self::DeleteGroup { topic, name } => {
+                CommandV1::DeleteGroup { topic: topic.to_string(), name: name.to_string() }
+            }
         };
         format::seal(Kind::CatalogCommand, VERSION, &stored)
     }
@@ -215,6 +322,7 @@ impl Command {
             return Err(FormatError::Version { found: version });
         }
         let topic_name = |name: String| TopicName::parse(&name).map_err(|_| FormatError::Content);
+        let group_name = |name: String| GroupName::parse(&name).map_err(|_| FormatError::Content);
         Ok(match format::decode::<CommandV1>(payload)? {
             CommandV1::Found { cluster, shards } => Self::Found { cluster, shards },
             CommandV1::RegisterNode { node } => Self::RegisterNode { node: NodeId(node) },
@@ -247,6 +355,20 @@ impl Command {
             }
             CommandV1::SetCopies { wanted } => Self::SetCopies { wanted },
             CommandV1::RaiseLevel { level } => Self::RaiseLevel { level },
+            CommandV1::CreateGroup { topic, name, settings, at_end } => Self::CreateGroup {
+                topic: topic_name(topic)?,
+                name: group_name(name)?,
+                settings: (*settings).try_into()?,
+                at_end,
+            },
+            CommandV1::AlterGroup { topic, name, settings } => Self::AlterGroup {
+                topic: topic_name(topic)?,
+                name: group_name(name)?,
+                settings: (*settings).try_into()?,
+            },
+            CommandV1::DeleteGroup { topic, name } => {
+                Self::DeleteGroup { topic: topic_name(topic)?, name: group_name(name)? }
+            }
         })
     }
 }
@@ -264,6 +386,11 @@ mod tests {
 
     fn presence() -> Presence {
         Presence { peer: "a:7500".to_owned(), client: "a:7400".to_owned(), level: 1 }
+    }
+
+    fn settings(backoff: Backoff) -> QueueSettings {
+        let (deliveries_max, dead_letter) = (Some(16), Some(name("dead")));
+        QueueSettings { visibility_ms: 5_000, deliveries_max, dead_letter, backoff }
     }
 
     fn all() -> Vec<Command> {
@@ -291,6 +418,18 @@ mod tests {
             Command::Assign { shards: vec![(ShardId(1), vec![NodeId(3), NodeId(1), NodeId(2)])] },
             Command::SetCopies { wanted: 5 },
             Command::RaiseLevel { level: 2 },
+            Command::CreateGroup {
+                topic: name("orders"),
+                name: GroupName::parse("pay").unwrap(),
+                settings: settings(Backoff::rocketmq()),
+                at_end: true,
+            },
+            Command::AlterGroup {
+                topic: name("orders"),
+                name: GroupName::parse("pay").unwrap(),
+                settings: settings(Backoff::Exponential { first_ms: 1, ms_max: 9 }),
+            },
+            Command::DeleteGroup { topic: name("orders"), name: GroupName::parse("pay").unwrap() },
         ]
     }
 

@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod change;
 pub mod command;
 pub mod format;
+pub mod group;
 pub mod message;
 pub mod node;
 pub mod placement;

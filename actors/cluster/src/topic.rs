@@ -4,8 +4,15 @@
 //! Invariants: a topic has at least one partition, a partition at least one span; spans go by
 //! offset.
 
-use barrage_model::limits::PARTITIONS_PER_TOPIC_MAX;
-use barrage_model::{Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId, TopicName};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use barrage_model::limits::{GROUPS_PER_TOPIC_MAX, PARTITIONS_PER_TOPIC_MAX};
+use barrage_model::{
+    GroupId, GroupName, Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId, TopicName,
+};
+
+use crate::group::Group;
 
 /// From this offset on the partition lies on this shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +53,9 @@ pub struct Topic {
     pub partitions: Vec<Partition>,
     /// How long records are kept.
     pub retention: Retention,
-    /// Catalog revision of the last change of the topic.
+    /// Its groups, by name.
+    pub groups: BTreeMap<GroupName, Arc<Group>>,
+    /// Catalog revision of the last change of the topic; groups have their own.
     pub revision: u64,
     /// Log time of its creation in milliseconds since 1970.
     pub created_ms: i64,
@@ -68,6 +77,15 @@ impl Topic {
                 let offsets = partition.spans.iter().map(|span| span.first_offset);
                 !partition.spans.is_empty() && offsets.is_sorted_by(|left, right| left < right)
             })
+            && self.groups.len() <= GROUPS_PER_TOPIC_MAX
+            && self.groups.iter().all(|(name, group)| {
+                *name == group.name && group.settings.check(&self.name).is_ok()
+            })
+    }
+
+    /// A group by its id.
+    pub fn group(&self, id: GroupId) -> Option<&Arc<Group>> {
+        self.groups.values().find(|group| group.id == id)
     }
 
     /// The shard that takes new records of a partition.

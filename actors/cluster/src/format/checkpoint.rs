@@ -3,13 +3,16 @@
 //! Owns: the stored form of a catalog. Must never: store a hash map or anything derived.
 //! Invariants: equal catalogs give equal bytes; what is read back is equal to what was stored.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use barrage_model::{NodeId, Offset, Retention, ShardId, TopicId, TopicName};
+use barrage_model::{GroupId, GroupName, NodeId, Offset, Retention, ShardId, TopicId, TopicName};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Parts};
+use crate::command::SettingsV1;
 use crate::format::{self, FormatError, Kind};
+use crate::group::Group;
 use crate::node::{Birth, Node, Nodes, Presence};
 use crate::topic::{Partition, Span, Topic};
 
@@ -24,6 +27,7 @@ struct CatalogV1 {
     topics: Vec<TopicV1>,
     closing: Vec<(u64, u64)>,
     next_topic: u64,
+    next_group: u64,
     next_producer: i64,
 }
 
@@ -53,6 +57,17 @@ struct TopicV1 {
     partitions: Vec<Vec<(u64, u32)>>,
     retention_time_ms: Option<u64>,
     retention_bytes: Option<u64>,
+    groups: Vec<GroupV1>,
+    revision: u64,
+    created_ms: i64,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct GroupV1 {
+    id: u64,
+    name: String,
+    settings: SettingsV1,
+    from_end: u32,
     revision: u64,
     created_ms: i64,
 }
@@ -68,6 +83,7 @@ pub fn encode(catalog: &Catalog) -> Vec<u8> {
         topics: parts.topics.iter().map(|topic| store(topic)).collect(),
         closing: parts.closing.iter().map(|(topic, revision)| (topic.0, *revision)).collect(),
         next_topic: parts.next_topic,
+        next_group: parts.next_group,
         next_producer: parts.next_producer,
     };
     format::seal(Kind::CatalogCheckpoint, VERSION, &stored)
@@ -89,6 +105,7 @@ pub fn decode(bytes: &[u8]) -> Result<Catalog, FormatError> {
         topics: topics?.into_iter().map(Arc::new).collect(),
         closing: stored.closing.into_iter().map(|(topic, at)| (TopicId(topic), at)).collect(),
         next_topic: stored.next_topic,
+        next_group: stored.next_group,
         next_producer: stored.next_producer,
     })
     .ok_or(FormatError::Content)
@@ -143,6 +160,7 @@ fn store(topic: &Topic) -> TopicV1 {
         partitions: topic.partitions.iter().map(spans).collect(),
         retention_time_ms: topic.retention.time_ms,
         retention_bytes: topic.retention.bytes,
+        groups: topic.groups.values().map(|group| store_group(group)).collect(),
         revision: topic.revision,
         created_ms: topic.created_ms,
     }
@@ -151,12 +169,44 @@ fn store(topic: &Topic) -> TopicV1 {
 fn load(stored: TopicV1) -> Result<Topic, FormatError> {
     let span = |(offset, shard)| Span { first_offset: Offset(offset), shard: ShardId(shard) };
     let partition = |spans: Vec<_>| Partition { spans: spans.into_iter().map(span).collect() };
+    let count = stored.groups.len();
+    let groups: Result<BTreeMap<_, _>, FormatError> =
+        stored.groups.into_iter().map(load_group).collect();
+    let groups = groups?;
+    if groups.len() != count {
+        return Err(FormatError::Content);
+    }
     Ok(Topic {
         id: TopicId(stored.id),
         name: TopicName::parse(&stored.name).map_err(|_| FormatError::Content)?,
         partitions: stored.partitions.into_iter().map(partition).collect(),
         retention: Retention { time_ms: stored.retention_time_ms, bytes: stored.retention_bytes },
+        groups,
         revision: stored.revision,
         created_ms: stored.created_ms,
     })
+}
+
+fn store_group(group: &Group) -> GroupV1 {
+    GroupV1 {
+        id: group.id.0,
+        name: group.name.to_string(),
+        settings: group.settings.clone().into(),
+        from_end: group.from_end,
+        revision: group.revision,
+        created_ms: group.created_ms,
+    }
+}
+
+fn load_group(stored: GroupV1) -> Result<(GroupName, Arc<Group>), FormatError> {
+    let name = GroupName::parse(&stored.name).map_err(|_| FormatError::Content)?;
+    let group = Group {
+        id: GroupId(stored.id),
+        name: name.clone(),
+        settings: stored.settings.try_into()?,
+        from_end: stored.from_end,
+        revision: stored.revision,
+        created_ms: stored.created_ms,
+    };
+    Ok((name, Arc::new(group)))
 }
