@@ -25,6 +25,7 @@ use barrage_model::{NodeId, ShardId, TopicId, TopicName};
 use barrage_world::{Instant, planted, random_u64, sleep, timeout};
 
 use crate::api::AdminError;
+use crate::api::queue::GroupSpec;
 use crate::beacons::now_ms;
 use crate::catalog_shard::CatalogShard;
 use crate::cluster::{ClusterChange, ClusterChanged};
@@ -65,6 +66,17 @@ impl Core {
                 self.change_topic(command, deadline).await
             }
             Admin::Delete { name } => self.delete_topic(name, deadline).await,
+            Admin::CreateGroup { topic, spec: GroupSpec { name, settings, at_end } } => {
+                let command = Command::CreateGroup { topic, name, settings, at_end };
+                self.change_topic(command, deadline).await
+            }
+            Admin::AlterGroup { topic, name, settings } => {
+                let command = Command::AlterGroup { topic, name, settings };
+                self.change_topic(command, deadline).await
+            }
+            Admin::DeleteGroup { topic, name } => {
+                self.change_topic(Command::DeleteGroup { topic, name }, deadline).await
+            }
             Admin::AllocateProducers { count } => {
                 let command = Command::AllocateProducers { count };
                 match self.command(&command, deadline).await? {

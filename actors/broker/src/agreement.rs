@@ -58,7 +58,8 @@ impl Core {
 
 async fn agree(shard: &Shard, catalog: &Catalog) -> bool {
     let id = shard.id();
-    let compare = |machine: &ShardMachine| difference(machine.state(), catalog, id);
+    let compare =
+        |machine: &ShardMachine| difference(machine.state(), machine.groups(), catalog, id);
     let wanted = shard.group().with_machine(compare);
     for key in &wanted.orphans {
         tracing::warn!(shard = %id, partition = %key, "unknown to the catalog, kept");

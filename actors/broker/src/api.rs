@@ -9,6 +9,8 @@
 //! (with a hint where to go), or fatal for the shard. [`ProduceError::class`] and its siblings say
 //! which.
 
+pub(crate) mod queue;
+
 use barrage_model::batch::BatchError;
 use barrage_model::{
     CoreId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
@@ -430,6 +432,12 @@ pub enum AdminError {
     /// No topic of this name exists.
     #[error("unknown topic")]
     UnknownTopic,
+    /// The topic has a group of this name.
+    #[error("group exists")]
+    GroupExists,
+    /// The topic has no group of this name.
+    #[error("unknown group")]
+    UnknownGroup,
     /// The request makes no sense.
     #[error("{reason}")]
     Invalid {
@@ -468,6 +476,8 @@ impl AdminError {
         match self {
             Self::TopicExists
             | Self::UnknownTopic
+            | Self::GroupExists
+            | Self::UnknownGroup
             | Self::Invalid { .. }
             | Self::LimitReached { .. } => ErrorClass::Caller,
             Self::NotLeader => ErrorClass::NotHere,

@@ -310,7 +310,11 @@ impl Broker {
     }
 
     /// Asks the first core, here or there. The change goes on when the deadline passes.
-    async fn administer(&self, admin: Admin, deadline: Instant) -> Result<AdminReply, AdminError> {
+    pub(crate) async fn administer(
+        &self,
+        admin: Admin,
+        deadline: Instant,
+    ) -> Result<AdminReply, AdminError> {
         let asked = async {
             if self.core.id == CATALOG_CORE {
                 let core = Rc::clone(&self.core);
@@ -554,7 +558,7 @@ impl Broker {
         self.core.leave_home();
     }
 
-    async fn ask(&self, core: CoreId, request: Request) -> Option<Reply> {
+    pub(crate) async fn ask(&self, core: CoreId, request: Request) -> Option<Reply> {
         let answer = self.core.router.request(core, request).ok()?;
         answer.await.ok()
     }
@@ -576,7 +580,7 @@ fn partition_info(
     PartitionInfo { partition, shard, leader: leaders.get(&shard).cloned().unwrap_or_else(unknown) }
 }
 
-fn info(topic: &Topic) -> TopicInfo {
+pub(crate) fn info(topic: &Topic) -> TopicInfo {
     TopicInfo {
         name: topic.name.clone(),
         id: topic.id,

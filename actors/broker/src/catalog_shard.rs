@@ -146,8 +146,11 @@ fn admin_error(error: CatalogError) -> AdminError {
     match error {
         CatalogError::TopicExists => AdminError::TopicExists,
         CatalogError::UnknownTopic => AdminError::UnknownTopic,
-        CatalogError::Full => AdminError::LimitReached { reason },
-        CatalogError::PartitionCount { .. }
+        CatalogError::GroupExists => AdminError::GroupExists,
+        CatalogError::UnknownGroup => AdminError::UnknownGroup,
+        CatalogError::Full | CatalogError::GroupsFull => AdminError::LimitReached { reason },
+        CatalogError::Settings(_)
+        | CatalogError::PartitionCount { .. }
         | CatalogError::PartitionsShrink { .. }
         | CatalogError::ShardCount { .. }
         | CatalogError::NoShards
@@ -160,6 +163,7 @@ fn admin_error(error: CatalogError) -> AdminError {
 fn frees_space(command: &Command) -> bool {
     match command {
         Command::AlterTopic { .. }
+        | Command::DeleteGroup { .. }
         | Command::DeleteTopic { .. }
         | Command::ForgetTopic { .. }
         | Command::Leave { .. }
@@ -168,6 +172,8 @@ fn frees_space(command: &Command) -> bool {
         Command::Found { .. }
         | Command::RegisterNode { .. }
         | Command::CreateTopic { .. }
+        | Command::CreateGroup { .. }
+        | Command::AlterGroup { .. }
         | Command::AllocateProducers { .. }
         | Command::Join { .. }
         | Command::Announce { .. }

@@ -9,11 +9,14 @@
 
 use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::{
-    Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention, Sequence, TopicId,
+    Backoff, GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
+    Sequence, TopicId,
 };
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::queue::backlog::{Policy, Receipt};
 use crate::shard::decide::BatchRow;
+use crate::shard::groups::{GroupConfig, Op, OpenGroup, Slot, What};
 use crate::shard::partition::PartitionConfig;
 use crate::shard::producers::ProducerStamp;
 
@@ -39,6 +42,12 @@ pub(crate) enum Command {
     AdvanceStart { starts: Vec<(PartitionKey, Offset)> },
     /// Every replica takes the hash of its state, and compares the one it took at `index`.
     Compare { index: u64, hash: u64 },
+    /// Opens queue groups; one that is open takes over newer settings.
+    OpenGroups { groups: Vec<OpenGroup> },
+    /// Closes queue groups and forgets what they have leased and settled.
+    CloseGroups { slots: Vec<Slot> },
+    /// The lease clock moves to `now_ms`, and groups do what is wanted of them, in order.
+    Queue { now_ms: u64, ops: Vec<Op> },
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -49,11 +58,61 @@ enum CommandV1 {
     Close { partitions: Vec<(u64, u32)> },
     AdvanceStart { starts: Vec<(u64, u32, u64)> },
     Compare { index: u64, hash: u64 },
+    OpenGroups { groups: Vec<GroupV1> },
+    CloseGroups { slots: Vec<(u64, u32, u64)> },
+    Queue { now_ms: u64, ops: Vec<OpV1> },
 }
 
 /// A command's root lies at the end of its bytes: a larger one would move, and no older command
 /// could be read. So what a new variant has beyond this goes into a box or a list.
 const _: () = assert!(size_of::<ArchivedCommandV1>() == 17);
+
+#[derive(Archive, Serialize, Deserialize)]
+struct GroupV1 {
+    slot: (u64, u32, u64),
+    policy: PolicyV1,
+    revision: u64,
+    at_end: bool,
+}
+
+/// What a group does with records that come back, here and in checkpoints.
+#[derive(Archive, Serialize, Deserialize)]
+pub(crate) struct PolicyV1 {
+    deliveries_max: Option<u16>,
+    backoff: BackoffV1,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+enum BackoffV1 {
+    Fixed(u64),
+    Exponential { first_ms: u64, ms_max: u64 },
+    Levels(Vec<u64>),
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct OpV1 {
+    slot: (u64, u32, u64),
+    what: WhatV1,
+}
+
+/// Receipts are offset and tag.
+#[derive(Archive, Serialize, Deserialize)]
+enum WhatV1 {
+    Lease { count_max: u32, visibility_ms: u64 },
+    Ack(Vec<(u64, u32)>),
+    Nack(Vec<(u64, u32, Option<u64>)>),
+    Extend(Vec<(u64, u32, u64)>),
+    Release(Vec<(u64, u32)>),
+    PassTime(Vec<u64>),
+    Depart { count_max: u32 },
+    Renumber { producer: i64, lost: Vec<u64> },
+    Arrived { producer: i64, first: i32, count: u32 },
+    Rewind { to: u64 },
+    Skip { to: u64 },
+}
+
+/// As for the command itself: an operation does not grow.
+const _: () = assert!(size_of::<ArchivedWhatV1>() == 17);
 
 /// Producer -1 stands for none.
 #[derive(Archive, Serialize, Deserialize)]
@@ -90,6 +149,15 @@ impl Command {
                 partitions: partitions.iter().map(|key| (key.topic.0, key.partition.0)).collect(),
             },
             Self::Compare { index, hash } => CommandV1::Compare { index: *index, hash: *hash },
+            Self::OpenGroups { groups } => {
+                CommandV1::OpenGroups { groups: groups.iter().map(store_group).collect() }
+            }
+            Self::CloseGroups { slots } => {
+                CommandV1::CloseGroups { slots: slots.iter().map(store_slot).collect() }
+            }
+            Self::Queue { now_ms, ops } => {
+                CommandV1::Queue { now_ms: *now_ms, ops: ops.iter().map(store_op).collect() }
+            }
             Self::AdvanceStart { starts } => CommandV1::AdvanceStart {
                 starts: starts
                     .iter()
@@ -122,6 +190,15 @@ impl Command {
                     .collect(),
             },
             CommandV1::Compare { index, hash } => Self::Compare { index, hash },
+            CommandV1::OpenGroups { groups } => {
+                Self::OpenGroups { groups: groups.into_iter().map(load_group).collect() }
+            }
+            CommandV1::CloseGroups { slots } => {
+                Self::CloseGroups { slots: slots.into_iter().map(load_slot).collect() }
+            }
+            CommandV1::Queue { now_ms, ops } => {
+                Self::Queue { now_ms, ops: ops.into_iter().map(load_op).collect() }
+            }
             CommandV1::AdvanceStart { starts } => Self::AdvanceStart {
                 starts: starts
                     .into_iter()
@@ -134,6 +211,109 @@ impl Command {
 
 fn key(topic: u64, partition: u32) -> PartitionKey {
     PartitionKey { topic: TopicId(topic), partition: PartitionId(partition) }
+}
+
+fn store_slot(slot: &Slot) -> (u64, u32, u64) {
+    (slot.key.topic.0, slot.key.partition.0, slot.group.0)
+}
+
+fn load_slot((topic, partition, group): (u64, u32, u64)) -> Slot {
+    Slot { key: key(topic, partition), group: GroupId(group) }
+}
+
+pub(crate) fn store_policy(policy: &Policy) -> PolicyV1 {
+    let backoff = match &policy.backoff {
+        Backoff::Fixed(delay_ms) => BackoffV1::Fixed(*delay_ms),
+        Backoff::Exponential { first_ms, ms_max } => {
+            BackoffV1::Exponential { first_ms: *first_ms, ms_max: *ms_max }
+        }
+        Backoff::Levels(levels) => BackoffV1::Levels(levels.clone()),
+    };
+    PolicyV1 { deliveries_max: policy.deliveries_max, backoff }
+}
+
+pub(crate) fn load_policy(stored: PolicyV1) -> Policy {
+    let backoff = match stored.backoff {
+        BackoffV1::Fixed(delay_ms) => Backoff::Fixed(delay_ms),
+        BackoffV1::Exponential { first_ms, ms_max } => Backoff::Exponential { first_ms, ms_max },
+        BackoffV1::Levels(levels) => Backoff::Levels(levels),
+    };
+    Policy { deliveries_max: stored.deliveries_max, backoff }
+}
+
+fn store_group(wanted: &OpenGroup) -> GroupV1 {
+    let OpenGroup { slot, config, at_end } = wanted;
+    let (slot, policy) = (store_slot(slot), store_policy(&config.policy));
+    GroupV1 { slot, policy, revision: config.revision, at_end: *at_end }
+}
+
+fn load_group(stored: GroupV1) -> OpenGroup {
+    let (policy, revision) = (load_policy(stored.policy), stored.revision);
+    let config = GroupConfig { policy, revision };
+    OpenGroup { slot: load_slot(stored.slot), config, at_end: stored.at_end }
+}
+
+fn store_op(op: &Op) -> OpV1 {
+    let pair = |receipt: &Receipt| (receipt.offset.0, receipt.tag);
+    let pairs = |receipts: &[Receipt]| receipts.iter().map(pair).collect();
+    let what = match &op.what {
+        What::Lease { count_max, visibility_ms } => {
+            WhatV1::Lease { count_max: *count_max, visibility_ms: *visibility_ms }
+        }
+        What::Ack(receipts) => WhatV1::Ack(pairs(receipts)),
+        What::Nack(receipts) => {
+            let store = |(r, delay_ms): &(Receipt, Option<u64>)| (r.offset.0, r.tag, *delay_ms);
+            WhatV1::Nack(receipts.iter().map(store).collect())
+        }
+        What::Extend(receipts) => {
+            let store = |(r, visibility_ms): &(Receipt, u64)| (r.offset.0, r.tag, *visibility_ms);
+            WhatV1::Extend(receipts.iter().map(store).collect())
+        }
+        What::Release(receipts) => WhatV1::Release(pairs(receipts)),
+        What::PassTime(chunks) => WhatV1::PassTime(chunks.clone()),
+        What::Depart { count_max } => WhatV1::Depart { count_max: *count_max },
+        What::Renumber { producer, lost } => WhatV1::Renumber {
+            producer: producer.0,
+            lost: lost.iter().map(|offset| offset.0).collect(),
+        },
+        What::Arrived { producer, first, count } => {
+            WhatV1::Arrived { producer: producer.0, first: first.0, count: *count }
+        }
+        What::Rewind { to } => WhatV1::Rewind { to: to.0 },
+        What::Skip { to } => WhatV1::Skip { to: to.0 },
+    };
+    OpV1 { slot: store_slot(&op.slot), what }
+}
+
+fn load_op(stored: OpV1) -> Op {
+    let receipt = |offset, tag| Receipt { offset: Offset(offset), tag };
+    let receipts =
+        |pairs: Vec<_>| pairs.into_iter().map(|(offset, tag)| receipt(offset, tag)).collect();
+    let what = match stored.what {
+        WhatV1::Lease { count_max, visibility_ms } => What::Lease { count_max, visibility_ms },
+        WhatV1::Ack(pairs) => What::Ack(receipts(pairs)),
+        WhatV1::Nack(all) => {
+            let load = |(offset, tag, delay_ms)| (receipt(offset, tag), delay_ms);
+            What::Nack(all.into_iter().map(load).collect())
+        }
+        WhatV1::Extend(all) => {
+            let load = |(offset, tag, visibility_ms)| (receipt(offset, tag), visibility_ms);
+            What::Extend(all.into_iter().map(load).collect())
+        }
+        WhatV1::Release(pairs) => What::Release(receipts(pairs)),
+        WhatV1::PassTime(chunks) => What::PassTime(chunks),
+        WhatV1::Depart { count_max } => What::Depart { count_max },
+        WhatV1::Renumber { producer, lost } => What::Renumber {
+            producer: ProducerId(producer),
+            lost: lost.into_iter().map(Offset).collect(),
+        },
+        WhatV1::Arrived { producer, first, count } => {
+            What::Arrived { producer: ProducerId(producer), first: Sequence(first), count }
+        }
+        WhatV1::Rewind { to } => What::Rewind { to: Offset(to) },
+        WhatV1::Skip { to } => What::Skip { to: Offset(to) },
+    };
+    Op { slot: load_slot(stored.slot), what }
 }
 
 fn store_row(row: &BatchRow) -> RowV1 {
@@ -186,6 +366,41 @@ mod tests {
 
     use super::*;
 
+    fn slot() -> Slot {
+        Slot { key: key(1, 2), group: GroupId(3) }
+    }
+
+    fn groups() -> Vec<OpenGroup> {
+        let backoffs = [
+            Backoff::Fixed(3),
+            Backoff::rocketmq(),
+            Backoff::Exponential { first_ms: 1, ms_max: 1 << 40 },
+        ];
+        let open = |backoff| {
+            let policy = Policy { deliveries_max: Some(16), backoff };
+            OpenGroup { slot: slot(), config: GroupConfig { policy, revision: 9 }, at_end: true }
+        };
+        backoffs.map(open).to_vec()
+    }
+
+    fn ops() -> Vec<Op> {
+        let receipt = |offset| Receipt { offset: Offset(offset), tag: 1 << 31 };
+        let all = [
+            What::Lease { count_max: 100, visibility_ms: 30_000 },
+            What::Ack(vec![receipt(1), receipt(1 << 60)]),
+            What::Nack(vec![(receipt(2), None), (receipt(3), Some(1 << 40))]),
+            What::Extend(vec![(receipt(4), 60_000)]),
+            What::Release(vec![receipt(5)]),
+            What::PassTime(vec![0, 1 << 50]),
+            What::Depart { count_max: 10 },
+            What::Renumber { producer: ProducerId(6), lost: vec![Offset(7)] },
+            What::Arrived { producer: ProducerId(6), first: Sequence(8), count: 9 },
+            What::Rewind { to: Offset(10) },
+            What::Skip { to: Offset(11) },
+        ];
+        all.map(|what| Op { slot: slot(), what }).to_vec()
+    }
+
     fn all() -> Vec<Command> {
         let retention = Retention { time_ms: Some(5), bytes: None };
         let partitions = vec![(key(1, 2), PartitionConfig { retention, revision: 9 })];
@@ -204,6 +419,9 @@ mod tests {
             Command::Close { partitions: vec![key(1, 2), key(1, 3)] },
             Command::AdvanceStart { starts: vec![(key(1, 2), Offset(77))] },
             Command::Compare { index: 5, hash: 1 << 60 },
+            Command::OpenGroups { groups: groups() },
+            Command::CloseGroups { slots: vec![slot(), slot()] },
+            Command::Queue { now_ms: 1 << 50, ops: ops() },
         ]
     }
 

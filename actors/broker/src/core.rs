@@ -31,7 +31,7 @@ use crate::catalog_shard::CatalogShard;
 use crate::control::ControlLink;
 use crate::door::CheckedBatch;
 use crate::home::{Home, Identity};
-use crate::message::{Crossed, Message, Reply, Request, RequestId};
+use crate::message::{Crossed, CrossedLeases, Message, Reply, Request, RequestId};
 use crate::options::BrokerOptions;
 use crate::replicas::Place;
 use crate::reply::{ProduceReply, Way};
@@ -285,6 +285,11 @@ impl Core {
                 Reply::Taken
             }
             slow @ (Request::Fetch(_)
+            | Request::Receive { .. }
+            | Request::Settle(_)
+            | Request::Seek { .. }
+            | Request::Counts { .. }
+            | Request::Peek { .. }
             | Request::ListOffset { .. }
             | Request::Describe { .. }
             | Request::Admin { .. }) => {
@@ -314,6 +319,19 @@ impl Core {
                     batches: found.batches.iter().map(|slice| slice.to_bytes()).collect(),
                 }))
             }
+            Request::Receive { request, visibility_ms } => {
+                let handed = self.receive_here(&request, visibility_ms).await;
+                Reply::Receive(handed.map(|handed| CrossedLeases {
+                    leases: handed.leases,
+                    // The one copy of crossing cores.
+                    batches: handed.batches.iter().map(|slice| slice.to_bytes()).collect(),
+                    more: handed.more,
+                }))
+            }
+            Request::Settle(request) => Reply::Settle(self.settle_here(request).await),
+            Request::Seek { slot, seek } => Reply::Seek(self.seek_here(slot, seek).await),
+            Request::Counts { slot } => Reply::Counts(self.counts_here(slot).await),
+            Request::Peek { slot, count_max } => Reply::Peek(self.peek_here(slot, count_max)),
             Request::ListOffset { key, at } => Reply::ListOffset(match self.shard(key) {
                 Ok(shard) => shard.list_offset(key, at).await,
                 Err(error) => Err(error),

@@ -41,7 +41,11 @@ impl Broker {
 
 /// The hash of a machine's state.
 pub(crate) fn hash<M: Machine>(machine: &M) -> u64 {
-    let state = machine.checkpoint();
+    hash_bytes(&machine.checkpoint())
+}
+
+/// The hash of a state's bytes.
+pub(crate) fn hash_bytes(state: &[u8]) -> u64 {
     let (low, high) = state.split_at(state.len() / 2);
     u64::from(crc32c(low)) << 32 | u64::from(crc32c(high))
 }

@@ -7,6 +7,7 @@ use barrage_model::{
 };
 
 use crate::shard::decide::{self, BatchRow};
+use crate::shard::groups::Groups;
 use crate::shard::machine::{self, Reply};
 use crate::shard::partition::PartitionConfig;
 use crate::shard::producers::ProducerStamp;
@@ -29,18 +30,24 @@ impl Command {
 }
 
 /// Everything a data shard decides on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct State(decide::State);
+#[derive(Clone, Debug, Default)]
+pub struct State(decide::State, Groups);
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        self.encode() == other.encode()
+    }
+}
 
 impl State {
     /// Reads a whole checkpoint.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        format::decode(bytes).ok().map(Self)
+        format::decode(bytes).ok().map(|(state, groups)| Self(state, groups))
     }
 
     /// The checkpoint's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        format::encode(&self.0)
+        format::encode(&self.0, &self.1)
     }
 
     /// Applies a committed command as a replica does; the runs beside a produce command are made
@@ -48,7 +55,8 @@ impl State {
     pub fn apply(&mut self, log_time_ms: i64, bytes: &[u8]) -> bool {
         let runs = self.runs_of(bytes);
         let mut effects = Vec::new();
-        let reply = machine::apply(&mut self.0, log_time_ms, bytes, &runs, &mut effects);
+        let replicated = (&mut self.0, &mut self.1);
+        let reply = machine::apply(replicated, log_time_ms, bytes, &runs, &mut effects);
         if let Reply::Produced(accepted) = &reply {
             assert_eq!(accepted.len(), runs.len(), "every run is answered");
         }
@@ -143,5 +151,5 @@ pub fn state_of(partitions: u32, producers: u32) -> State {
             state.accept(key, &BatchRow { record_count: 1, producer: Some(stamp) }, 0);
         }
     }
-    State(state)
+    State(state, Groups::default())
 }

@@ -17,6 +17,7 @@ mod cluster;
 mod command;
 mod control;
 mod core;
+mod dead_letters;
 mod door;
 mod fingerprint;
 mod format;
@@ -27,8 +28,8 @@ mod members;
 mod message;
 mod nodes;
 mod options;
-#[allow(dead_code, reason = "the commands that use it come with the groups")]
 mod queue;
+mod queues;
 mod refusal;
 mod replicas;
 mod reply;
@@ -38,6 +39,10 @@ mod start;
 
 pub use barrage_cluster::node::{Birth, Presence};
 
+pub use api::queue::{
+    GroupInfo, GroupSpec, Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest, Received,
+    Seek, SettleRequest, Settlement,
+};
 pub use api::{
     Acks, AdminError, At, CoreStats, ErrorClass, FetchError, FetchRequest, Fetched, FetchedBytes,
     Leader, ListedOffset, Metadata, PartitionDescription, PartitionInfo, ProduceError,

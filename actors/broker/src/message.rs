@@ -11,16 +11,20 @@ use std::sync::Arc;
 use barrage_cluster::beacon::{Board, Replica};
 use barrage_cluster::message::Bounds;
 use barrage_cluster::{Catalog, Topic};
-use barrage_model::{Offset, PartitionKey, ProducerId, TopicName};
+use barrage_model::{GroupName, Offset, PartitionKey, ProducerId, QueueSettings, TopicName};
 use barrage_world::Instant;
 use bytes::Bytes;
 
+use crate::api::queue::{
+    GroupSpec, Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest, Seek, SettleRequest,
+};
 use crate::api::{
     Acks, AdminError, At, CoreStats, FetchError, FetchRequest, ListedOffset, ProduceError,
     Produced, TopicChange, TopicSpec,
 };
 use crate::cluster::{ClusterChange, ClusterChanged};
 use crate::door::CheckedBatch;
+use crate::shard::groups::Slot;
 
 /// Names a request among those its core has sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +54,22 @@ pub(crate) enum Request {
     Describe {
         keys: Vec<PartitionKey>,
     },
+    Receive {
+        request: ReceiveRequest,
+        visibility_ms: u64,
+    },
+    Settle(SettleRequest),
+    Seek {
+        slot: Slot,
+        seek: Seek,
+    },
+    Counts {
+        slot: Slot,
+    },
+    Peek {
+        slot: Slot,
+        count_max: usize,
+    },
     Stats,
     /// To the catalog's core.
     Admin {
@@ -74,6 +94,9 @@ pub(crate) enum Admin {
     Alter { name: TopicName, change: TopicChange },
     Delete { name: TopicName },
     AllocateProducers { count: u32 },
+    CreateGroup { topic: TopicName, spec: GroupSpec },
+    AlterGroup { topic: TopicName, name: GroupName, settings: QueueSettings },
+    DeleteGroup { topic: TopicName, name: GroupName },
     Cluster(ClusterChange),
 }
 
@@ -84,6 +107,11 @@ pub(crate) enum Reply {
     Fetch(Result<Crossed, FetchError>),
     ListOffset(Result<ListedOffset, FetchError>),
     Describe(Vec<Option<Bounds>>),
+    Receive(Result<CrossedLeases, QueueError>),
+    Settle(Result<Vec<Result<(), ReceiptError>>, QueueError>),
+    Seek(Result<(), QueueError>),
+    Counts(Result<QueueCounts, QueueError>),
+    Peek(Result<Vec<Offset>, QueueError>),
     Stats(CoreStats),
     Admin(Result<AdminReply, AdminError>),
     /// The catalog, the board or the report was taken.
@@ -101,6 +129,14 @@ pub(crate) enum AdminReply {
         first: ProducerId,
         count: u32,
     },
+}
+
+/// A receive's result on its way to another core.
+#[derive(Debug)]
+pub(crate) struct CrossedLeases {
+    pub(crate) leases: Vec<Lease>,
+    pub(crate) batches: Vec<Bytes>,
+    pub(crate) more: bool,
 }
 
 /// A fetch's result on its way to another core.

@@ -88,6 +88,9 @@ impl Core {
                 })
             }
             Message::Describe(keys) => Ok(Answer::Described(self.describe_here(&keys).await)),
+            Message::Append { key, batch } => {
+                Ok(Answer::Appended(self.append_here(key, batch).await))
+            }
         }
     }
 
@@ -193,10 +196,13 @@ fn is_repeatable(command: &Command) -> bool {
         | Command::Leave { .. }
         | Command::Stay { .. }
         | Command::SetCopies { .. }
+        | Command::AlterGroup { .. }
         | Command::RaiseLevel { .. } => true,
         Command::CreateTopic { .. }
         | Command::AlterTopic { .. }
         | Command::DeleteTopic { .. }
+        | Command::CreateGroup { .. }
+        | Command::DeleteGroup { .. }
         | Command::Remove { .. }
         | Command::Assign { .. } => false,
     }

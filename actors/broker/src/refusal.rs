@@ -23,6 +23,8 @@ pub(crate) fn answer(error: &AdminError) -> Answer {
         AdminError::Timeout => (8, String::new()),
         AdminError::Poisoned => (9, String::new()),
         AdminError::ShuttingDown => (10, String::new()),
+        AdminError::GroupExists => (12, String::new()),
+        AdminError::UnknownGroup => (13, String::new()),
     };
     Answer::Refused { code, reason }
 }
@@ -41,6 +43,8 @@ pub(crate) fn error(code: u8, reason: String) -> AdminError {
         9 => AdminError::Poisoned,
         // A node that stops hands its lead to another one: as good as not leading.
         10 => AdminError::NotLeader,
+        12 => AdminError::GroupExists,
+        13 => AdminError::UnknownGroup,
         other => AdminError::Invalid { reason: format!("refused with code {other}: {reason}") },
     }
 }
@@ -64,6 +68,8 @@ mod tests {
             AdminError::QueueFull,
             AdminError::Timeout,
             AdminError::Poisoned,
+            AdminError::GroupExists,
+            AdminError::UnknownGroup,
         ];
         for expected in table {
             let Answer::Refused { code, reason } = answer(&expected) else { panic!("refused") };

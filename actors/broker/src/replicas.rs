@@ -24,6 +24,7 @@ use barrage_raft::{Content, OpenError, SeedError};
 use barrage_world::{Instant, planted, sleep, spawn, timeout};
 
 use crate::beacons::now_ms;
+use crate::broker::Broker;
 use crate::core::Core;
 use crate::home::FOUNDER;
 use crate::shard::Shard;
@@ -167,6 +168,8 @@ impl Core {
         drop(spawn(Rc::clone(self).watch_for_repair(shard.clone())));
         drop(spawn(shard.clone().keep_scrubbing()));
         drop(spawn(shard.clone().keep_comparing()));
+        drop(spawn(shard.clone().keep_time()));
+        drop(spawn(Broker { core: Rc::clone(self) }.keep_burying(shard.clone())));
         drop(spawn(shard.clone().keep_retention(self.options.retention_tick)));
         drop(spawn(Rc::clone(self).keep_members(shard.group().clone())));
         drop(spawn(Rc::clone(self).keep_telling_leads(shard.group().clone())));

@@ -17,6 +17,24 @@ pub enum Message {
     Propose(Bytes),
     /// Where these partitions begin and end; for the node that leads them, all of one shard.
     Describe(Vec<PartitionKey>),
+    /// A batch for a partition, for the node that leads it: what moves on its own between topics.
+    Append {
+        /// The partition.
+        key: PartitionKey,
+        /// One whole batch of an idempotent producer.
+        batch: Bytes,
+    },
+}
+
+/// What became of an [`Message::Append`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Appended {
+    /// The batch lies in the partition, once.
+    Stored,
+    /// The partition does not know the producer, or misses what came before.
+    OutOfSequence,
+    /// Not now, or not here; it may have been stored.
+    NotNow,
 }
 
 /// Where a partition begins and ends, and how much it holds.
@@ -62,6 +80,8 @@ pub enum Answer {
     },
     /// Per partition asked for; `None` for one that is not led there.
     Described(Vec<Option<Bounds>>),
+    /// What became of a batch.
+    Appended(Appended),
     /// The command changed nothing: a code that the sender knows, and why.
     Refused {
         /// Which kind of refusal.

@@ -23,9 +23,11 @@ use std::collections::BTreeSet;
 
 use barrage_model::backoff::DELAY_MS_MAX;
 use barrage_model::group::{VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
-use barrage_model::{Backoff, Offset};
+use barrage_model::{Backoff, Offset, ProducerId, Sequence};
 
+use super::departures::{DEPARTING_MAX, Departures};
 use super::window::{CHUNK, Mark, State, Window};
+use crate::api::queue::ReceiptError;
 
 /// Chunks that one command lets time pass in: about 65,000 records at most.
 pub(crate) const DUE_MAX: usize = 64;
@@ -58,23 +60,6 @@ pub(crate) struct Leased {
     pub(crate) until_ms: u64,
 }
 
-/// Why a receipt does nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
-    /// The record is done, by this receipt or another, or is no longer kept.
-    #[error("the record is settled")]
-    Settled,
-    /// Its lease is over, or was given back.
-    #[error("the record is not leased any more")]
-    NotLeased,
-    /// Somebody else has it now.
-    #[error("the record was leased again since")]
-    Stale,
-    /// Nobody has ever leased it.
-    #[error("the record was never leased")]
-    NeverLeased,
-}
-
 /// Records by what they wait for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -82,51 +67,82 @@ pub(crate) struct Counts {
     pub(crate) visible: u64,
     pub(crate) leased: u64,
     pub(crate) delayed: u64,
-    /// On their way to the dead-letter topic.
+    /// On their way to the dead-letter topic, or waiting to go there.
     pub(crate) dying: u64,
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Backlog {
     window: Window,
     /// The first record that was never leased.
     fresh: Offset,
     next_tag: u32,
-    // What follows is derived from the window's marks.
+    departures: Departures,
+    // What follows is derived.
     visible: BTreeSet<Offset>,
+    /// Dying, and not departing yet.
     dying: BTreeSet<Offset>,
     leased: u64,
     delayed: u64,
+    /// What fell due at other times since it was asked for: where a leader's timers are to look.
+    noted: Vec<(Offset, u64)>,
+}
+
+/// What a checkpoint keeps of a backlog.
+#[derive(Clone, Debug)]
+pub(crate) struct Saved {
+    pub(crate) window: Window,
+    pub(crate) fresh: Offset,
+    pub(crate) next_tag: u32,
+    pub(crate) departures: Departures,
 }
 
 impl Backlog {
     /// Everything from `start` on is fresh.
     pub(crate) fn new(start: Offset) -> Self {
-        Self::restore(Window::new(start), start, 0)
-    }
-
-    /// What a checkpoint kept. Cost: that of all marks.
-    pub(crate) fn restore(window: Window, fresh: Offset, next_tag: u32) -> Self {
-        let mut backlog = Self {
-            window: Window::new(fresh),
-            fresh,
-            next_tag,
+        Self {
+            window: Window::new(start),
+            fresh: start,
+            next_tag: 0,
+            departures: Departures::default(),
             visible: BTreeSet::new(),
             dying: BTreeSet::new(),
             leased: 0,
             delayed: 0,
-        };
+            noted: Vec::new(),
+        }
+    }
+
+    /// What a checkpoint kept, unless no backlog was ever so. Cost: that of all marks.
+    pub(crate) fn restore(saved: Saved) -> Option<Self> {
+        let Saved { window, fresh, next_tag, departures } = saved;
+        if window.end() > fresh || departures.list.len() > DEPARTING_MAX {
+            return None;
+        }
+        let mut backlog = Self { next_tag, departures, ..Self::new(fresh) };
         for (at, mark) in window.marks_from(Offset(0)) {
             backlog.enter(at, mark);
         }
+        for at in &backlog.departures.list {
+            backlog.dying.remove(at);
+        }
+        backlog.noted.clear();
         backlog.window = window;
-        backlog
+        Some(backlog)
     }
 
-    /// What a checkpoint keeps: window, first fresh record, next tag. Cheap: it shares chunks.
-    pub(crate) fn save(&self) -> (Window, Offset, u32) {
-        (self.window.clone(), self.fresh, self.next_tag)
+    /// What a checkpoint keeps. Cheap: it shares chunks.
+    pub(crate) fn save(&self) -> Saved {
+        let Self { window, fresh, next_tag, departures, .. } = self;
+        let (window, departures) = (window.clone(), departures.clone());
+        Saved { window, fresh: *fresh, next_tag: *next_tag, departures }
+    }
+
+    /// Records that have got another time to wait for since this was asked, and that time; of
+    /// neighbours with one time only the first.
+    pub(crate) fn noted(&mut self) -> impl Iterator<Item = (Offset, u64)> {
+        self.noted.drain(..)
     }
 
     /// Hands out records before `end`, the oldest first.
@@ -151,7 +167,9 @@ impl Backlog {
     }
 
     fn hand_out(&mut self, at: Offset, known: Option<Mark>, want: &Want) -> Leased {
-        let (before, first_ms) = known.map_or((0, want.now_ms), |m| (m.deliveries, m.first_ms));
+        let known = known.filter(|mark| mark.deliveries > 0);
+        let (before, first_ms) =
+            known.map_or((0, want.log_time_ms), |mark| (mark.deliveries, mark.first_ms));
         let mark = Mark {
             state: State::Leased,
             deliveries: before.saturating_add(1),
@@ -167,7 +185,7 @@ impl Backlog {
     }
 
     /// A consumer is done with a record.
-    pub(crate) fn ack(&mut self, receipt: Receipt, now_ms: u64) -> Result<(), Refused> {
+    pub(crate) fn ack(&mut self, receipt: Receipt, now_ms: u64) -> Result<(), ReceiptError> {
         let mark = self.held(receipt, now_ms)?;
         self.leave(receipt.offset, mark);
         self.window.settle(receipt.offset);
@@ -181,12 +199,23 @@ impl Backlog {
         delay_ms: Option<u64>,
         now_ms: u64,
         policy: &Policy,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), ReceiptError> {
         let mark = self.held(receipt, now_ms)?;
         self.leave(receipt.offset, mark);
         let delay_ms = delay_ms.unwrap_or_else(|| policy.backoff.after(mark.deliveries));
         let visible_ms = now_ms.saturating_add(delay_ms.min(DELAY_MS_MAX));
         self.give_back(receipt.offset, mark, visible_ms, now_ms, policy);
+        Ok(())
+    }
+
+    /// A record was leased and never handed out: as if it had not been leased.
+    pub(crate) fn release(&mut self, receipt: Receipt, now_ms: u64) -> Result<(), ReceiptError> {
+        let mark = self.held(receipt, now_ms)?;
+        self.leave(receipt.offset, mark);
+        let deliveries = mark.deliveries.saturating_sub(1);
+        let mark = Mark { state: State::Visible, deliveries, until_ms: now_ms, ..mark };
+        self.window.set_mark(receipt.offset, mark);
+        self.enter(receipt.offset, mark);
         Ok(())
     }
 
@@ -196,7 +225,7 @@ impl Backlog {
         receipt: Receipt,
         visibility_ms: u64,
         now_ms: u64,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), ReceiptError> {
         let mark = self.held(receipt, now_ms)?;
         self.leave(receipt.offset, mark);
         let mark = Mark { until_ms: until(now_ms, visibility_ms), ..mark };
@@ -224,28 +253,61 @@ impl Backlog {
         waiting.map(|(at, mark)| (at, mark.until_ms)).min_by_key(|(_, until_ms)| *until_ms)
     }
 
+    /// The next times of chunks from `chunk` on, of some; and where to go on.
+    pub(crate) fn dues_from(&self, chunk: u64) -> (Vec<(Offset, u64)>, Option<u64>) {
+        let mut numbers = self.window.numbers_from(chunk);
+        let some: Vec<u64> = numbers.by_ref().take(DUE_MAX).collect();
+        let dues = some.iter().filter_map(|number| self.next_due(*number)).collect();
+        (dues, numbers.next())
+    }
+
     fn marks_of(&self, chunk: u64) -> impl Iterator<Item = (Offset, Mark)> {
         let end = chunk.saturating_add(1).saturating_mul(CHUNK);
         let marks = self.window.marks_from(Offset(chunk.saturating_mul(CHUNK)));
         marks.take_while(move |(at, _)| at.0 < end)
     }
 
-    /// Records for the dead-letter topic, the oldest first.
-    pub(crate) fn dying(&self) -> impl Iterator<Item = Offset> {
-        self.dying.iter().copied()
+    /// The oldest records that are to go to the dead-letter topic go on their way, once all who went
+    /// before have arrived: who travels in one batch depends on the list, and must be the same
+    /// whoever sends it.
+    pub(crate) fn depart(&mut self, count_max: usize) {
+        if !self.departures.list.is_empty() {
+            return;
+        }
+        for _ in 0..count_max.min(self.departures.room()) {
+            let Some(at) = self.dying.pop_first() else { return };
+            self.departures.list.push_back(at);
+        }
     }
 
-    /// A record lies in the dead-letter topic.
-    pub(crate) fn bury(&mut self, at: Offset) -> Result<(), Refused> {
-        match self.window.mark(at) {
-            Some(mark) if mark.state == State::Dying => {
-                self.leave(at, mark);
+    /// Those on their way, and as whose batches they go.
+    pub(crate) fn departures(&self) -> &Departures {
+        &self.departures
+    }
+
+    /// Whether any is on its way to the dead-letter topic, or waits to go.
+    pub(crate) fn is_anybody_dying(&self) -> bool {
+        !self.dying.is_empty() || !self.departures.list.is_empty()
+    }
+
+    /// Times a record was delivered, if it is marked.
+    pub(crate) fn deliveries(&self, at: Offset) -> Option<u16> {
+        self.window.mark(at).map(|mark| mark.deliveries)
+    }
+
+    /// Those on their way are numbered anew; the records that are `lost` are no longer kept.
+    pub(crate) fn renumber(&mut self, producer: ProducerId, lost: &[Offset]) {
+        self.departures.renumber(producer, lost);
+    }
+
+    /// The first of those on their way lie in the dead-letter topic.
+    pub(crate) fn arrived(&mut self, producer: ProducerId, first: Sequence, count: usize) {
+        for at in self.departures.arrived(producer, first, count) {
+            // One that was rewound meanwhile is to be delivered again, whatever lies there.
+            let is_dying = self.window.mark(at).is_some_and(|mark| mark.state == State::Dying);
+            if is_dying && !self.dying.contains(&at) {
                 self.window.settle(at);
-                Ok(())
             }
-            Some(_) => Err(Refused::Stale),
-            None if self.window.is_settled(at) => Err(Refused::Settled),
-            None => Err(Refused::NeverLeased),
         }
     }
 
@@ -281,8 +343,18 @@ impl Backlog {
             visible: self.visible.len() as u64 + end.0.saturating_sub(self.fresh.0),
             leased: self.leased,
             delayed: self.delayed,
-            dying: self.dying.len() as u64,
+            dying: (self.dying.len() + self.departures.list.len()) as u64,
         }
+    }
+
+    /// Whether a record before `end` may be leased now.
+    pub(crate) fn is_anything_visible(&self, end: Offset) -> bool {
+        self.visible.first().is_some_and(|at| *at < end) || self.fresh < end
+    }
+
+    /// The first record that was never leased.
+    pub(crate) fn fresh(&self) -> Offset {
+        self.fresh
     }
 
     /// The oldest record that is not done with.
@@ -291,15 +363,17 @@ impl Backlog {
     }
 
     /// The mark of a record that this receipt holds.
-    fn held(&self, receipt: Receipt, now_ms: u64) -> Result<Mark, Refused> {
+    fn held(&self, receipt: Receipt, now_ms: u64) -> Result<Mark, ReceiptError> {
         let Receipt { offset, tag } = receipt;
         match self.window.mark(offset) {
-            Some(mark) if mark.state == State::Leased && mark.tag != tag => Err(Refused::Stale),
+            Some(mark) if mark.state == State::Leased && mark.tag != tag => {
+                Err(ReceiptError::Stale)
+            }
             // The leader may not have taken note yet that the time is over.
             Some(mark) if mark.state == State::Leased && mark.until_ms > now_ms => Ok(mark),
-            Some(_) => Err(Refused::NotLeased),
-            None if self.window.is_settled(offset) => Err(Refused::Settled),
-            None => Err(Refused::NeverLeased),
+            Some(_) => Err(ReceiptError::NotLeased),
+            None if self.window.is_settled(offset) => Err(ReceiptError::Settled),
+            None => Err(ReceiptError::NeverLeased),
         }
     }
 
@@ -325,6 +399,14 @@ impl Backlog {
             State::Visible => drop(self.visible.insert(at)),
             State::Dying => drop(self.dying.insert(at)),
         }
+        if waits(&mark) {
+            let same = |(last, until_ms): &(Offset, u64)| {
+                last.0 / CHUNK == at.0 / CHUNK && *until_ms == mark.until_ms
+            };
+            if !self.noted.last().is_some_and(same) {
+                self.noted.push((at, mark.until_ms));
+            }
+        }
     }
 
     /// Undoes [`Self::enter`].
@@ -342,6 +424,8 @@ impl Backlog {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Want {
     pub(crate) now_ms: u64,
+    /// Milliseconds since 1970, for people.
+    pub(crate) log_time_ms: u64,
     /// Where the partition ends.
     pub(crate) end: Offset,
     pub(crate) count_max: usize,
@@ -369,6 +453,7 @@ fn uncount(mark: Mark, leased: &mut u64, delayed: &mut u64) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
     use std::collections::BTreeMap;
@@ -381,11 +466,49 @@ mod tests {
     }
 
     fn want(now_ms: u64, count_max: usize, end: u64) -> Want {
-        Want { now_ms, end: Offset(end), count_max, visibility_ms: 30_000 }
+        Want { now_ms, log_time_ms: now_ms, end: Offset(end), count_max, visibility_ms: 30_000 }
     }
 
     fn offsets(leased: &[Leased]) -> Vec<u64> {
         leased.iter().map(|one| one.receipt.offset.0).collect()
+    }
+
+    /// All that are dying go the whole way; answers which.
+    fn bury_all(backlog: &mut Backlog) -> Vec<Offset> {
+        backlog.renumber(ProducerId(1), &[]);
+        backlog.depart(usize::MAX);
+        let all: Vec<Offset> = backlog.departures().list.iter().copied().collect();
+        backlog.arrived(ProducerId(1), Sequence(0), all.len());
+        all
+    }
+
+    /// What is on its way stays so, whatever happens to the backlog, and is settled once.
+    #[test]
+    fn a_record_on_its_way_arrives() {
+        let once = policy(Some(1));
+        let mut backlog = Backlog::new(Offset(0));
+        for one in backlog.lease(&want(0, 3, 3)) {
+            assert_eq!(backlog.nack(one.receipt, None, 1, &once), Ok(()));
+        }
+        backlog.renumber(ProducerId(1), &[]);
+        backlog.depart(2);
+        assert_eq!(backlog.counts(Offset(3)).dying, 3);
+        let mut backlog = Backlog::restore(backlog.save()).unwrap();
+        assert_eq!(backlog.departures().list, [Offset(0), Offset(1)]);
+        backlog.rewind(Offset(1));
+        backlog.arrived(ProducerId(1), Sequence(0), 2);
+        assert_eq!((backlog.start(), backlog.counts(Offset(3)).visible), (Offset(1), 2));
+        assert_eq!(offsets(&backlog.lease(&want(5, 9, 3))), [1, 2]);
+    }
+
+    #[test]
+    fn a_lease_that_was_never_handed_out_does_not_count() {
+        let mut backlog = Backlog::new(Offset(0));
+        let one = backlog.lease(&want(5, 1, 9))[0];
+        assert_eq!(backlog.release(one.receipt, 6), Ok(()));
+        assert_eq!(backlog.ack(one.receipt, 6), Err(ReceiptError::NotLeased));
+        let two = backlog.lease(&want(7, 1, 9))[0];
+        assert_eq!((two.receipt.offset, two.deliveries, two.first_ms), (Offset(0), 1, 7));
     }
 
     #[test]
@@ -399,7 +522,7 @@ mod tests {
         assert_eq!(backlog.start(), Offset(5));
         assert_eq!(backlog.ack(first[0].receipt, 10), Ok(()));
         assert_eq!(backlog.start(), Offset(7));
-        assert_eq!(backlog.ack(first[0].receipt, 10), Err(Refused::Settled));
+        assert_eq!(backlog.ack(first[0].receipt, 10), Err(ReceiptError::Settled));
         let counts = Counts { visible: 2, leased: 3, ..Counts::default() };
         assert_eq!(backlog.counts(Offset(12)), counts);
     }
@@ -410,21 +533,21 @@ mod tests {
         let all = policy(None);
         let old = backlog.lease(&want(0, 1, 9))[0];
         assert_eq!((old.deliveries, old.first_ms, old.until_ms), (1, 0, 30_000));
-        assert_eq!(backlog.ack(old.receipt, 30_000), Err(Refused::NotLeased), "it is over");
-        assert_eq!(backlog.extend(old.receipt, 1, 30_000), Err(Refused::NotLeased));
+        assert_eq!(backlog.ack(old.receipt, 30_000), Err(ReceiptError::NotLeased), "it is over");
+        assert_eq!(backlog.extend(old.receipt, 1, 30_000), Err(ReceiptError::NotLeased));
         backlog.pass_time(&[0], 29_999, &all);
         assert_eq!(backlog.counts(Offset(9)).leased, 1, "not a millisecond early");
         backlog.pass_time(&[0], 30_000, &all);
-        assert_eq!(backlog.ack(old.receipt, 30_000), Err(Refused::NotLeased));
+        assert_eq!(backlog.ack(old.receipt, 30_000), Err(ReceiptError::NotLeased));
         let new = backlog.lease(&want(31_000, 1, 9))[0];
         assert_eq!((new.deliveries, new.first_ms, new.receipt.offset), (2, 0, Offset(0)));
-        assert_eq!(backlog.ack(old.receipt, 31_000), Err(Refused::Stale));
+        assert_eq!(backlog.ack(old.receipt, 31_000), Err(ReceiptError::Stale));
         assert_eq!(backlog.extend(new.receipt, 60_000, 40_000), Ok(()));
         backlog.pass_time(&[0], 99_999, &all);
         assert_eq!(backlog.next_due(0), Some((Offset(0), 100_000)));
         assert_eq!(backlog.ack(new.receipt, 99_999), Ok(()));
         let forged = Receipt { offset: Offset(7), tag: 0 };
-        assert_eq!(backlog.ack(forged, 0), Err(Refused::NeverLeased));
+        assert_eq!(backlog.ack(forged, 0), Err(ReceiptError::NeverLeased));
     }
 
     #[test]
@@ -440,10 +563,9 @@ mod tests {
         let two = backlog.lease(&want(600, 1, 1))[0];
         assert_eq!(two.deliveries, 2);
         assert_eq!(backlog.nack(two.receipt, Some(0), 700, &twice), Ok(()));
-        assert!(backlog.dying().eq([Offset(0)]));
+        assert!(backlog.is_anybody_dying());
         assert!(backlog.lease(&want(9_999, 1, 1)).is_empty());
-        assert_eq!(backlog.bury(Offset(0)), Ok(()));
-        assert_eq!(backlog.bury(Offset(0)), Err(Refused::Settled));
+        bury_all(&mut backlog);
         assert_eq!((backlog.start(), backlog.counts(Offset(1))), (Offset(1), Counts::default()));
     }
 
@@ -456,13 +578,13 @@ mod tests {
         }
         backlog.rewind(Offset(3));
         assert_eq!(backlog.counts(Offset(20)), Counts { visible: 17, ..Counts::default() });
-        assert_eq!(backlog.ack(first[7].receipt, 2), Err(Refused::NeverLeased));
+        assert_eq!(backlog.ack(first[7].receipt, 2), Err(ReceiptError::NeverLeased));
         let again = backlog.lease(&want(5, 2, 20));
         assert_eq!(offsets(&again), [3, 4]);
-        assert_eq!(backlog.ack(first[3].receipt, 6), Err(Refused::Stale));
+        assert_eq!(backlog.ack(first[3].receipt, 6), Err(ReceiptError::Stale));
         assert!(backlog.peek(Offset(7)).eq([5, 6].map(Offset)));
         backlog.skip_to(Offset(18));
-        assert_eq!(backlog.ack(again[0].receipt, 6), Err(Refused::Settled));
+        assert_eq!(backlog.ack(again[0].receipt, 6), Err(ReceiptError::Settled));
         assert_eq!(backlog.counts(Offset(20)), Counts { visible: 2, ..Counts::default() });
     }
 
@@ -564,10 +686,8 @@ mod tests {
                     }
                 }
                 _ => {
-                    let dying: Vec<Offset> = backlog.dying().collect();
-                    for at in dying {
+                    for at in bury_all(&mut backlog) {
                         assert_eq!(clerk.insert(at.0, Entry::Done), Some(Entry::Dying));
-                        assert_eq!(backlog.bury(at), Ok(()));
                     }
                 }
             }
@@ -584,8 +704,7 @@ mod tests {
                 let open =
                     clerk.iter().find(|(_, e)| **e != Entry::Done).map_or(fresh, |(at, _)| *at);
                 assert_eq!(backlog.start(), Offset(open), "step {step}");
-                let (window, first, tag) = backlog.save();
-                backlog = Backlog::restore(window, first, tag);
+                backlog = Backlog::restore(backlog.save()).unwrap();
                 clerk.retain(|at, _| *at >= open);
                 receipts.retain(|receipt| receipt.offset.0 + 50 >= open);
             }

@@ -10,6 +10,7 @@
 //! Pure: time comes in as milliseconds of the shard's log, so every replica comes to the same state
 //! from the same commands. A file is a noun:
 //!
+//! * `departures`: records on their way to the dead-letter topic.
 //! * `timers`: where a leader looks for what has fallen due.
 //! * `wheel`: times at which something falls due, cheap for millions of them.
 //! * `window`: what became of each record between the oldest that is not settled and the newest
@@ -18,9 +19,10 @@
 //!
 //! Must never: hold payload; do work that grows with the backlog, but for a rewind or a skip.
 
-mod backlog;
+pub(crate) mod backlog;
+pub(crate) mod departures;
 #[cfg(test)]
 mod dice;
-mod timers;
+pub(crate) mod timers;
 mod wheel;
-mod window;
+pub(crate) mod window;

@@ -84,7 +84,7 @@ impl Wheel {
     }
 
     /// Hands out items that are due at `now_ms`, at most `moves_max` moves of timers long. The rest
-    /// comes out with later calls; [`Self::is_behind`] tells.
+    /// comes out with later calls.
     pub(crate) fn advance(&mut self, now_ms: u64, moves_max: usize, mut due: impl FnMut(u64)) {
         let mut moves = moves_max;
         loop {
@@ -105,6 +105,7 @@ impl Wheel {
     }
 
     /// Whether something that is due at `now_ms` has not come out.
+    #[cfg(test)]
     pub(crate) fn is_behind(&self, now_ms: u64) -> bool {
         !self.ripe.is_empty() || self.next().is_some_and(|place| place.begins_ms <= now_ms)
     }

@@ -22,7 +22,8 @@ use barrage_model::Offset;
 
 /// Records of a chunk.
 pub(crate) const CHUNK: u64 = 1024;
-const WORDS: usize = (CHUNK / u64::BITS as u64) as usize;
+/// Words of 64 settled bits in a chunk.
+pub(crate) const WORDS: usize = (CHUNK / u64::BITS as u64) as usize;
 const _: () = assert!(CHUNK <= u16::MAX as u64);
 
 /// A record that is neither fresh nor settled.
@@ -69,6 +70,17 @@ struct Part {
     marks: Vec<(u16, Mark)>,
 }
 
+/// A chunk as a checkpoint keeps it.
+#[derive(Clone, Debug)]
+pub(crate) struct SavedChunk {
+    /// Which one: its first record is `CHUNK` times that.
+    pub(crate) number: u64,
+    /// A bit per settled record, the first one lowest; none where all are settled.
+    pub(crate) settled: Option<[u64; WORDS]>,
+    /// By place in the chunk, ascending.
+    pub(crate) marks: Vec<(u16, Mark)>,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
@@ -83,12 +95,84 @@ impl Window {
         Self { start, chunks: BTreeMap::new(), settled: 0 }
     }
 
+    /// The numbers of chunks from `number` on.
+    pub(crate) fn numbers_from(&self, number: u64) -> impl Iterator<Item = u64> {
+        self.chunks.range(number..).map(|(number, _)| *number)
+    }
+
+    /// The chunks, ascending.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = SavedChunk> {
+        self.chunks.iter().map(|(number, chunk)| match chunk {
+            Chunk::Whole => SavedChunk { number: *number, settled: None, marks: Vec::new() },
+            Chunk::Part(part) => SavedChunk {
+                number: *number,
+                settled: Some(part.settled),
+                marks: part.marks.clone(),
+            },
+        })
+    }
+
+    /// The window of these chunks, unless no window was ever so.
+    pub(crate) fn from_chunks(
+        start: Offset,
+        chunks: impl Iterator<Item = SavedChunk>,
+    ) -> Option<Self> {
+        let mut window = Self::new(start);
+        for SavedChunk { number, settled, marks } in chunks {
+            let is_behind = window.chunks.last_key_value().is_none_or(|(last, _)| *last < number);
+            if number < start.0 / CHUNK || number > u64::MAX / CHUNK - 1 || !is_behind {
+                return None;
+            }
+            let chunk = match settled {
+                None if marks.is_empty() => Chunk::Whole,
+                None => return None,
+                Some(settled) => {
+                    let settled_count = settled.iter().map(|word| word.count_ones() as u16).sum();
+                    let part = Part { settled, settled_count, marks };
+                    if !part.is_sound() {
+                        return None;
+                    }
+                    Chunk::Part(Rc::new(part))
+                }
+            };
+            window.settled += chunk.settled_in(range_of(number, start..Offset(u64::MAX)));
+            window.chunks.insert(number, chunk);
+        }
+        let is_open = !window.chunks.contains_key(&(start.0 / CHUNK)) || {
+            let part = window.chunks.get(&(start.0 / CHUNK));
+            part.is_some_and(|chunk| match chunk {
+                Chunk::Whole => false,
+                Chunk::Part(part) => {
+                    (0..place(start)).all(|at| part.is_settled(at))
+                        && !part.is_settled(place(start))
+                        && part.marks.first().is_none_or(|(at, _)| *at >= place(start))
+                }
+            })
+        };
+        is_open.then_some(window)
+    }
+
+    /// One past the newest record that is settled or marked.
+    pub(crate) fn end(&self) -> Offset {
+        let Some((number, chunk)) = self.chunks.last_key_value() else { return self.start };
+        let places = match chunk {
+            Chunk::Whole => CHUNK,
+            Chunk::Part(part) => {
+                let settled = (0..CHUNK as u16).rev().find(|at| part.is_settled(*at));
+                let marked = part.marks.last().map(|(at, _)| *at);
+                settled.max(marked).map_or(0, |at| u64::from(at) + 1)
+            }
+        };
+        self.start.max(Offset(number * CHUNK + places))
+    }
+
     /// The oldest record that is not settled, or the first that was never looked at.
     pub(crate) fn start(&self) -> Offset {
         self.start
     }
 
     /// Settled records behind the oldest that is not.
+    #[cfg(test)]
     pub(crate) fn settled_count(&self) -> u64 {
         self.settled
     }
@@ -275,6 +359,14 @@ impl Part {
         Self { settled: [u64::MAX; WORDS], settled_count: CHUNK as u16, marks: Vec::new() }
     }
 
+    /// Whether the marks lie in order, in the chunk, and on what is not settled.
+    fn is_sound(&self) -> bool {
+        let places = || self.marks.iter().map(|(at, _)| *at);
+        places().is_sorted_by(|left, right| left < right)
+            && places().all(|at| u64::from(at) < CHUNK && !self.is_settled(at))
+            && u64::from(self.settled_count) < CHUNK
+    }
+
     fn is_empty(&self) -> bool {
         self.settled_count == 0 && self.marks.is_empty()
     }
@@ -364,6 +456,8 @@ fn range_of(number: u64, range: Range<Offset>) -> Range<u16> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
     use super::super::dice::Dice;
     use super::*;
 
@@ -484,6 +578,8 @@ mod tests {
             let at = start + random(5_000);
             assert_eq!(window.is_settled(Offset(at)), settled.contains(&at), "step {step}");
             if step % 100 == 0 {
+                let saved = window.chunks();
+                window = Window::from_chunks(window.start(), saved).unwrap();
                 let found = window.marks_from(Offset(0)).map(|(at, mark)| (at.0, mark));
                 assert!(found.eq(marks.iter().map(|(at, mark)| (*at, *mark))), "step {step}");
             }

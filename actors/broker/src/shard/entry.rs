@@ -212,6 +212,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+    use super::super::groups::Groups;
     use super::super::machine;
     use super::super::partition::PartitionConfig;
     use super::super::producers::ProducerStamp;
@@ -271,7 +272,8 @@ mod tests {
         assert_eq!(replies, [0, 2, 4]);
 
         let mut effects = Vec::new();
-        let reply = machine::apply(&mut real, 50, &command, &runs, &mut effects);
+        let replicated = (&mut real, &mut Groups::default());
+        let reply = machine::apply(replicated, 50, &command, &runs, &mut effects);
         assert_eq!(reply, machine::Reply::Produced(vec![true; 3]));
         assert_eq!(real, projected);
     }

@@ -115,7 +115,7 @@ impl Shard {
 
     /// Damage is answered by another copy, where there is one: this one gives up its lead and is
     /// made anew.
-    fn read_error(&self, error: ReadError) -> FetchError {
+    pub(super) fn read_error(&self, error: ReadError) -> FetchError {
         match error {
             ReadError::Damaged(damage) if !self.is_only_copy() => {
                 tracing::error!(shard = %self.id(), %damage, "a read has met damage");

@@ -7,19 +7,23 @@
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::task::Waker;
 
 use barrage_cluster::message::Bounds;
 use barrage_commitlog::{Floor, Options};
-use barrage_model::{NodeId, Offset, PartitionKey, ShardId};
+use barrage_model::{NodeId, Offset, PartitionKey, ShardId, Term};
 use barrage_raft::{Group, GroupOptions, OpenError, Peers, ProposeError, Timing};
 use barrage_world::channel::{Event, oneshot};
 use barrage_world::{Instant, buggify, planted, sleep_until, spawn};
 
+use super::alarms::Alarms;
 use super::entry::{BATCH_OVERHEAD, WaitingBatch};
+use super::groups::{Op, Outcome};
 use super::machine::ShardMachine;
 use super::proposer::Proposer;
 use super::readers::Readers;
-use super::waiting::{Control, Waiting};
+use super::waiting::{Control, Waiting, WaitingOp};
+use crate::api::queue::QueueError;
 use crate::api::{FetchError, ProduceError, ShardStats};
 use crate::command::Command;
 use crate::reply::ProduceReply;
@@ -49,6 +53,9 @@ pub(crate) struct Shard {
 pub(crate) struct Inner {
     pub(super) group: Group<ShardMachine>,
     pub(super) readers: Readers,
+    pub(super) alarms: Alarms,
+    /// Where the lease clock stood when this node came to lead, and when that was.
+    lease_base: Cell<Option<(Term, u64, Instant)>>,
     pub(super) waiting: RefCell<Waiting>,
     pub(super) in_flight: Cell<usize>,
     /// The proposer has ended, with nothing left to answer.
@@ -72,6 +79,24 @@ impl Inner {
         self.group.log().entry_bytes_max().saturating_sub(ENTRY_RESERVE)
     }
 
+    /// What the lease clock says now. On a leader it goes on from where it stood when the lead
+    /// changed; elsewhere it stands still.
+    pub(super) fn lease_now_ms(&self) -> u64 {
+        let applied_ms = self.group.with_machine(|machine| machine.groups().clock_ms);
+        let Some(term) = self.group.leader_term() else { return applied_ms };
+        let (base_ms, began) = match self.lease_base.get() {
+            Some((known, base_ms, began)) if known == term => (base_ms, began),
+            _ => {
+                // Who leads has applied everything of his predecessors: this is where they ended.
+                let began = Instant::now();
+                self.lease_base.set(Some((term, applied_ms, began)));
+                (applied_ms, began)
+            }
+        };
+        let passed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(0);
+        applied_ms.max(base_ms.saturating_add(passed_ms))
+    }
+
     pub(super) fn count(&self, records: u32, bytes: u32) {
         self.records.set(self.records.get() + u64::from(records));
         self.bytes.set(self.bytes.get() + u64::from(bytes));
@@ -83,6 +108,7 @@ impl Shard {
     /// leads when this returns.
     pub(crate) async fn open(options: ShardOptions, founding: bool) -> Result<Self, OpenError> {
         let (readers, damaged) = (Readers::default(), Event::new());
+        let alarms = Alarms::default();
         let group = Group::open(GroupOptions {
             node: options.node,
             shard: options.log.shard,
@@ -93,13 +119,15 @@ impl Shard {
             checkpoint_bytes: options.checkpoint_bytes,
             timing: options.timing,
             peers: options.peers,
-            machine: ShardMachine::new(readers.clone(), damaged.clone()),
+            machine: ShardMachine::new(readers.clone(), alarms.clone(), damaged.clone()),
         })
         .await?;
         group.lead_if_alone(founding).await?;
         let inner = Rc::new(Inner {
             group,
             readers,
+            alarms,
+            lease_base: Cell::new(None),
             waiting: RefCell::new(Waiting::new(options.waiting_bytes_max)),
             in_flight: Cell::new(0),
             drained: Event::new(),
@@ -117,6 +145,11 @@ impl Shard {
     /// The shard's number.
     pub(crate) fn id(&self) -> ShardId {
         self.inner.group.shard()
+    }
+
+    /// The timers of this shard's queue groups.
+    pub(crate) fn alarms(&self) -> &Alarms {
+        &self.inner.alarms
     }
 
     /// The group under the shard.
@@ -158,6 +191,36 @@ impl Shard {
             Ok(Some(waker)) => waker.wake(),
             Ok(None) => {}
             Err(batch) => batch.reply.send(Err(ProduceError::QueueFull)),
+        }
+    }
+
+    /// Takes an operation on a group up, in the order of the calls.
+    pub(crate) fn submit_op(
+        &self,
+        op: Op,
+    ) -> impl Future<Output = Result<Outcome, QueueError>> + 'static {
+        let (reply, answer) = oneshot::channel();
+        let refusal = if self.inner.is_closing() {
+            Some(QueueError::ShuttingDown)
+        } else if self.inner.group.log().is_full() {
+            Some(QueueError::DiskFull)
+        } else if self.inner.group.leader_term().is_none() {
+            Some(QueueError::NotLeader { hint: None })
+        } else {
+            let pushed = self.inner.waiting.borrow_mut().push_op(WaitingOp { op, reply });
+            match pushed {
+                Ok(waker) => {
+                    waker.into_iter().for_each(Waker::wake);
+                    None
+                }
+                Err(_) => Some(QueueError::QueueFull),
+            }
+        };
+        async move {
+            match refusal {
+                Some(error) => Err(error),
+                None => answer.await.unwrap_or(Err(QueueError::ShuttingDown)),
+            }
         }
     }
 

@@ -16,7 +16,9 @@ use barrage_raft::{Applied, Machine, RestoreError, UnknownCommand};
 use barrage_world::channel::Event;
 use barrage_world::{planted, unix_time_ms};
 
+use super::alarms::Alarms;
 use super::decide::{BatchRow, RunStamp, State};
+use super::groups::{Groups, Op, Outcome, Slot, What};
 use super::readers::Readers;
 use crate::command::Command;
 use crate::{fingerprint, format};
@@ -26,6 +28,8 @@ use crate::{fingerprint, format};
 pub(crate) enum Reply {
     /// For each run whether it counts; one that does not is to be repeated.
     Produced(Vec<bool>),
+    /// What came of each operation on a group.
+    Queue(Vec<Outcome>),
     /// Done.
     Done,
     /// The command cannot be read; nothing was changed.
@@ -41,30 +45,83 @@ pub(crate) enum Effect {
     Starts { key: PartitionKey, start: Offset },
     /// The partition is closed.
     Closed { key: PartitionKey },
+    /// Records of a group wait for other times now.
+    Touched { slot: Slot },
+    /// Records of a partition may be leased again.
+    Visible { key: PartitionKey },
     /// At this index the leader's state had this hash.
     Compare { index: u64, hash: u64 },
 }
 
 /// Applies one command to the state.
 pub(crate) fn apply(
-    state: &mut State,
+    (state, groups): (&mut State, &mut Groups),
     log_time_ms: i64,
     command: &[u8],
     runs: &[Run],
     effects: &mut Vec<Effect>,
 ) -> Reply {
     let reply = match Command::decode(command) {
+        Ok(Command::Queue { now_ms, ops }) => {
+            groups.pass_to(now_ms);
+            Reply::Queue(
+                ops.iter().map(|op| operate(groups, state, log_time_ms, op, effects)).collect(),
+            )
+        }
         Ok(Command::Produce { batch_counts, rows }) => {
             Reply::Produced(produce(state, log_time_ms, &batch_counts, &rows, runs, effects))
         }
         Ok(command) => {
+            let before = effects.len();
             control(state, &command, effects);
+            let caused = effects.get(before..).unwrap_or_default();
+            control_groups(groups, state, &command, caused);
             Reply::Done
         }
         Err(error) => Reply::Unreadable(error),
     };
     state.end_entry(log_time_ms);
     reply
+}
+
+fn operate(
+    groups: &mut Groups,
+    state: &State,
+    log_time_ms: i64,
+    op: &Op,
+    effects: &mut Vec<Effect>,
+) -> Outcome {
+    let outcome = groups.apply(state, log_time_ms, op);
+    match &op.what {
+        What::Lease { .. } | What::Extend(_) => effects.push(Effect::Touched { slot: op.slot }),
+        What::Nack(_) | What::PassTime(_) | What::Release(_) | What::Rewind { .. } => {
+            effects.push(Effect::Touched { slot: op.slot });
+            effects.push(Effect::Visible { key: op.slot.key });
+        }
+        What::Ack(_)
+        | What::Depart { .. }
+        | What::Renumber { .. }
+        | What::Arrived { .. }
+        | What::Skip { .. } => {}
+    }
+    outcome
+}
+
+/// What a command of the partitions does to their groups: the real ones only, the leader does not
+/// foresee them.
+fn control_groups(groups: &mut Groups, state: &State, command: &Command, caused: &[Effect]) {
+    match command {
+        Command::OpenGroups { groups: wanted } => groups.open(state, wanted),
+        Command::CloseGroups { slots } => groups.close(slots),
+        _ => {}
+    }
+    for effect in caused {
+        match effect {
+            Effect::Starts { key, start } => groups.start_at(*key, *start),
+            Effect::Closed { key } => groups.close_partition(*key),
+            _ => {}
+        }
+    }
 }
 
 fn produce(
@@ -97,7 +154,10 @@ fn produce(
 /// The commands that carry no records; the leader also makes them on its projected state.
 pub(crate) fn control(state: &mut State, command: &Command, effects: &mut Vec<Effect>) {
     match command {
-        Command::Produce { .. } => {}
+        Command::Produce { .. }
+        | Command::OpenGroups { .. }
+        | Command::CloseGroups { .. }
+        | Command::Queue { .. } => {}
         Command::Open { partitions } => {
             partitions.iter().for_each(|(key, config)| state.open(*key, *config));
         }
@@ -125,7 +185,9 @@ pub(crate) fn control(state: &mut State, command: &Command, effects: &mut Vec<Ef
 /// The state with what this replica hangs on it.
 pub(crate) struct ShardMachine {
     state: State,
+    groups: Groups,
     readers: Readers,
+    alarms: Alarms,
     log: Option<CommitLog>,
     effects: Vec<Effect>,
     /// What the state was when it was last compared: index and hash.
@@ -137,9 +199,29 @@ pub(crate) struct ShardMachine {
 
 impl ShardMachine {
     /// An empty machine that wakes these readers.
-    pub(crate) fn new(readers: Readers, damaged: Event) -> Self {
-        let (state, effects) = (State::default(), Vec::new());
-        Self { state, readers, log: None, effects, mark: None, difference: None, damaged }
+    pub(crate) fn new(readers: Readers, alarms: Alarms, damaged: Event) -> Self {
+        Self {
+            state: State::default(),
+            groups: Groups::default(),
+            readers,
+            alarms,
+            log: None,
+            effects: Vec::new(),
+            mark: None,
+            difference: None,
+            damaged,
+        }
+    }
+
+    /// The applied groups.
+    pub(crate) fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// The hash of the replicated state, at a cost that does not grow with what groups hold.
+    pub(crate) fn hash(&self) -> u64 {
+        let groups = u64::from(self.groups.digest) << 16 ^ self.groups.clock_ms;
+        fingerprint::hash_bytes(&format::encode(&self.state, &Groups::default())) ^ groups
     }
 
     /// The applied state.
@@ -169,7 +251,7 @@ impl ShardMachine {
             self.difference = Some(what);
             self.damaged.notify_all();
         }
-        self.mark = Some((at, fingerprint::hash(self)));
+        self.mark = Some((at, self.hash()));
     }
 
     /// Every run that did not become readable is refused for good: after a restart the log finds
@@ -223,7 +305,8 @@ impl Machine for ShardMachine {
             true => unix_time_ms(),
             false => *log_time_ms,
         };
-        let reply = apply(&mut self.state, log_time_ms, command, runs, &mut effects);
+        let replicated = (&mut self.state, &mut self.groups);
+        let reply = apply(replicated, log_time_ms, command, runs, &mut effects);
         if let Reply::Unreadable(error) = &reply {
             return Err(UnknownCommand(error.to_string()));
         }
@@ -233,7 +316,17 @@ impl Machine for ShardMachine {
                 self.compare(id.index.0, index, hash);
                 continue;
             }
+            if let Effect::Touched { slot } = effect {
+                if let Some(group) = self.groups.slots.get_mut(&slot) {
+                    self.alarms.note(slot, group.backlog.noted());
+                    if group.backlog.is_anybody_dying() {
+                        self.alarms.note_dying(slot);
+                    }
+                }
+                continue;
+            }
             match (effect, &self.log) {
+                (Effect::Visible { key }, _) => self.readers.wake(key),
                 (Effect::Readable { run, key }, Some(log)) => {
                     log.index_run(id.index, run);
                     self.readers.wake(key);
@@ -243,7 +336,7 @@ impl Machine for ShardMachine {
                     log.forget(key);
                     self.readers.forget(key);
                 }
-                (Effect::Compare { .. }, Some(_)) | (_, None) => {}
+                (Effect::Compare { .. } | Effect::Touched { .. }, Some(_)) | (_, None) => {}
             }
         }
         self.effects = effects;
@@ -251,11 +344,12 @@ impl Machine for ShardMachine {
     }
 
     fn checkpoint(&self) -> Vec<u8> {
-        format::encode(&self.state)
+        format::encode(&self.state, &self.groups)
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        self.state = format::decode(bytes).map_err(|error| RestoreError(error.to_string()))?;
+        let restored = format::decode(bytes).map_err(|error| RestoreError(error.to_string()))?;
+        (self.state, self.groups) = restored;
         self.restate_starts();
         Ok(())
     }
@@ -293,7 +387,8 @@ mod tests {
 
     fn check(state: &mut State, command: &[u8], runs: &[Run], reply: Reply, wanted: &[Effect]) {
         let mut effects = Vec::new();
-        assert_eq!(apply(state, 7, command, runs, &mut effects), reply);
+        let mut groups = Groups::default();
+        assert_eq!(apply((state, &mut groups), 7, command, runs, &mut effects), reply);
         assert_eq!(effects, wanted);
     }
 

@@ -6,18 +6,21 @@
 //!            fetch <--wake-- Readers <--index, wake-- machine <--apply-+ real State
 //! ```
 //!
-//! Pure, without a clock or I/O: `producers`, `partition`, `decide`, `machine::apply`, `entry`,
-//! `reconcile`.
+//! Pure, without a clock or I/O: `producers`, `partition`, `decide`, `groups`, `machine::apply`,
+//! `entry`, `reconcile`.
 
+pub(crate) mod alarms;
 pub(crate) mod decide;
 pub(crate) mod entry;
 pub(crate) mod fetch;
+pub(crate) mod groups;
 pub(crate) mod handle;
 pub(crate) mod machine;
 pub(crate) mod partition;
 pub(crate) mod producers;
 pub(crate) mod proposer;
 pub(crate) mod readers;
+pub(crate) mod receive;
 pub(crate) mod reconcile;
 pub(crate) mod retention;
 pub(crate) mod scrub;

@@ -36,14 +36,19 @@ use super::entry::{self, Building, Built, RunWaiters, Taken, Waiter};
 use super::handle::Inner;
 use super::machine::{self, Reply};
 use super::producers::Refusal;
-use super::waiting::Control;
+use super::waiting::{Control, OpReply, WaitingOp};
+use crate::api::queue::QueueError;
 use crate::api::{Acks, ProduceError, Produced};
+use crate::command::Command;
 use crate::reply::ProduceReply;
 
 /// Entries in flight at a time: enough to keep the disk busy while the next ones are gathered.
 const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 /// Bytes gathered into one entry; a larger batch goes alone.
 const ENTRY_BYTES_TARGET: usize = 4 << 20;
+/// Operations on groups in one entry, at most, and receipts in all of them, about.
+const OPS_PER_ENTRY: usize = 1024;
+const RECEIPTS_PER_ENTRY: usize = 32 * 1024;
 /// How often deadlines are looked at while anything waits.
 const DEADLINE_TICK: Duration = Duration::from_millis(100);
 /// The log time of a batch whose entry is no longer known (a duplicate of an older batch).
@@ -56,6 +61,8 @@ pub(crate) struct Proposer {
     term: Option<Term>,
     stale: bool,
     one_at_a_time: bool,
+    /// The last entry was of batches: operations on groups are next, if any wait.
+    ops_next: bool,
     in_flight: VecDeque<InFlight>,
     tick: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
@@ -69,6 +76,7 @@ struct InFlight {
 enum Content {
     Batches(Vec<RunWaiters<ProduceReply>>),
     Control(oneshot::Sender<Result<(), ProposeError>>),
+    Ops(Vec<OpReply>),
 }
 
 /// Everything that can wake the proposer.
@@ -88,6 +96,7 @@ impl Proposer {
             projected: State::default(),
             term: None,
             stale: true,
+            ops_next: true,
             one_at_a_time: buggify("broker-one-entry-in-flight", 1),
             in_flight: VecDeque::new(),
             tick: None,
@@ -166,6 +175,7 @@ impl Proposer {
                     let control = self.shard.waiting.borrow_mut().pop_control();
                     match control {
                         Some(control) => self.propose_control(control, term),
+                        None if self.takes_ops() => self.propose_ops(term),
                         None => self.propose_batches(term),
                     }
                 }
@@ -178,8 +188,12 @@ impl Proposer {
         loop {
             let control = self.shard.waiting.borrow_mut().pop_control();
             let batch = self.shard.waiting.borrow_mut().pop_if(|_| true);
-            if control.is_none() && batch.is_none() {
+            let ops = self.shard.waiting.borrow_mut().pop_ops(OPS_PER_ENTRY, usize::MAX);
+            if control.is_none() && batch.is_none() && ops.is_empty() {
                 return;
+            }
+            for WaitingOp { reply, .. } in ops {
+                drop(reply.send(Err(QueueError::NotLeader { hint: None })));
             }
             if let Some(control) = control {
                 drop(control.reply.send(Err(ProposeError::NotLeader)));
@@ -204,6 +218,23 @@ impl Proposer {
         self.projected.end_entry(log_time_ms);
         let command = control.command.encode();
         self.propose(command, Vec::new(), log_time_ms, term, Content::Control(control.reply));
+    }
+
+    /// Batches and operations on groups take turns where both wait.
+    fn takes_ops(&mut self) -> bool {
+        let waiting = self.shard.waiting.borrow();
+        let takes = waiting.has_ops() && (self.ops_next || !waiting.has_batches());
+        self.ops_next = !takes;
+        takes
+    }
+
+    fn propose_ops(&mut self, term: Term) {
+        let log_time_ms = self.log_time_ms();
+        let taken = self.shard.waiting.borrow_mut().pop_ops(OPS_PER_ENTRY, RECEIPTS_PER_ENTRY);
+        let (ops, replies) = taken.into_iter().map(|waiting| (waiting.op, waiting.reply)).unzip();
+        self.projected.end_entry(log_time_ms);
+        let command = Command::Queue { now_ms: self.shard.lease_now_ms(), ops }.encode();
+        self.propose(command, Vec::new(), log_time_ms, term, Content::Ops(replies));
     }
 
     fn propose_batches(&mut self, term: Term) {
@@ -306,6 +337,19 @@ impl Proposer {
         };
         let index = result.as_ref().ok().map(|committed| committed.index);
         match (content, result.map(|committed| committed.reply)) {
+            (Content::Ops(replies), Ok(Reply::Queue(outcomes))) => {
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    drop(reply.send(Ok(outcome)));
+                }
+            }
+            (Content::Ops(replies), other) => {
+                self.stale = true;
+                let error = other.err();
+                for reply in replies {
+                    let error = error.as_ref().map_or(QueueError::Timeout, |e| self.op_error(e));
+                    drop(reply.send(Err(error)));
+                }
+            }
             (Content::Control(reply), Ok(_)) => drop(reply.send(Ok(()))),
             (Content::Control(reply), Err(error)) => {
                 self.stale = true;
@@ -393,6 +437,20 @@ impl Proposer {
     fn too_large(&self) -> ProduceError {
         let limit = self.shard.entry_bytes_max();
         ProduceError::TooLarge { size: limit.saturating_add(1), limit }
+    }
+
+    fn op_error(&self, error: &ProposeError) -> QueueError {
+        match error {
+            ProposeError::NotLeader => QueueError::NotLeader { hint: None },
+            ProposeError::Full => QueueError::QueueFull,
+            ProposeError::TooLarge => QueueError::Invalid {
+                reason: "the request is too large for a log entry".to_owned(),
+            },
+            ProposeError::DiskFull => QueueError::DiskFull,
+            ProposeError::Lost => QueueError::Timeout,
+            ProposeError::Stopped if self.shard.group.failure().is_some() => QueueError::Poisoned,
+            ProposeError::Stopped => QueueError::ShuttingDown,
+        }
     }
 
     fn error(&self, error: &ProposeError) -> ProduceError {

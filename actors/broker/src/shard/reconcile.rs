@@ -1,17 +1,22 @@
 //! What a shard must still do to agree with the catalog: a pure difference, so it can be asked at
 //! any time.
 //!
-//! Owns: the rule that turns a catalog into `Open`, `Configure` and `Close` commands.
+//! Owns: the rule that turns a catalog into commands that open, configure and close partitions and
+//! groups.
 //! Must never: close because something is absent; only a topic that stands in the catalog's
-//! `closing` is closed. Anything else that is unknown is kept and reported.
+//! `closing` is closed, and only a group that its topic, which is there, does not name. Anything
+//! else that is unknown is kept and reported.
 //! Invariants: no difference once the commands are applied; a crash in between loses nothing.
 
+use barrage_cluster::group::Group;
 use barrage_cluster::{Catalog, Topic};
 use barrage_model::{PartitionKey, ShardId};
 
 use super::decide::State;
+use super::groups::{GroupConfig, Groups, OpenGroup, Slot};
 use super::partition::PartitionConfig;
 use crate::command::Command;
+use crate::queue::backlog::Policy;
 
 /// Partitions in one command, at most.
 const PARTITIONS_PER_COMMAND: usize = 1000;
@@ -25,7 +30,12 @@ pub(crate) struct Difference {
 }
 
 /// Compares the applied state of `shard` with the catalog.
-pub(crate) fn difference(state: &State, catalog: &Catalog, shard: ShardId) -> Difference {
+pub(crate) fn difference(
+    state: &State,
+    groups: &Groups,
+    catalog: &Catalog,
+    shard: ShardId,
+) -> Difference {
     let config =
         |topic: &Topic| PartitionConfig { retention: topic.retention, revision: topic.revision };
     let mut open = Vec::new();
@@ -47,7 +57,44 @@ pub(crate) fn difference(state: &State, catalog: &Catalog, shard: ShardId) -> Di
     commands.extend(chunks(&open, |partitions| Command::Open { partitions }));
     commands.extend(chunks(&configure, |partitions| Command::Configure { partitions }));
     commands.extend(chunks(&close, |partitions| Command::Close { partitions }));
+    let (open, close) = group_difference(groups, catalog, shard);
+    commands.extend(chunks(&open, |groups| Command::OpenGroups { groups }));
+    commands.extend(chunks(&close, |slots| Command::CloseGroups { slots }));
     Difference { commands, orphans }
+}
+
+/// Groups to open or change, and groups to close: those that their topic names no more, and that
+/// this catalog is not too old to know.
+fn group_difference(
+    groups: &Groups,
+    catalog: &Catalog,
+    shard: ShardId,
+) -> (Vec<OpenGroup>, Vec<Slot>) {
+    let mut open = Vec::new();
+    for topic in catalog.topics().filter(|topic| !topic.groups.is_empty()) {
+        for (key, _) in topic.places().filter(|(_, place)| *place == shard) {
+            for group in topic.groups.values() {
+                let slot = Slot { key, group: group.id };
+                let known = groups.slots.get(&slot);
+                if known.is_none_or(|known| known.config.revision < group.revision) {
+                    let config = GroupConfig { policy: policy(group), revision: group.revision };
+                    let at_end = group.begins_at_end(key.partition);
+                    open.push(OpenGroup { slot, config, at_end });
+                }
+            }
+        }
+    }
+    let is_gone = |slot: &&Slot| {
+        let topic = catalog.topic(slot.key.topic);
+        let is_named = topic.is_none_or(|topic| topic.group(slot.group).is_some());
+        slot.group <= catalog.newest_group() && !is_named
+    };
+    (open, groups.slots.keys().filter(is_gone).copied().collect())
+}
+
+fn policy(group: &Group) -> Policy {
+    let settings = &group.settings;
+    Policy { deliveries_max: settings.deliveries_max, backoff: settings.backoff.clone() }
 }
 
 fn chunks<T: Clone>(all: &[T], command: impl Fn(Vec<T>) -> Command) -> Vec<Command> {
@@ -61,7 +108,7 @@ mod tests {
     use super::super::machine;
     use super::*;
     use barrage_cluster::Command as CatalogCommand;
-    use barrage_model::{PartitionId, Retention, TopicId, TopicName};
+    use barrage_model::{GroupName, PartitionId, QueueSettings, Retention, TopicId, TopicName};
 
     fn catalog(topics: &[(&str, u32)]) -> Catalog {
         let mut catalog = Catalog::new();
@@ -80,12 +127,13 @@ mod tests {
 
     /// Applies the difference; what is open then must leave no further difference.
     fn settle(state: &mut State, catalog: &Catalog) -> usize {
-        let wanted = difference(state, catalog, ShardId(1));
+        let groups = Groups::default();
+        let wanted = difference(state, &groups, catalog, ShardId(1));
         wanted
             .commands
             .iter()
             .for_each(|command| machine::control(state, command, &mut Vec::new()));
-        assert!(difference(state, catalog, ShardId(1)).commands.is_empty());
+        assert!(difference(state, &groups, catalog, ShardId(1)).commands.is_empty());
         wanted.commands.len()
     }
 
@@ -113,7 +161,7 @@ mod tests {
         let mut state = State::default();
         settle(&mut state, &catalog(&[("a", 4)]));
         let empty = catalog(&[]);
-        let found = difference(&state, &empty, ShardId(1));
+        let found = difference(&state, &Groups::default(), &empty, ShardId(1));
         assert!(found.commands.is_empty());
         let key = |number| PartitionKey { topic: TopicId(1), partition: PartitionId(number) };
         assert_eq!(found.orphans, [key(1), key(3)]);
@@ -125,5 +173,48 @@ mod tests {
         let catalog = catalog(&[("a", 5000)]);
         assert_eq!(settle(&mut state, &catalog), 3);
         assert_eq!(state.partitions.len(), 2500);
+    }
+
+    #[test]
+    fn groups_follow_their_topics() {
+        let (mut state, mut groups) = (State::default(), Groups::default());
+        let mut catalog = catalog(&[("a", 4)]);
+        let (topic, name) = (TopicName::parse("a").unwrap(), GroupName::parse("g").unwrap());
+        let settings = QueueSettings::default();
+        let change = |catalog: &mut Catalog, command| drop(catalog.apply(command, 0));
+        let (at_end, settings_then) = (false, settings.clone());
+        let create = CatalogCommand::CreateGroup {
+            topic: topic.clone(),
+            name: name.clone(),
+            settings: settings_then,
+            at_end,
+        };
+        change(&mut catalog, create);
+        let old = catalog.clone();
+        let mut settle = |catalog: &Catalog| {
+            let wanted = difference(&state, &groups, catalog, ShardId(1)).commands;
+            for command in &wanted {
+                machine::control(&mut state, command, &mut Vec::new());
+                match command {
+                    Command::OpenGroups { groups: wanted } => groups.open(&state, wanted),
+                    Command::CloseGroups { slots } => groups.close(slots),
+                    _ => {}
+                }
+            }
+            let again = difference(&state, &groups, catalog, ShardId(1)).commands;
+            assert!(again.is_empty(), "{again:?}");
+            (wanted.len(), groups.slots.len())
+        };
+        assert_eq!(settle(&catalog), (2, 2));
+        let (topic_then, name_then) = (topic.clone(), name.clone());
+        let alter = CatalogCommand::AlterGroup { topic: topic_then, name: name_then, settings };
+        change(&mut catalog, alter);
+        assert_eq!(settle(&catalog), (1, 2));
+        change(&mut catalog, CatalogCommand::DeleteGroup { topic, name });
+        assert_eq!(settle(&catalog), (1, 0));
+        // A copy that is older than the group's end opens it again; it is closed with the next one.
+        assert_eq!(settle(&old), (1, 2));
+        assert_eq!(settle(&catalog), (1, 0));
+        assert_eq!(settle(&tests::catalog(&[])), (0, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! What waits to be proposed to one shard, bounded in bytes and count.
 //!
-//! Owns: the two queues (commands go first) and the proposer's waker.
+//! Owns: what waits (commands go first) and the proposer's waker.
 //! Must never: hold more than its bounds; who does not fit gets his batch back at once.
 //! Invariants: `bytes` is the sum of the batches that wait; order of arrival is kept.
 
@@ -12,6 +12,8 @@ use barrage_world::Instant;
 use barrage_world::channel::oneshot;
 
 use super::entry::{BATCH_OVERHEAD, WaitingBatch};
+use super::groups::{Op, Outcome, What};
+use crate::api::queue::QueueError;
 use crate::command::Command;
 use crate::reply::ProduceReply;
 
@@ -24,9 +26,24 @@ pub(crate) struct Control {
     pub(crate) reply: oneshot::Sender<Result<(), ProposeError>>,
 }
 
+/// Operations that may wait for one shard, and receipts in all of them together.
+const OPS_WAITING_MAX: usize = 16 * 1024;
+const RECEIPTS_WAITING_MAX: usize = 1 << 20;
+
+/// An operation on a group that waits to be proposed.
+pub(crate) struct WaitingOp {
+    pub(crate) op: Op,
+    pub(crate) reply: OpReply,
+}
+
+/// The way back to who wants it.
+pub(crate) type OpReply = oneshot::Sender<Result<Outcome, QueueError>>;
+
 /// A shard's proposal buffer.
 pub(crate) struct Waiting {
     controls: VecDeque<Control>,
+    ops: VecDeque<WaitingOp>,
+    receipts: usize,
     batches: VecDeque<WaitingBatch<ProduceReply>>,
     bytes: usize,
     bytes_max: usize,
@@ -38,6 +55,8 @@ impl Waiting {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self {
             controls: VecDeque::new(),
+            ops: VecDeque::new(),
+            receipts: 0,
             batches: VecDeque::new(),
             bytes: 0,
             bytes_max,
@@ -65,6 +84,44 @@ impl Waiting {
     pub(crate) fn push_control(&mut self, control: Control) -> Option<Waker> {
         self.controls.push_back(control);
         self.waker.take()
+    }
+
+    /// Takes an operation on a group, or gives it back when full.
+    pub(crate) fn push_op(&mut self, op: WaitingOp) -> Result<Option<Waker>, WaitingOp> {
+        let receipts = self.receipts.saturating_add(weight(&op.op));
+        let fits = receipts <= RECEIPTS_WAITING_MAX && self.ops.len() < OPS_WAITING_MAX;
+        if !self.ops.is_empty() && !fits {
+            return Err(op);
+        }
+        self.receipts = receipts;
+        self.ops.push_back(op);
+        Ok(self.waker.take())
+    }
+
+    /// The next operations for one entry, about so many receipts at most.
+    pub(crate) fn pop_ops(&mut self, count_max: usize, receipts_max: usize) -> Vec<WaitingOp> {
+        let mut taken = Vec::new();
+        let mut receipts = 0;
+        while taken.len() < count_max {
+            let Some(next) = self.ops.front() else { break };
+            receipts += weight(&next.op);
+            if !taken.is_empty() && receipts > receipts_max {
+                break;
+            }
+            self.receipts -= weight(&next.op);
+            taken.extend(self.ops.pop_front());
+        }
+        taken
+    }
+
+    /// True if operations on groups wait.
+    pub(crate) fn has_ops(&self) -> bool {
+        !self.ops.is_empty()
+    }
+
+    /// True if batches wait.
+    pub(crate) fn has_batches(&self) -> bool {
+        !self.batches.is_empty()
     }
 
     /// The next command.
@@ -116,7 +173,7 @@ impl Waiting {
 
     /// True if nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
-        self.controls.is_empty() && self.batches.is_empty()
+        self.controls.is_empty() && self.ops.is_empty() && self.batches.is_empty()
     }
 
     /// Batches that wait.
@@ -127,6 +184,22 @@ impl Waiting {
     /// Bytes that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+/// Receipts that an operation carries.
+fn weight(op: &Op) -> usize {
+    match &op.what {
+        What::Ack(receipts) | What::Release(receipts) => receipts.len(),
+        What::Nack(receipts) => receipts.len(),
+        What::Extend(receipts) => receipts.len(),
+        What::PassTime(chunks) => chunks.len(),
+        What::Renumber { lost, .. } => lost.len(),
+        What::Lease { .. }
+        | What::Depart { .. }
+        | What::Arrived { .. }
+        | What::Rewind { .. }
+        | What::Skip { .. } => 0,
     }
 }
 

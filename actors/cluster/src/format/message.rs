@@ -14,7 +14,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{FormatError, Kind, decode, open, seal};
 use crate::beacon::{Beacon, Replica};
-use crate::message::{Answer, Bounds, Message, Outcome};
+use crate::message::{Answer, Appended, Bounds, Message, Outcome};
 
 const VERSION: u8 = 1;
 
@@ -49,6 +49,14 @@ enum MessageV1 {
     Beacon(Box<BeaconV1>),
     Propose(Vec<u8>),
     Describe(Vec<(u64, u32)>),
+    Append(Box<AppendV1>),
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct AppendV1 {
+    topic: u64,
+    partition: u32,
+    batch: Vec<u8>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -62,9 +70,17 @@ enum OutcomeV1 {
 #[derive(Archive, Serialize, Deserialize)]
 enum AnswerV1 {
     Heard,
-    Proposed { revision: u64, outcome: OutcomeV1 },
+    Proposed {
+        revision: u64,
+        outcome: OutcomeV1,
+    },
     Described(Vec<Option<(u64, u64, u64)>>),
-    Refused { code: u8, reason: String },
+    Refused {
+        code: u8,
+        reason: String,
+    },
+    /// 0 stored, 1 out of sequence, anything else not now.
+    Appended(u8),
 }
 
 /// The roots lie at the end of the bytes: larger ones would move, and an older node's messages
@@ -88,6 +104,11 @@ impl Message {
             Self::Describe(keys) => {
                 MessageV1::Describe(keys.iter().map(|key| (key.topic.0, key.partition.0)).collect())
             }
+            Self::Append { key, batch } => MessageV1::Append(Box::new(AppendV1 {
+                topic: key.topic.0,
+                partition: key.partition.0,
+                batch: batch.to_vec(),
+            })),
         };
         seal(Kind::Message, VERSION, &stored)
     }
@@ -110,6 +131,11 @@ impl Message {
                     partition: PartitionId(number),
                 };
                 Self::Describe(keys.into_iter().map(key).collect())
+            }
+            MessageV1::Append(append) => {
+                let AppendV1 { topic, partition, batch } = *append;
+                let (topic, partition) = (TopicId(topic), PartitionId(partition));
+                Self::Append { key: PartitionKey { topic, partition }, batch: Bytes::from(batch) }
             }
         })
     }
@@ -138,6 +164,11 @@ impl Answer {
                 };
                 AnswerV1::Described(all.iter().map(|found| found.as_ref().map(store)).collect())
             }
+            Self::Appended(appended) => AnswerV1::Appended(match appended {
+                Appended::Stored => 0,
+                Appended::OutOfSequence => 1,
+                Appended::NotNow => 2,
+            }),
             Self::Refused { code, reason } => {
                 AnswerV1::Refused { code: *code, reason: reason.clone() }
             }
@@ -176,6 +207,11 @@ impl Answer {
                 Self::Described(all.into_iter().map(|found| found.map(load)).collect())
             }
             AnswerV1::Refused { code, reason } => Self::Refused { code, reason },
+            AnswerV1::Appended(code) => Self::Appended(match code {
+                0 => Appended::Stored,
+                1 => Appended::OutOfSequence,
+                _ => Appended::NotNow,
+            }),
         })
     }
 }
@@ -274,6 +310,7 @@ mod tests {
             Message::Beacon(beacon),
             Message::Propose(Bytes::from_static(b"command")),
             Message::Describe(vec![key, key]),
+            Message::Append { key, batch: Bytes::from_static(b"batch") },
         ]
     }
 
@@ -288,6 +325,9 @@ mod tests {
             proposed(Outcome::Node(NodeId(8))),
             Answer::Described(vec![None, Some(bounds)]),
             Answer::Refused { code: 3, reason: "why".to_owned() },
+            Answer::Appended(Appended::Stored),
+            Answer::Appended(Appended::OutOfSequence),
+            Answer::Appended(Appended::NotNow),
         ]
     }
 

@@ -1,0 +1,202 @@
+//! When the leases and delays of a shard's groups fall due: the leader's own, in no checkpoint.
+//!
+//! ```text
+//!   comes to lead: looks through all marks once, in slices -> notes
+//!   apply: another time to wait for                        -> notes
+//!   time comes: chunks of windows that are due -> `PassTime` in the log -> apply ends what is over
+//! ```
+//!
+//! Owns: the timers, and the task that proposes. Must never: end a lease itself.
+//! Invariants: on a leader every mark that waits has a timer that is not later than it may end by
+//! more than the timers' grid, or its chunk is just being looked at.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use barrage_model::{Offset, Term};
+use barrage_world::channel::Event;
+use barrage_world::channel::event::Listener;
+use barrage_world::{planted, sleep, yield_if_needed};
+
+use super::Shard;
+use super::groups::{Op, Slot, What};
+use super::handle::first_of;
+use crate::queue::timers::Timers;
+
+/// Slots whose time is passed at once.
+const SLOTS_AT_ONCE: usize = 256;
+/// When time could not be passed (a full disk, a full buffer), the next attempt.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long to sleep while nothing is due.
+const NEVER: Duration = Duration::from_secs(3_600);
+
+/// The timers, shared by the machine and the task; clones are the same ones.
+#[derive(Clone, Default)]
+pub(crate) struct Alarms {
+    inner: Rc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Whether anybody looks: on a follower nothing is noted.
+    is_on: Cell<bool>,
+    slots: RefCell<BTreeMap<Slot, Timers>>,
+    /// Where records are on their way to a dead-letter topic, or wait to go there.
+    dying: RefCell<BTreeSet<Slot>>,
+    somebody_dies: Event,
+    /// There is an earlier time than before.
+    earlier: Event,
+}
+
+impl Alarms {
+    /// Records of a slot wait for other times now.
+    pub(crate) fn note(&self, slot: Slot, notes: impl Iterator<Item = (Offset, u64)>) {
+        if !self.inner.is_on.get() {
+            return notes.for_each(drop);
+        }
+        let mut notes = notes.peekable();
+        if notes.peek().is_none() {
+            return;
+        }
+        let mut slots = self.inner.slots.borrow_mut();
+        let timers = slots.entry(slot).or_insert_with(|| Timers::new(0));
+        let before = timers.next_ms();
+        notes.for_each(|(at, until_ms)| timers.note(at, until_ms));
+        if timers.next_ms().is_some_and(|now| before.is_none_or(|before| now < before)) {
+            self.inner.earlier.notify_all();
+        }
+    }
+
+    /// Records of a slot are to go to its dead-letter topic.
+    pub(crate) fn note_dying(&self, slot: Slot) {
+        if self.inner.is_on.get() && self.inner.dying.borrow_mut().insert(slot) {
+            self.inner.somebody_dies.notify_all();
+        }
+    }
+
+    /// Where records are to go to a dead-letter topic; whoever asks looks after them.
+    pub(crate) fn take_dying(&self) -> BTreeSet<Slot> {
+        self.inner.dying.take()
+    }
+
+    /// Told when [`Self::take_dying`] has something.
+    pub(crate) fn somebody_dies(&self) -> Listener {
+        self.inner.somebody_dies.listen()
+    }
+
+    fn turn(&self, is_on: bool) {
+        self.inner.is_on.set(is_on);
+        self.inner.slots.borrow_mut().clear();
+        self.inner.dying.borrow_mut().clear();
+    }
+
+    /// What is due, some slots at most.
+    fn due(&self, now_ms: u64) -> Vec<(Slot, Vec<u64>)> {
+        let mut slots = self.inner.slots.borrow_mut();
+        let due = |(slot, timers): (&Slot, &mut Timers)| {
+            let chunks = timers.due(now_ms);
+            (!chunks.is_empty()).then_some((*slot, chunks))
+        };
+        let due: Vec<_> = slots.iter_mut().filter_map(due).take(SLOTS_AT_ONCE).collect();
+        slots.retain(|_, timers| timers.len() > 0);
+        due
+    }
+
+    fn next_ms(&self) -> Option<u64> {
+        self.inner.slots.borrow().values().filter_map(Timers::next_ms).min()
+    }
+}
+
+impl Shard {
+    /// While this node leads, ends the leases and delays that are over; until the shard closes.
+    pub(crate) async fn keep_time(self) {
+        let mut watched: Option<Term> = None;
+        while !self.inner.is_closing() && !self.inner.group.is_over() {
+            let lead_changed = self.inner.group.lead_changed();
+            let term = self.inner.group.leader_term();
+            if term != watched {
+                self.inner.alarms.turn(term.is_some());
+                watched = term;
+                if term.is_some() {
+                    self.note_all().await;
+                }
+                continue;
+            }
+            if term.is_none() {
+                lead_changed.await;
+                continue;
+            }
+            let earlier = self.inner.alarms.inner.earlier.listen();
+            let now_ms = self.inner.lease_now_ms();
+            // Wrong when planted: what was leased and never acked stays away for ever.
+            let due = match planted("broker-leases-never-end") {
+                true => Vec::new(),
+                false => self.inner.alarms.due(now_ms),
+            };
+            if !due.is_empty() {
+                self.pass_time(due).await;
+                continue;
+            }
+            let left = self.inner.alarms.next_ms().map_or(NEVER, |next_ms| {
+                Duration::from_millis(next_ms.saturating_sub(now_ms).max(1))
+            });
+            first_of(first_of(earlier, lead_changed), sleep(left)).await;
+        }
+    }
+
+    /// Notes what waits already, in slices: behind another leader there may be millions.
+    async fn note_all(&self) {
+        let slots = self
+            .inner
+            .group
+            .with_machine(|machine| machine.groups().slots.keys().copied().collect::<Vec<_>>());
+        for slot in slots {
+            let has_dying = self.inner.group.with_machine(|machine| {
+                let group = machine.groups().slots.get(&slot);
+                group.is_some_and(|group| group.backlog.is_anybody_dying())
+            });
+            if has_dying {
+                self.inner.alarms.note_dying(slot);
+            }
+            let mut from = Some(0);
+            while let Some(chunk) = from {
+                let (notes, next) = self.inner.group.with_machine(|machine| {
+                    let group = machine.groups().slots.get(&slot);
+                    group.map_or((Vec::new(), None), |group| group.backlog.dues_from(chunk))
+                });
+                self.inner.alarms.note(slot, notes.into_iter());
+                from = next;
+                yield_if_needed().await;
+            }
+        }
+    }
+
+    async fn pass_time(&self, due: Vec<(Slot, Vec<u64>)>) {
+        let submit = |(slot, chunks): (Slot, Vec<u64>)| {
+            let answer = self.submit_op(Op { slot, what: What::PassTime(chunks.clone()) });
+            (slot, chunks, answer)
+        };
+        // All share an entry.
+        let submitted: Vec<_> = due.into_iter().map(submit).collect();
+        let mut has_failed = false;
+        for (slot, chunks, answer) in submitted {
+            let failed = answer.await.is_err();
+            has_failed |= failed;
+            let now_ms = self.inner.lease_now_ms();
+            let notes: Vec<_> = self.inner.group.with_machine(|machine| {
+                let group = machine.groups().slots.get(&slot);
+                let left = chunks.iter().filter_map(|chunk| group?.backlog.next_due(*chunk));
+                left.collect()
+            });
+            // What is due still was not passed: it is looked at again after a pause.
+            let retry_ms = if failed { now_ms + RETRY.as_millis() as u64 } else { 0 };
+            let notes = notes.into_iter().map(|(at, until_ms)| (at, until_ms.max(retry_ms)));
+            self.inner.alarms.note(slot, notes);
+        }
+        if has_failed {
+            sleep(RETRY).await;
+        }
+    }
+}

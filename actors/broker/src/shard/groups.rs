@@ -1,0 +1,347 @@
+//! The queue groups of a shard: for each partition and group of its topic a backlog.
+//!
+//! The leader does not decide about them before it proposes: a command says what is wanted, and
+//! apply says what came of it, on every replica alike. So nothing in flight has to be foreseen, and
+//! the answers of many consumers share an entry.
+//!
+//! Owns: the backlogs, the lease clock, the digest. Must never: read a clock; touch payload; fail
+//! on a committed command.
+//! Invariants: the lease clock never falls, and stands still while nobody leads: a leader counts
+//! on from where it found it, by its own monotone clock. So no lease is shorter than granted,
+//! whatever happens to the clocks of the nodes.
+
+use std::collections::BTreeMap;
+
+use barrage_model::{GroupId, Offset, PartitionKey, ProducerId, Sequence};
+use barrage_world::planted;
+use crc32c::crc32c_append;
+
+use super::decide::State;
+use crate::api::queue::ReceiptError;
+use crate::queue::backlog::{Backlog, Leased, Policy, Receipt, Want};
+
+/// Records that one lease hands out, at most.
+pub(crate) const LEASE_MAX: u32 = 10_000;
+
+/// A group in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot {
+    pub(crate) key: PartitionKey,
+    pub(crate) group: GroupId,
+}
+
+/// What a shard needs to know about a group from the catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupConfig {
+    pub(crate) policy: Policy,
+    /// Catalog revision the settings come from.
+    pub(crate) revision: u64,
+}
+
+/// A group that is to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OpenGroup {
+    pub(crate) slot: Slot,
+    pub(crate) config: GroupConfig,
+    /// Where it is new: it begins at the partition's end, not at its start.
+    pub(crate) at_end: bool,
+}
+
+/// One group in one partition.
+#[derive(Clone, Debug)]
+pub(crate) struct QueueGroup {
+    pub(crate) config: GroupConfig,
+    pub(crate) backlog: Backlog,
+}
+
+/// Something that is wanted of a group in a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Op {
+    pub(crate) slot: Slot,
+    pub(crate) what: What,
+}
+
+/// See [`Op`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Hand out records.
+    Lease { count_max: u32, visibility_ms: u64 },
+    /// They are done.
+    Ack(Vec<Receipt>),
+    /// They are given back, each for a delay or that of the policy.
+    Nack(Vec<(Receipt, Option<u64>)>),
+    /// They are wanted for longer: so long from now on.
+    Extend(Vec<(Receipt, u64)>),
+    /// They were leased and never handed out.
+    Release(Vec<Receipt>),
+    /// Time passes in these chunks of the window.
+    PassTime(Vec<u64>),
+    /// The oldest of those that are dying go on their way to the dead-letter topic.
+    Depart { count_max: u32 },
+    /// Those on their way are numbered anew.
+    Renumber { producer: ProducerId, lost: Vec<Offset> },
+    /// The first of those on their way lie in the dead-letter topic.
+    Arrived { producer: ProducerId, first: Sequence, count: u32 },
+    /// Everything from here on is to be delivered again.
+    Rewind { to: Offset },
+    /// Everything before is done with.
+    Skip { to: Offset },
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Leased(Vec<Leased>),
+    /// Per receipt.
+    Settled(Vec<Result<(), ReceiptError>>),
+    Done,
+    /// The group is not open in that partition.
+    UnknownGroup,
+}
+
+/// Everything about groups that a data shard keeps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Groups {
+    pub(crate) slots: BTreeMap<Slot, QueueGroup>,
+    /// The lease clock, in milliseconds.
+    pub(crate) clock_ms: u64,
+    /// Hash of every operation and what came of it: two replicas that differ in it once differ for
+    /// ever, and comparing them costs nothing.
+    pub(crate) digest: u32,
+}
+
+impl Groups {
+    /// Opens groups; one that is open takes over newer settings. Where a partition is not open,
+    /// nothing is.
+    pub(crate) fn open(&mut self, state: &State, wanted: &[OpenGroup]) {
+        for OpenGroup { slot, config, at_end } in wanted {
+            let Some(partition) = state.partitions.get(&slot.key) else { continue };
+            let start = match at_end {
+                true => partition.next_offset,
+                false => partition.start_offset,
+            };
+            let found = self.slots.entry(*slot).or_insert_with(|| QueueGroup {
+                config: config.clone(),
+                backlog: Backlog::new(start),
+            });
+            if config.revision > found.config.revision {
+                found.config = config.clone();
+            }
+        }
+    }
+
+    /// Closes groups.
+    pub(crate) fn close(&mut self, slots: &[Slot]) {
+        slots.iter().for_each(|slot| drop(self.slots.remove(slot)));
+    }
+
+    /// A partition is closed, and its groups with it.
+    pub(crate) fn close_partition(&mut self, key: PartitionKey) {
+        let slots: Vec<Slot> = self.of(key).map(|(slot, _)| *slot).collect();
+        self.close(&slots);
+    }
+
+    /// A partition starts here now: what lay before is done with.
+    pub(crate) fn start_at(&mut self, key: PartitionKey, start: Offset) {
+        let groups = self.slots.range_mut(range_of(key));
+        groups.for_each(|(_, group)| group.backlog.skip_to(start));
+    }
+
+    /// The groups of a partition.
+    pub(crate) fn of(&self, key: PartitionKey) -> impl Iterator<Item = (&Slot, &QueueGroup)> {
+        self.slots.range(range_of(key))
+    }
+
+    /// The lease clock moves on.
+    pub(crate) fn pass_to(&mut self, now_ms: u64) {
+        self.clock_ms = self.clock_ms.max(now_ms);
+    }
+
+    /// Does what is wanted.
+    pub(crate) fn apply(&mut self, state: &State, log_time_ms: i64, op: &Op) -> Outcome {
+        let now_ms = self.clock_ms;
+        let bounds = state.partitions.get(&op.slot.key).map(|p| (p.start_offset, p.next_offset));
+        let (Some(group), Some(bounds)) = (self.slots.get_mut(&op.slot), bounds) else {
+            return Outcome::UnknownGroup;
+        };
+        let outcome = group.apply(&op.what, bounds, now_ms, log_time_ms);
+        self.digest = digest(self.digest, op.slot, &outcome);
+        outcome
+    }
+}
+
+impl QueueGroup {
+    fn apply(
+        &mut self,
+        what: &What,
+        (start, end): (Offset, Offset),
+        now_ms: u64,
+        log_time_ms: i64,
+    ) -> Outcome {
+        let Self { config: GroupConfig { policy, .. }, backlog } = self;
+        match what {
+            What::Lease { count_max, visibility_ms } => {
+                let count_max = usize::try_from(*count_max.min(&LEASE_MAX)).unwrap_or(0);
+                let log_time_ms = u64::try_from(log_time_ms).unwrap_or(0);
+                let visibility_ms = *visibility_ms;
+                let want = Want { now_ms, log_time_ms, end, count_max, visibility_ms };
+                Outcome::Leased(backlog.lease(&want))
+            }
+            What::Ack(receipts) => {
+                let ack = |receipt: &Receipt| backlog.ack(*receipt, now_ms);
+                Outcome::Settled(receipts.iter().map(ack).collect())
+            }
+            What::Nack(receipts) => {
+                // Wrong when planted: what comes back comes back at once, and for ever.
+                let policy = match planted("broker-deliveries-unlimited") {
+                    true => &Policy { deliveries_max: None, ..policy.clone() },
+                    false => policy,
+                };
+                let nack = |(receipt, delay_ms): &(Receipt, Option<u64>)| {
+                    backlog.nack(*receipt, *delay_ms, now_ms, policy)
+                };
+                Outcome::Settled(receipts.iter().map(nack).collect())
+            }
+            What::Extend(receipts) => {
+                let extend = |(receipt, visibility_ms): &(Receipt, u64)| {
+                    backlog.extend(*receipt, *visibility_ms, now_ms)
+                };
+                Outcome::Settled(receipts.iter().map(extend).collect())
+            }
+            What::Release(receipts) => {
+                let release = |receipt: &Receipt| backlog.release(*receipt, now_ms);
+                Outcome::Settled(receipts.iter().map(release).collect())
+            }
+            What::PassTime(chunks) => {
+                // Wrong when planted: a lease ends a second before its time.
+                let early_ms = if planted("broker-lease-ends-early") { 1_000 } else { 0 };
+                backlog.pass_time(chunks, now_ms.saturating_add(early_ms), policy);
+                Outcome::Done
+            }
+            What::Depart { count_max } => {
+                backlog.depart(usize::try_from(*count_max).unwrap_or(0));
+                Outcome::Done
+            }
+            What::Renumber { producer, lost } => {
+                backlog.renumber(*producer, lost);
+                Outcome::Done
+            }
+            What::Arrived { producer, first, count } => {
+                backlog.arrived(*producer, *first, usize::try_from(*count).unwrap_or(0));
+                Outcome::Done
+            }
+            What::Rewind { to } => {
+                backlog.rewind((*to).max(start));
+                Outcome::Done
+            }
+            What::Skip { to } => {
+                backlog.skip_to((*to).min(end));
+                Outcome::Done
+            }
+        }
+    }
+}
+
+fn range_of(key: PartitionKey) -> std::ops::RangeInclusive<Slot> {
+    Slot { key, group: GroupId(0) }..=Slot { key, group: GroupId(u64::MAX) }
+}
+
+fn digest(before: u32, slot: Slot, outcome: &Outcome) -> u32 {
+    let digest = crc32c_append(before, &slot.group.0.to_le_bytes());
+    match outcome {
+        Outcome::Leased(leased) => leased.iter().fold(digest, |digest, one| {
+            let digest = crc32c_append(digest, &one.receipt.offset.0.to_le_bytes());
+            crc32c_append(digest, &one.until_ms.to_le_bytes())
+        }),
+        Outcome::Settled(results) => results
+            .iter()
+            .fold(digest, |digest, one| crc32c_append(digest, &[u8::from(one.is_ok())])),
+        Outcome::Done | Outcome::UnknownGroup => digest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic, reason = "tests fail by panicking")]
+    #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+    use super::super::decide::BatchRow;
+    use super::super::partition::PartitionConfig;
+    use super::*;
+    use barrage_model::{Backoff, PartitionId, Retention, TopicId};
+
+    fn slot(partition: u32, group: u64) -> Slot {
+        let key = PartitionKey { topic: TopicId(1), partition: PartitionId(partition) };
+        Slot { key, group: GroupId(group) }
+    }
+
+    fn open(slot: Slot, revision: u64, at_end: bool) -> OpenGroup {
+        let policy = Policy { deliveries_max: None, backoff: Backoff::default() };
+        OpenGroup { slot, config: GroupConfig { policy, revision }, at_end }
+    }
+
+    fn state() -> State {
+        let mut state = State::default();
+        for partition in 0..2 {
+            let key = slot(partition, 1).key;
+            state.open(key, PartitionConfig { retention: Retention::DEFAULT, revision: 1 });
+            state.accept(key, &BatchRow { record_count: 10, producer: None }, 0);
+        }
+        state
+    }
+
+    fn lease(groups: &mut Groups, state: &State, slot: Slot, count_max: u32) -> Vec<Leased> {
+        let what = What::Lease { count_max, visibility_ms: 30_000 };
+        match groups.apply(state, 77, &Op { slot, what }) {
+            Outcome::Leased(leased) => leased,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn groups_of_a_partition_know_nothing_of_each_other() {
+        let (mut groups, mut state) = (Groups::default(), state());
+        let (one, two) = (slot(0, 1), slot(0, 2));
+        groups.open(&state, &[open(one, 1, false), open(two, 1, true), open(slot(9, 1), 1, false)]);
+        assert_eq!(groups.slots.len(), 2);
+        let first = lease(&mut groups, &state, one, 3);
+        assert_eq!((first.len(), first[0].first_ms), (3, 77));
+        assert_eq!(lease(&mut groups, &state, two, 3), []);
+        state.accept(one.key, &BatchRow { record_count: 1, producer: None }, 0);
+        assert_eq!(lease(&mut groups, &state, two, 3)[0].receipt.offset, Offset(10));
+        let acked =
+            groups.apply(&state, 0, &Op { slot: two, what: What::Ack(vec![first[0].receipt]) });
+        assert_eq!(acked, Outcome::Settled(vec![Err(ReceiptError::Settled)]));
+        groups.start_at(one.key, Offset(2));
+        let receipts = first.iter().map(|leased| leased.receipt).collect();
+        let acked = groups.apply(&state, 0, &Op { slot: one, what: What::Ack(receipts) });
+        let gone = || Err(ReceiptError::Settled);
+        assert_eq!(acked, Outcome::Settled(vec![gone(), gone(), Ok(())]));
+        groups.close_partition(one.key);
+        let unknown = groups.apply(&state, 0, &Op { slot: one, what: What::Ack(Vec::new()) });
+        assert_eq!((unknown, groups.slots.len()), (Outcome::UnknownGroup, 0));
+    }
+
+    #[test]
+    fn settings_go_by_revision() {
+        let (mut groups, state) = (Groups::default(), state());
+        let mut newer = open(slot(0, 1), 3, false);
+        newer.config.policy.deliveries_max = Some(5);
+        for wanted in [open(slot(0, 1), 2, false), newer.clone(), open(slot(0, 1), 2, false)] {
+            groups.open(&state, &[wanted]);
+        }
+        assert_eq!(groups.slots[&slot(0, 1)].config, newer.config);
+    }
+
+    #[test]
+    fn the_lease_clock_never_falls_and_skips_and_rewinds_are_bounded() {
+        let (mut groups, state) = (Groups::default(), state());
+        groups.open(&state, &[open(slot(0, 1), 1, false)]);
+        groups.pass_to(500);
+        groups.pass_to(400);
+        assert_eq!(lease(&mut groups, &state, slot(0, 1), 1)[0].until_ms, 30_500);
+        let skip = What::Skip { to: Offset(99) };
+        assert_eq!(groups.apply(&state, 0, &Op { slot: slot(0, 1), what: skip }), Outcome::Done);
+        assert_eq!(groups.slots[&slot(0, 1)].backlog.start(), Offset(10));
+    }
+}

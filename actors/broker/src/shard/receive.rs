@@ -1,0 +1,261 @@
+//! Leasing records and handing them out; settling them.
+//!
+//! ```text
+//!   look: is anything visible? --no--> wait for an apply that touches the partition
+//!     | yes
+//!   Lease in the log, applied: whose they are is durable --> read the batches that hold them
+//!     --> what does not fit into the answer is released, as if it had not been leased
+//! ```
+//!
+//! Owns: the waiting, and what fits into an answer. Must never: hand out a record whose lease is
+//! not committed; keep a lease that was not handed out, while it can be given back.
+//! Invariants: no wake-up is lost (listen first, look afterwards); a receive ends by its
+//! `wait_until` and what the log takes.
+
+use barrage_model::batch::{self, BatchHeader};
+use barrage_model::group::{VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
+use barrage_model::{Offset, PartitionKey};
+use barrage_world::{Instant, Slice, buggify, sleep_until};
+
+use super::Shard;
+use super::groups::{LEASE_MAX, Op, Outcome, Slot, What};
+use super::handle::first_of;
+use crate::api::queue::{
+    Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest, Seek, SettleRequest, Settlement,
+};
+use crate::queue::backlog::{Leased, Receipt};
+
+/// Bytes of one answer, at most: a frame's worth.
+const RECEIVE_BYTES_MAX: usize = 8 << 20;
+/// Receipts in one request, at most.
+pub(crate) const RECEIPTS_MAX: usize = 10_000;
+
+/// What a receive found, on the core that read it.
+pub(crate) struct Handed {
+    pub(crate) leases: Vec<Lease>,
+    pub(crate) batches: Vec<Slice>,
+    pub(crate) more: bool,
+}
+
+impl Shard {
+    /// Leases records and reads them. `visibility_ms` is that of the group where the request names
+    /// none.
+    pub(crate) async fn receive(
+        &self,
+        request: &ReceiveRequest,
+        visibility_ms: u64,
+    ) -> Result<Handed, QueueError> {
+        check_visibility(visibility_ms)?;
+        let slot = Slot { key: request.key, group: request.group };
+        loop {
+            // Listening begins before looking: an apply in between is then not missed.
+            let news = self.inner.readers.event(request.key).listen();
+            if self.is_anything_visible(slot)? {
+                if request.count_max == 0 {
+                    return Ok(Handed { leases: Vec::new(), batches: Vec::new(), more: true });
+                }
+                let count_max = self.fitting(request);
+                let what = What::Lease { count_max, visibility_ms };
+                let Outcome::Leased(leased) = self.submit_op(Op { slot, what }).await? else {
+                    return Err(QueueError::UnknownGroup);
+                };
+                // Others may have been faster.
+                if !leased.is_empty() {
+                    return self.hand_out(slot, leased, request.bytes_max).await;
+                }
+            }
+            if Instant::now() >= request.wait_until {
+                // Nobody is told that nothing is there by one who may not know.
+                self.confirm().await?;
+                return Ok(Handed { leases: Vec::new(), batches: Vec::new(), more: false });
+            }
+            first_of(news, sleep_until(request.wait_until)).await;
+        }
+    }
+
+    fn is_anything_visible(&self, slot: Slot) -> Result<bool, QueueError> {
+        let end = self.bounds(slot.key)?.high_watermark;
+        self.inner.group.with_machine(|machine| {
+            let group = machine.groups().slots.get(&slot).ok_or(QueueError::UnknownGroup)?;
+            Ok(group.backlog.is_anything_visible(end))
+        })
+    }
+
+    /// About as many records as fit: what does not fit is leased for nothing.
+    fn fitting(&self, request: &ReceiveRequest) -> u32 {
+        let wanted = request.count_max.min(LEASE_MAX);
+        let Ok(bounds) = self.bounds(request.key) else { return wanted };
+        let records = bounds.high_watermark.0.saturating_sub(bounds.start_offset.0).max(1);
+        let size = (bounds.bytes / records).max(1);
+        let fitting = (request.bytes_max as u64 / size).saturating_mul(2).max(1);
+        wanted.min(u32::try_from(fitting).unwrap_or(u32::MAX))
+    }
+
+    async fn hand_out(
+        &self,
+        slot: Slot,
+        mut leased: Vec<Leased>,
+        bytes_max: usize,
+    ) -> Result<Handed, QueueError> {
+        leased.sort_unstable_by_key(|one| one.receipt.offset);
+        let mut bytes_max = bytes_max.min(RECEIVE_BYTES_MAX);
+        if buggify("broker-receive-of-one-batch", 4) {
+            bytes_max = 1;
+        }
+        let (batches, kept, rest) = match self.read_leased(slot.key, &leased, bytes_max).await {
+            Ok(read) => read,
+            Err(error) => {
+                self.release(slot, &leased);
+                return Err(error);
+            }
+        };
+        self.release(slot, rest);
+        let now_ms = self.inner.lease_now_ms();
+        let lease = |one: &Leased| Lease {
+            offset: one.receipt.offset,
+            tag: one.receipt.tag,
+            deliveries: one.deliveries,
+            first_ms: one.first_ms,
+            left_ms: one.until_ms.saturating_sub(now_ms),
+        };
+        let more = !rest.is_empty() || self.is_anything_visible(slot).unwrap_or(false);
+        Ok(Handed { leases: kept.iter().map(lease).collect(), batches, more })
+    }
+
+    /// The batches that hold these records, those that are in them, and those that did not fit. One
+    /// that retention has passed meanwhile is in neither: its lease is settled already.
+    async fn read_leased<'a>(
+        &self,
+        key: PartitionKey,
+        leased: &'a [Leased],
+        bytes_max: usize,
+    ) -> Result<(Vec<Slice>, Vec<Leased>, &'a [Leased]), QueueError> {
+        let (mut batches, mut kept, mut size) = (Vec::new(), Vec::new(), 0);
+        let mut rest = leased;
+        while let Some((first, behind)) = rest.split_first() {
+            if size >= bytes_max {
+                break;
+            }
+            let offset = first.receipt.offset;
+            // Neighbours come with one read; what lies alone is read by itself.
+            let has_neighbour = behind
+                .first()
+                .is_some_and(|next| Some(next.receipt.offset) == offset.checked_add(1));
+            let left = if has_neighbour { bytes_max - size } else { 1 };
+            let read = self.inner.group.log().read_batches(key, offset, left).await;
+            let before = rest.len();
+            for slice in read.map_err(|error| self.read_error(error))? {
+                let mut at = 0;
+                for batch in batch::batches(&slice) {
+                    // The log has checked its own CRC over these bytes.
+                    let Some(header) = batch.ok().and_then(|b| BatchHeader::peek(b).ok()) else {
+                        break;
+                    };
+                    let range = at..at + header.batch_len_total;
+                    at = range.end;
+                    let end = header.next_offset();
+                    let count = rest.partition_point(|one| one.receipt.offset < end);
+                    let (within, others) = rest.split_at(count);
+                    if count > 0 && (size < bytes_max || size == 0) {
+                        size += range.len();
+                        batches.push(slice.slice(range));
+                        kept.extend_from_slice(within);
+                        rest = others;
+                    }
+                }
+            }
+            if rest.len() == before {
+                rest = behind;
+            }
+        }
+        Ok((batches, kept, rest))
+    }
+
+    /// Gives leases back that nobody got; if that fails, they end by their time.
+    fn release(&self, slot: Slot, leased: &[Leased]) {
+        if !leased.is_empty() {
+            let receipts = leased.iter().map(|one| one.receipt).collect();
+            drop(self.submit_op(Op { slot, what: What::Release(receipts) }));
+        }
+    }
+
+    /// Settles leases; answers for each.
+    pub(crate) async fn settle(
+        &self,
+        request: SettleRequest,
+    ) -> Result<Vec<Result<(), ReceiptError>>, QueueError> {
+        let slot = Slot { key: request.key, group: request.group };
+        if request.receipts.len() > RECEIPTS_MAX {
+            let reason = format!("{} receipts, at most {RECEIPTS_MAX}", request.receipts.len());
+            return Err(QueueError::Invalid { reason });
+        }
+        self.bounds(slot.key)?;
+        let receipts =
+            request.receipts.iter().map(|(offset, tag)| Receipt { offset: *offset, tag: *tag });
+        let what = match request.settlement {
+            Settlement::Ack => What::Ack(receipts.collect()),
+            Settlement::Nack { delay_ms } => {
+                if delay_ms.is_some_and(|delay_ms| delay_ms > VISIBILITY_MS_MAX) {
+                    let reason = "a record is given back for at most 12h".to_owned();
+                    return Err(QueueError::Invalid { reason });
+                }
+                What::Nack(receipts.map(|receipt| (receipt, delay_ms)).collect())
+            }
+            Settlement::Extend { visibility_ms } => {
+                check_visibility(visibility_ms)?;
+                What::Extend(receipts.map(|receipt| (receipt, visibility_ms)).collect())
+            }
+        };
+        match self.submit_op(Op { slot, what }).await? {
+            Outcome::Settled(results) => Ok(results),
+            _ => Err(QueueError::UnknownGroup),
+        }
+    }
+
+    /// Moves what a group has before it.
+    pub(crate) async fn seek(&self, slot: Slot, seek: Seek) -> Result<(), QueueError> {
+        self.bounds(slot.key)?;
+        let what = match seek {
+            Seek::Rewind(to) => What::Rewind { to },
+            Seek::Skip(to) => What::Skip { to },
+        };
+        match self.submit_op(Op { slot, what }).await? {
+            Outcome::UnknownGroup => Err(QueueError::UnknownGroup),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many records of a partition wait for what.
+    pub(crate) async fn counts(&self, slot: Slot) -> Result<QueueCounts, QueueError> {
+        self.confirm().await?;
+        let end = self.bounds(slot.key)?.high_watermark;
+        self.inner.group.with_machine(|machine| {
+            let group = machine.groups().slots.get(&slot).ok_or(QueueError::UnknownGroup)?;
+            let counts = group.backlog.counts(end);
+            Ok(QueueCounts {
+                start: group.backlog.start(),
+                visible: counts.visible,
+                leased: counts.leased,
+                delayed: counts.delayed,
+                dying: counts.dying,
+            })
+        })
+    }
+
+    /// Offsets of records that could be leased now, the oldest first.
+    pub(crate) fn peek(&self, slot: Slot, count_max: usize) -> Result<Vec<Offset>, QueueError> {
+        let end = self.bounds(slot.key)?.high_watermark;
+        self.inner.group.with_machine(|machine| {
+            let group = machine.groups().slots.get(&slot).ok_or(QueueError::UnknownGroup)?;
+            Ok(group.backlog.peek(end).take(count_max).collect())
+        })
+    }
+}
+
+fn check_visibility(visibility_ms: u64) -> Result<(), QueueError> {
+    if (VISIBILITY_MS_MIN..=VISIBILITY_MS_MAX).contains(&visibility_ms) {
+        return Ok(());
+    }
+    let reason = format!("a record is leased for 1s to 12h, not for {visibility_ms} ms");
+    Err(QueueError::Invalid { reason })
+}
