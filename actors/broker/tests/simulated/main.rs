@@ -7,6 +7,8 @@
 #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 #![allow(clippy::panic, reason = "tests fail by panicking")]
 
+mod queues;
+
 use std::time::Duration;
 
 use barrage_broker::{
