@@ -8,7 +8,8 @@
 //!
 //! Every step is in the shard's log, so the next leader goes on where this one was: it sends the
 //! same batch under the same sequence, and the dead-letter topic knows it for a duplicate. A record
-//! lies there once, unless the topic was made anew or has forgotten the producer (silent for a day).
+//! lies there once, unless the topic was made anew or has forgotten the producer (silent for a
+//! day).
 //!
 //! Owns: what is sent, and when. Must never: give a record up; a topic that is missing or full
 //! keeps them waiting, and nobody else.

@@ -1,6 +1,6 @@
 //! The one place where the broker's errors become codes of the native protocol.
 
-use barrage_broker::{AdminError, FetchError, Leader, ProduceError};
+use barrage_broker::{AdminError, FetchError, Leader, ProduceError, QueueError};
 use barrage_wire::{ErrorCode, ErrorReply, Hint};
 
 /// How long a client should wait when the server is full, in milliseconds.
@@ -50,10 +50,28 @@ pub(crate) fn fetch(error: &FetchError) -> ErrorReply {
     ErrorReply::new(code, error.to_string())
 }
 
+pub(crate) fn queue(error: &QueueError) -> ErrorReply {
+    let code = match error {
+        QueueError::UnknownPartition => ErrorCode::UnknownPartition,
+        QueueError::UnknownGroup => ErrorCode::UnknownGroup,
+        QueueError::NotLeader { hint } => return not_leader(hint.as_ref()),
+        QueueError::Invalid { .. } => ErrorCode::InvalidArgument,
+        QueueError::Read(error) => return fetch(error),
+        QueueError::QueueFull => return queue_full(error.to_string()),
+        QueueError::DiskFull => return disk_full(error.to_string()),
+        QueueError::Timeout => ErrorCode::Timeout,
+        QueueError::Poisoned => ErrorCode::StorageFailed,
+        QueueError::ShuttingDown => ErrorCode::ShuttingDown,
+    };
+    ErrorReply::new(code, error.to_string())
+}
+
 pub(crate) fn admin(error: &AdminError) -> ErrorReply {
     let code = match error {
         AdminError::TopicExists => ErrorCode::TopicExists,
         AdminError::UnknownTopic => ErrorCode::UnknownTopic,
+        AdminError::GroupExists => ErrorCode::GroupExists,
+        AdminError::UnknownGroup => ErrorCode::UnknownGroup,
         AdminError::Invalid { .. } => ErrorCode::InvalidArgument,
         AdminError::LimitReached { .. } => ErrorCode::LimitReached,
         AdminError::NotLeader => ErrorCode::NotLeader,

@@ -22,6 +22,7 @@ mod gateway;
 mod inbox;
 mod options;
 mod outbox;
+mod queue;
 mod session;
 mod timing;
 mod translate;

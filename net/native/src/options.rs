@@ -46,6 +46,8 @@ impl Options {
     pub const RECEIVE_BYTES_PER_S_MIN: u64 = 16 * 1024;
     /// No request waits longer, whatever it asks for.
     pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+    /// Offsets of one peek at most.
+    pub const PEEK_COUNT_MAX: usize = 10_000;
     /// Bytes of batches in one fetch reply at most, except that one batch always fits.
     pub const FETCH_BYTES_MAX: usize = limits::BATCH_BYTES_MAX;
 

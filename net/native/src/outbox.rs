@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use barrage_broker::FetchedBytes;
-use barrage_wire::{Correlation, FetchReply, Response};
+use barrage_wire::{Correlation, FetchReply, QueueReceiveReply, Response};
 use barrage_world::buggify;
 use bytes::BytesMut;
 
@@ -66,8 +66,26 @@ impl Outbox {
         head: &FetchReply<'_>,
         batches: Vec<FetchedBytes>,
     ) -> usize {
+        self.push_batches(batches, |size, out| head.encode_head(correlation, size, out))
+    }
+
+    /// As [`Self::push_fetched`], for what was leased.
+    pub(crate) fn push_received(
+        &mut self,
+        correlation: Correlation,
+        head: &QueueReceiveReply<'_>,
+        batches: Vec<FetchedBytes>,
+    ) -> usize {
+        self.push_batches(batches, |size, out| head.encode_head(correlation, size, out))
+    }
+
+    fn push_batches(
+        &mut self,
+        batches: Vec<FetchedBytes>,
+        encode_head: impl FnOnce(usize, &mut BytesMut),
+    ) -> usize {
         let batches_size = batches.iter().map(FetchedBytes::len).sum::<usize>();
-        let head_size = self.encode(|out| head.encode_head(correlation, batches_size, out));
+        let head_size = self.encode(|out| encode_head(batches_size, out));
         self.bytes += batches_size;
         let filled = batches.into_iter().filter(|bytes| !bytes.is_empty());
         self.pieces.extend(filled.map(Piece::Fetched));

@@ -24,7 +24,7 @@ use std::time::Duration;
 use barrage_broker::{FetchedBytes, ProduceError, Produced};
 use barrage_wire::{
     Correlation, ErrorCode, ErrorReply, FetchReply, FetchRequest, Frame, Hello, HelloReply, Opcode,
-    ProduceReply, ProduceRequest, Request, Response,
+    ProduceReply, ProduceRequest, QueueReceive, QueueReceiveReply, Request, Response,
 };
 use barrage_world::channel::Event;
 use barrage_world::net::Stream;
@@ -37,6 +37,7 @@ use crate::error;
 use crate::gateway::Shared;
 use crate::inbox::{Inbox, is_large};
 use crate::outbox::Outbox;
+use crate::queue::{self, GroupRequest};
 use crate::timing::Timing;
 use crate::translate::{self, Administration};
 use crate::write;
@@ -245,6 +246,7 @@ impl Session {
             self.reply(correlation, &Response::Error { opcode: header.opcode, error });
             return Ok(());
         }
+        let group = Administration::Group;
         let request = match request {
             Request::Hello(_) => return Err(CloseReason::HelloTwice),
             Request::Ping => {
@@ -270,6 +272,18 @@ impl Session {
             Request::TopicDescribe(request) => Administration::TopicDescribe(request),
             Request::ClusterDescribe => Administration::ClusterDescribe,
             Request::ClusterChange(change) => Administration::ClusterChange(change),
+            Request::QueueReceive(request) => {
+                self.receive_leases(correlation, request, permit);
+                return Ok(());
+            }
+            Request::GroupCreate(request) => group(GroupRequest::Create(request)),
+            Request::GroupAlter(request) => group(GroupRequest::Alter(request)),
+            Request::GroupDelete(request) => group(GroupRequest::Delete(request)),
+            Request::GroupList(request) => group(GroupRequest::List(request)),
+            Request::QueueSettle(request) => group(GroupRequest::Settle(request)),
+            Request::QueuePeek(request) => group(GroupRequest::Peek(request)),
+            Request::QueueSeek(request) => group(GroupRequest::Seek(request)),
+            Request::QueueCounts(request) => group(GroupRequest::Counts(request)),
         };
         self.administer(header.opcode, correlation, request, permit);
         Ok(())
@@ -368,6 +382,36 @@ impl Session {
         drop(spawn(task));
     }
 
+    fn receive_leases(
+        self: &Rc<Self>,
+        correlation: Correlation,
+        request: QueueReceive,
+        permit: Permit,
+    ) {
+        let request = queue::receive_request(&request, Instant::now());
+        let session = Rc::clone(self);
+        let task = async move {
+            let work = async {
+                session.shared.backlog.below_limit().await;
+                session.shared.broker.receive(request).await
+            };
+            let received = session.until_end(work).await;
+            drop(permit);
+            let error = match received {
+                Some(Ok(received)) => {
+                    let head = queue::received(&received);
+                    session.answer_received(correlation, &head, received.batches);
+                    return;
+                }
+                Some(Err(error)) => error::queue(&error),
+                None => ErrorReply::new(ErrorCode::ShuttingDown, "the connection is ending"),
+            };
+            let opcode = Opcode::QueueReceive.request_code();
+            session.answer(correlation, &Response::Error { opcode, error });
+        };
+        drop(spawn(task));
+    }
+
     fn administer(
         self: &Rc<Self>,
         opcode: u16,
@@ -422,6 +466,21 @@ impl Session {
         self.active.set(Instant::now());
         if self.close_reason.borrow().is_none() {
             let size = self.outbox.borrow_mut().push_fetched(correlation, head, batches);
+            self.shared.backlog.grow(size as u64);
+            write::kick(self);
+        }
+        self.ended.notify_all();
+    }
+
+    fn answer_received(
+        self: &Rc<Self>,
+        correlation: Correlation,
+        head: &QueueReceiveReply<'_>,
+        batches: Vec<FetchedBytes>,
+    ) {
+        self.active.set(Instant::now());
+        if self.close_reason.borrow().is_none() {
+            let size = self.outbox.borrow_mut().push_received(correlation, head, batches);
             self.shared.backlog.grow(size as u64);
             write::kick(self);
         }

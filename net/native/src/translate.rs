@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crate::cluster;
 use crate::error;
 use crate::options::Options;
+use crate::queue::{self, GroupRequest};
 
 /// A request that is answered from the catalog or by a whole node, not by one partition.
 pub(crate) enum Administration {
@@ -28,6 +29,7 @@ pub(crate) enum Administration {
     TopicDescribe(wire::TopicDescribe),
     ClusterDescribe,
     ClusterChange(wire::ClusterChange),
+    Group(GroupRequest),
 }
 
 /// How many partitions a topic gets that names no number.
@@ -115,6 +117,7 @@ pub(crate) async fn administer(
                 broker.describe_topic(name, deadline).await.map_err(|e| error::admin(&e))?;
             Ok(Response::TopicDescribe(description(&topic)))
         }
+        Administration::Group(request) => queue::answer(broker, request, deadline).await,
         Administration::ClusterDescribe => {
             Ok(Response::ClusterDescribe(cluster::description(broker.describe_cluster())))
         }
@@ -133,7 +136,7 @@ pub(crate) struct NodeFacts {
     pub(crate) segment_bytes: u64,
 }
 
-fn topic_name(name: &str) -> Result<TopicName, ErrorReply> {
+pub(crate) fn topic_name(name: &str) -> Result<TopicName, ErrorReply> {
     TopicName::parse(name).map_err(|error| {
         ErrorReply::new(ErrorCode::InvalidArgument, format!("topic name: {error}"))
     })

@@ -109,6 +109,10 @@ codes! {
         "The topic has no such partition." "Ask for metadata again."
     18 TopicExists false
         "A topic of this name exists." "Use it, or choose another name."
+    19 UnknownGroup false
+        "The topic has no group of this name or id." "Create it; it may have been deleted."
+    20 GroupExists false
+        "The topic has a group of this name." "Use it, or choose another name."
     32 NotLeader true
         "This node does not lead the partition or the catalog."
         "Go where the hint says; without one ask another node where."

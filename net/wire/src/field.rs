@@ -5,8 +5,8 @@
 //! end of a row and an older reader steps over them.
 
 use barrage_model::{
-    CoreId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
-    ShardId, Term, TopicId,
+    CoreId, GroupId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId,
+    Retention, ShardId, Term, TopicId,
 };
 use bytes::{BufMut, BytesMut};
 
@@ -164,7 +164,18 @@ macro_rules! newtypes {
         }
     )*};
 }
-newtypes!(NodeId, ShardId, CoreId, Term, TopicId, PartitionId, Offset, ProducerId, ProducerEpoch);
+newtypes!(
+    GroupId,
+    NodeId,
+    ShardId,
+    CoreId,
+    Term,
+    TopicId,
+    PartitionId,
+    Offset,
+    ProducerId,
+    ProducerEpoch
+);
 
 fields!(PartitionKey { topic, partition });
 fields!(Retention { time_ms, bytes });

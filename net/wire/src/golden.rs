@@ -4,19 +4,22 @@
 //! Each frame is also cut at every length, and has every byte changed: decoders must answer.
 
 use barrage_model::{
-    CoreId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
-    ShardId, Term, TopicId,
+    CoreId, GroupId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId,
+    Retention, ShardId, Term, TopicId,
 };
 use bytes::BytesMut;
 
 use crate::{
     Acks, At, ClusterChange, ClusterChanged, ClusterDescription, ClusterJoin, CoreStats,
-    Correlation, ErrorCode, ErrorReply, FetchReply, FetchRequest, FrameDecoder, FrameHeader, Hello,
-    HelloReply, Hint, InitProducerReply, ListOffsetReply, ListOffsetRequest, MetadataReply,
-    MetadataRequest, NodeAddress, NodeDescription, OPCODES, Opcode, PartitionDescription,
-    PartitionRoute, ProduceReply, ProduceRequest, Request, Response, SessionLimits,
-    ShardDescription, ShardStats, StatsReply, TopicAlter, TopicCreate, TopicDelete, TopicDescribe,
-    TopicDescription, TopicListReply, TopicRoutes, TopicSummary,
+    Correlation, ErrorCode, ErrorReply, FetchReply, FetchRequest, FrameDecoder, FrameHeader,
+    GroupAlter, GroupCreate, GroupDelete, GroupList, GroupListReply, GroupSettings, GroupSummary,
+    Hello, HelloReply, Hint, InitProducerReply, Lease, ListOffsetReply, ListOffsetRequest,
+    MetadataReply, MetadataRequest, NodeAddress, NodeDescription, OPCODES, Opcode,
+    PartitionDescription, PartitionRoute, ProduceReply, ProduceRequest, QueueCounts,
+    QueueCountsReply, QueuePeek, QueuePeekReply, QueueReceive, QueueReceiveReply, QueueSeek,
+    QueueSettle, QueueSettleReply, Receipt, Request, Response, Seek, SessionLimits, Settled,
+    Settlement, ShardDescription, ShardStats, StatsReply, TopicAlter, TopicCreate, TopicDelete,
+    TopicDescribe, TopicDescription, TopicListReply, TopicRoutes, TopicSummary,
 };
 
 const KEY: PartitionKey = PartitionKey { topic: TopicId(5), partition: PartitionId(3) };
@@ -80,7 +83,52 @@ fn requests() -> Vec<Request<'static>> {
     ]
     .into_iter()
     .chain(cluster_changes().map(Request::ClusterChange))
+    .chain(group_requests())
     .collect()
+}
+
+fn group_settings() -> GroupSettings {
+    GroupSettings {
+        visibility_ms: 30_000,
+        deliveries_max: Some(16),
+        dead_letter: Some("d".to_owned()),
+        backoff: "10s".to_owned(),
+    }
+}
+
+fn group_requests() -> Vec<Request<'static>> {
+    let (topic, name) = ("t".to_owned(), "g".to_owned());
+    let (settings, group) = (group_settings(), GroupId(6));
+    let settle = |settlement| {
+        let receipts = vec![Receipt { offset: Offset(7), tag: 8 }];
+        Request::QueueSettle(QueueSettle { key: KEY, group, settlement, receipts })
+    };
+    vec![
+        Request::GroupCreate(GroupCreate {
+            topic: topic.clone(),
+            name: name.clone(),
+            settings: settings.clone(),
+            at_end: true,
+        }),
+        Request::GroupAlter(GroupAlter { topic: topic.clone(), name: name.clone(), settings }),
+        Request::GroupDelete(GroupDelete { topic: topic.clone(), name }),
+        Request::GroupList(GroupList { topic }),
+        Request::QueueReceive(QueueReceive {
+            key: KEY,
+            group,
+            count_max: 10,
+            bytes_max: 4096,
+            visibility_ms: Some(5_000),
+            wait_ms: 500,
+        }),
+        settle(Settlement::Ack),
+        settle(Settlement::Nack { delay_ms: Some(9) }),
+        settle(Settlement::Extend { visibility_ms: 9 }),
+        Request::QueuePeek(QueuePeek { key: KEY, group, count_max: 10 }),
+        Request::QueueSeek(QueueSeek { key: KEY, group, to: Seek::Rewind(Offset(7)) }),
+        Request::QueueSeek(QueueSeek { key: KEY, group, to: Seek::Skip(Offset(7)) }),
+        Request::QueueCounts(QueueCounts { key: KEY, group }),
+    ]
 }
 
 fn cluster_changes() -> [ClusterChange; 6] {
@@ -198,6 +246,52 @@ fn responses() -> Vec<Response<'static>> {
             shards: 4,
         }),
     ]
+    .into_iter()
+    .chain(group_responses())
+    .collect()
+}
+
+fn group_responses() -> Vec<Response<'static>> {
+    let summary = || GroupSummary {
+        name: "g".to_owned(),
+        group: GroupId(6),
+        settings: group_settings(),
+        created_ms: 8,
+    };
+    let lease = Lease { offset: Offset(7), tag: 8, deliveries: 2, first_ms: 9, left_ms: 5_000 };
+    vec![
+        Response::GroupCreate(summary()),
+        Response::GroupAlter(summary()),
+        Response::GroupDelete,
+        Response::GroupList(GroupListReply {
+            topic: TopicId(5),
+            partitions: 4,
+            groups: vec![summary()],
+        }),
+        Response::QueueReceive(QueueReceiveReply {
+            more: true,
+            leases: vec![lease],
+            batches: b"batches",
+        }),
+        Response::QueueSettle(QueueSettleReply {
+            results: vec![
+                Settled::Done,
+                Settled::AlreadySettled,
+                Settled::NotLeased,
+                Settled::Stale,
+                Settled::NeverLeased,
+            ],
+        }),
+        Response::QueuePeek(QueuePeekReply { offsets: vec![Offset(7), Offset(9)] }),
+        Response::QueueSeek,
+        Response::QueueCounts(QueueCountsReply {
+            start: Offset(1),
+            visible: 2,
+            leased: 3,
+            delayed: 4,
+            dying: 5,
+        }),
+    ]
 }
 
 fn errors() -> Vec<Response<'static>> {
@@ -311,6 +405,7 @@ fn a_cut_body_is_an_error() {
         let (header, body) = split(&bytes);
         let end = match response {
             Response::Fetch(_) => raw_tail(Opcode::Fetch),
+            Response::QueueReceive(reply) => body.len() - reply.batches.len(),
             _ => body.len(),
         };
         for cut in 0..end {

@@ -14,12 +14,14 @@ mod error;
 mod fetch;
 mod field;
 mod frame;
+mod group;
 mod hello;
 mod metadata;
 mod offset;
 mod opcode;
 mod produce;
 mod producer;
+mod queue;
 mod request;
 mod response;
 mod stats;
@@ -33,6 +35,9 @@ pub use error::{ErrorCode, ErrorReply, Hint};
 pub use fetch::{FetchReply, FetchRequest};
 pub use field::DecodeError;
 pub use frame::{Correlation, Frame, FrameDecoder, FrameError, FrameHeader};
+pub use group::{
+    GroupAlter, GroupCreate, GroupDelete, GroupList, GroupListReply, GroupSettings, GroupSummary,
+};
 pub use hello::{
     HELLO_MAGIC, Hello, HelloReply, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, SessionLimits,
 };
@@ -41,6 +46,11 @@ pub use offset::{At, ListOffsetReply, ListOffsetRequest};
 pub use opcode::{OPCODES, Opcode};
 pub use produce::{Acks, ProduceReply, ProduceRequest};
 pub use producer::InitProducerReply;
+pub use queue::{
+    Lease, QueueCounts, QueueCountsReply, QueuePeek, QueuePeekReply, QueueReceive,
+    QueueReceiveReply, QueueSeek, QueueSettle, QueueSettleReply, Receipt, Seek, Settled,
+    Settlement,
+};
 pub use request::{Request, RequestError};
 pub use response::Response;
 pub use stats::{CoreStats, ShardStats, StatsReply};

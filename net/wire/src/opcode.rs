@@ -37,10 +37,28 @@ pub enum Opcode {
     ClusterDescribe = 48,
     /// Change who is a member, or who holds and leads what.
     ClusterChange = 49,
+    /// Make a queue group of a topic.
+    GroupCreate = 64,
+    /// Change a group.
+    GroupAlter = 65,
+    /// Remove a group.
+    GroupDelete = 66,
+    /// The groups of a topic.
+    GroupList = 67,
+    /// Lease records of one partition.
+    QueueReceive = 80,
+    /// Settle leases.
+    QueueSettle = 81,
+    /// What could be leased, without leasing it.
+    QueuePeek = 82,
+    /// Move what a group has before it.
+    QueueSeek = 83,
+    /// How many records wait for what.
+    QueueCounts = 84,
 }
 
 /// Every opcode, in order of its number.
-pub const OPCODES: [Opcode; 15] = [
+pub const OPCODES: [Opcode; 24] = [
     Opcode::Hello,
     Opcode::Ping,
     Opcode::Metadata,
@@ -56,6 +74,15 @@ pub const OPCODES: [Opcode; 15] = [
     Opcode::TopicDescribe,
     Opcode::ClusterDescribe,
     Opcode::ClusterChange,
+    Opcode::GroupCreate,
+    Opcode::GroupAlter,
+    Opcode::GroupDelete,
+    Opcode::GroupList,
+    Opcode::QueueReceive,
+    Opcode::QueueSettle,
+    Opcode::QueuePeek,
+    Opcode::QueueSeek,
+    Opcode::QueueCounts,
 ];
 
 impl Opcode {

@@ -7,11 +7,13 @@ use crate::error::ErrorCode;
 use crate::fetch::FetchRequest;
 use crate::field::{DecodeError, Field, Reader};
 use crate::frame::{Correlation, FrameHeader, finish_frame, start_frame};
+use crate::group::{GroupAlter, GroupCreate, GroupDelete, GroupList};
 use crate::hello::Hello;
 use crate::metadata::MetadataRequest;
 use crate::offset::ListOffsetRequest;
 use crate::opcode::Opcode;
 use crate::produce::ProduceRequest;
+use crate::queue::{QueueCounts, QueuePeek, QueueReceive, QueueSeek, QueueSettle};
 use crate::topic::{TopicAlter, TopicCreate, TopicDelete, TopicDescribe};
 
 /// What a client asks.
@@ -47,6 +49,24 @@ pub enum Request<'a> {
     ClusterDescribe,
     /// Change the cluster.
     ClusterChange(ClusterChange),
+    /// Make a queue group of a topic.
+    GroupCreate(GroupCreate),
+    /// Change a group.
+    GroupAlter(GroupAlter),
+    /// Remove a group.
+    GroupDelete(GroupDelete),
+    /// The groups of a topic.
+    GroupList(GroupList),
+    /// Lease records of one partition.
+    QueueReceive(QueueReceive),
+    /// Settle leases.
+    QueueSettle(QueueSettle),
+    /// What could be leased, without leasing it.
+    QueuePeek(QueuePeek),
+    /// Move what a group has before it.
+    QueueSeek(QueueSeek),
+    /// How many records wait for what.
+    QueueCounts(QueueCounts),
 }
 
 /// Why a frame is no request. The connection can go on: the frame's end is known.
@@ -108,6 +128,15 @@ impl<'a> Request<'a> {
             Self::TopicDescribe(_) => Opcode::TopicDescribe,
             Self::ClusterDescribe => Opcode::ClusterDescribe,
             Self::ClusterChange(_) => Opcode::ClusterChange,
+            Self::GroupCreate(_) => Opcode::GroupCreate,
+            Self::GroupAlter(_) => Opcode::GroupAlter,
+            Self::GroupDelete(_) => Opcode::GroupDelete,
+            Self::GroupList(_) => Opcode::GroupList,
+            Self::QueueReceive(_) => Opcode::QueueReceive,
+            Self::QueueSettle(_) => Opcode::QueueSettle,
+            Self::QueuePeek(_) => Opcode::QueuePeek,
+            Self::QueueSeek(_) => Opcode::QueueSeek,
+            Self::QueueCounts(_) => Opcode::QueueCounts,
         }
     }
 
@@ -129,6 +158,15 @@ impl<'a> Request<'a> {
             Self::TopicDelete(body) => body.put(out),
             Self::TopicDescribe(body) => body.put(out),
             Self::ClusterChange(body) => body.put(out),
+            Self::GroupCreate(body) => body.put(out),
+            Self::GroupAlter(body) => body.put(out),
+            Self::GroupDelete(body) => body.put(out),
+            Self::GroupList(body) => body.put(out),
+            Self::QueueReceive(body) => body.put(out),
+            Self::QueueSettle(body) => body.put(out),
+            Self::QueuePeek(body) => body.put(out),
+            Self::QueueSeek(body) => body.put(out),
+            Self::QueueCounts(body) => body.put(out),
             Self::Ping
             | Self::Stats
             | Self::InitProducer
@@ -168,6 +206,15 @@ impl<'a> Request<'a> {
             Opcode::TopicDescribe => Self::TopicDescribe(reader.take()?),
             Opcode::ClusterDescribe => Self::ClusterDescribe,
             Opcode::ClusterChange => Self::ClusterChange(reader.take()?),
+            Opcode::GroupCreate => Self::GroupCreate(reader.take()?),
+            Opcode::GroupAlter => Self::GroupAlter(reader.take()?),
+            Opcode::GroupDelete => Self::GroupDelete(reader.take()?),
+            Opcode::GroupList => Self::GroupList(reader.take()?),
+            Opcode::QueueReceive => Self::QueueReceive(reader.take()?),
+            Opcode::QueueSettle => Self::QueueSettle(reader.take()?),
+            Opcode::QueuePeek => Self::QueuePeek(reader.take()?),
+            Opcode::QueueSeek => Self::QueueSeek(reader.take()?),
+            Opcode::QueueCounts => Self::QueueCounts(reader.take()?),
         };
         reader.finish()?;
         Ok(request)

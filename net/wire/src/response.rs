@@ -7,12 +7,14 @@ use crate::error::{ErrorCode, ErrorReply};
 use crate::fetch::FetchReply;
 use crate::field::{DecodeError, Field, Reader};
 use crate::frame::{Correlation, FrameHeader, finish_frame, start_frame};
+use crate::group::{GroupListReply, GroupSummary};
 use crate::hello::HelloReply;
 use crate::metadata::MetadataReply;
 use crate::offset::ListOffsetReply;
 use crate::opcode::{Opcode, REPLY_BIT};
 use crate::produce::ProduceReply;
 use crate::producer::InitProducerReply;
+use crate::queue::{QueueCountsReply, QueuePeekReply, QueueReceiveReply, QueueSettleReply};
 use crate::stats::StatsReply;
 use crate::topic::{TopicDescription, TopicListReply, TopicSummary};
 
@@ -56,6 +58,24 @@ pub enum Response<'a> {
     ClusterDescribe(ClusterDescription),
     /// The cluster is changed.
     ClusterChange(ClusterChanged),
+    /// The group is made.
+    GroupCreate(GroupSummary),
+    /// The group is changed.
+    GroupAlter(GroupSummary),
+    /// The group is gone.
+    GroupDelete,
+    /// The groups.
+    GroupList(GroupListReply),
+    /// Leases and batches.
+    QueueReceive(QueueReceiveReply<'a>),
+    /// What became of each receipt.
+    QueueSettle(QueueSettleReply),
+    /// Offsets.
+    QueuePeek(QueuePeekReply),
+    /// It goes on from there.
+    QueueSeek,
+    /// The counts.
+    QueueCounts(QueueCountsReply),
 }
 
 impl<'a> Response<'a> {
@@ -79,6 +99,15 @@ impl<'a> Response<'a> {
             Self::TopicDescribe(_) => Opcode::TopicDescribe.reply_code(),
             Self::ClusterDescribe(_) => Opcode::ClusterDescribe.reply_code(),
             Self::ClusterChange(_) => Opcode::ClusterChange.reply_code(),
+            Self::GroupCreate(_) => Opcode::GroupCreate.reply_code(),
+            Self::GroupAlter(_) => Opcode::GroupAlter.reply_code(),
+            Self::GroupDelete => Opcode::GroupDelete.reply_code(),
+            Self::GroupList(_) => Opcode::GroupList.reply_code(),
+            Self::QueueReceive(_) => Opcode::QueueReceive.reply_code(),
+            Self::QueueSettle(_) => Opcode::QueueSettle.reply_code(),
+            Self::QueuePeek(_) => Opcode::QueuePeek.reply_code(),
+            Self::QueueSeek => Opcode::QueueSeek.reply_code(),
+            Self::QueueCounts(_) => Opcode::QueueCounts.reply_code(),
         }
     }
 
@@ -92,7 +121,7 @@ impl<'a> Response<'a> {
         match self {
             Self::Error { error, .. } => error.put(out),
             Self::Hello(body) => body.put(out),
-            Self::Ping | Self::TopicDelete => {}
+            Self::Ping | Self::TopicDelete | Self::GroupDelete | Self::QueueSeek => {}
             Self::Metadata(body) => body.put(out),
             Self::Stats(body) => body.put(out),
             Self::Produce(body) => body.put(out),
@@ -108,6 +137,12 @@ impl<'a> Response<'a> {
             Self::TopicDescribe(body) => body.put(out),
             Self::ClusterDescribe(body) => body.put(out),
             Self::ClusterChange(body) => body.put(out),
+            Self::GroupCreate(body) | Self::GroupAlter(body) => body.put(out),
+            Self::GroupList(body) => body.put(out),
+            Self::QueueReceive(body) => body.put(out),
+            Self::QueueSettle(body) => body.put(out),
+            Self::QueuePeek(body) => body.put(out),
+            Self::QueueCounts(body) => body.put(out),
         }
         finish_frame(at, out);
     }
@@ -145,6 +180,15 @@ impl<'a> Response<'a> {
             Opcode::TopicDescribe => Self::TopicDescribe(reader.take()?),
             Opcode::ClusterDescribe => Self::ClusterDescribe(reader.take()?),
             Opcode::ClusterChange => Self::ClusterChange(reader.take()?),
+            Opcode::GroupCreate => Self::GroupCreate(reader.take()?),
+            Opcode::GroupAlter => Self::GroupAlter(reader.take()?),
+            Opcode::GroupDelete => Self::GroupDelete,
+            Opcode::GroupList => Self::GroupList(reader.take()?),
+            Opcode::QueueReceive => return QueueReceiveReply::decode(body).map(Self::QueueReceive),
+            Opcode::QueueSettle => Self::QueueSettle(reader.take()?),
+            Opcode::QueuePeek => Self::QueuePeek(reader.take()?),
+            Opcode::QueueSeek => Self::QueueSeek,
+            Opcode::QueueCounts => Self::QueueCounts(reader.take()?),
         };
         reader.finish()?;
         Ok(response)

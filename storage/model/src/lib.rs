@@ -1,4 +1,4 @@
-//! The words of Barrage as Rust types: ids, units, limits, retention, topic and group names, record batch.
+//! The words of Barrage as Rust types: ids, units, limits, retention, topics, groups, record batch.
 //!
 //! Owns: the meaning of every value that is shared by client, wire, log and broker.
 //! Must never do: I/O, read a clock, use async, hold state. Everything here is a pure function.

@@ -267,8 +267,8 @@ impl Backlog {
         marks.take_while(move |(at, _)| at.0 < end)
     }
 
-    /// The oldest records that are to go to the dead-letter topic go on their way, once all who went
-    /// before have arrived: who travels in one batch depends on the list, and must be the same
+    /// The oldest records that are to go to the dead-letter topic go on their way, once all that
+    /// went before have arrived: who travels in one batch depends on the list, and must be the same
     /// whoever sends it.
     pub(crate) fn depart(&mut self, count_max: usize) {
         if !self.departures.list.is_empty() {
