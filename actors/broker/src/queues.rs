@@ -74,7 +74,7 @@ impl Broker {
     pub fn list_groups(&self, topic: &TopicName) -> Option<(TopicInfo, Vec<GroupInfo>)> {
         let catalog = self.core.catalog();
         let topic = catalog.topic_named(topic)?;
-        Some((info(topic), topic.groups.values().map(group_info).collect()))
+        Some((info(topic), topic.groups.iter().map(group_info).collect()))
     }
 
     /// Leases records of one partition; waits until `wait_until` for the first one. Dropping the

@@ -24,6 +24,7 @@ use thiserror::Error;
 
 use crate::command::Command;
 use crate::format::{FormatError, checkpoint};
+use crate::group::Groups;
 use crate::node::{Birth, NodeError, Nodes, Presence};
 use crate::placement;
 use crate::topic::{Partition, Topic};
@@ -313,7 +314,7 @@ impl Catalog {
             name: name.clone(),
             partitions,
             retention,
-            groups: BTreeMap::new(),
+            groups: Groups::default(),
             revision,
             created_ms: log_time_ms,
         };

@@ -3,6 +3,9 @@
 //! Owns: the shape of a group. Must never: know what was leased or acked; the shards of its topic
 //! know that.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use barrage_model::{GroupId, GroupName, PartitionId, QueueSettings};
 
 /// A queue group of a topic.
@@ -28,5 +31,46 @@ impl Group {
     #[must_use]
     pub fn begins_at_end(&self, partition: PartitionId) -> bool {
         partition.0 < self.from_end
+    }
+}
+
+/// The groups of a topic, by name. There may be very many topics, and most have none: that costs a
+/// pointer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Groups(Option<Arc<BTreeMap<GroupName, Arc<Group>>>>);
+
+impl Groups {
+    /// A group by its name.
+    pub fn get(&self, name: &GroupName) -> Option<&Arc<Group>> {
+        self.0.as_ref()?.get(name)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.0.iter().flat_map(|groups| groups.values())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |groups| groups.len())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(crate) fn insert(&mut self, group: Group) {
+        let groups = Arc::make_mut(self.0.get_or_insert_default());
+        groups.insert(group.name.clone(), Arc::new(group));
+    }
+
+    pub(crate) fn remove(&mut self, name: &GroupName) -> Option<Arc<Group>> {
+        let groups = Arc::make_mut(self.0.as_mut()?);
+        let removed = groups.remove(name);
+        if groups.is_empty() {
+            self.0 = None;
+        }
+        removed
     }
 }

@@ -4,15 +4,14 @@
 //! Invariants: a topic has at least one partition, a partition at least one span; spans go by
 //! offset.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use barrage_model::limits::{GROUPS_PER_TOPIC_MAX, PARTITIONS_PER_TOPIC_MAX};
 use barrage_model::{
-    GroupId, GroupName, Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId, TopicName,
+    GroupId, Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId, TopicName,
 };
 
-use crate::group::Group;
+use crate::group::{Group, Groups};
 
 /// From this offset on the partition lies on this shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +53,7 @@ pub struct Topic {
     /// How long records are kept.
     pub retention: Retention,
     /// Its groups, by name.
-    pub groups: BTreeMap<GroupName, Arc<Group>>,
+    pub groups: Groups,
     /// Catalog revision of the last change of the topic; groups have their own.
     pub revision: u64,
     /// Log time of its creation in milliseconds since 1970.
@@ -78,14 +77,12 @@ impl Topic {
                 !partition.spans.is_empty() && offsets.is_sorted_by(|left, right| left < right)
             })
             && self.groups.len() <= GROUPS_PER_TOPIC_MAX
-            && self.groups.iter().all(|(name, group)| {
-                *name == group.name && group.settings.check(&self.name).is_ok()
-            })
+            && self.groups.iter().all(|group| group.settings.check(&self.name).is_ok())
     }
 
     /// A group by its id.
     pub fn group(&self, id: GroupId) -> Option<&Arc<Group>> {
-        self.groups.values().find(|group| group.id == id)
+        self.groups.iter().find(|group| group.id == id)
     }
 
     /// The shard that takes new records of a partition.

@@ -73,7 +73,7 @@ fn group_difference(
     let mut open = Vec::new();
     for topic in catalog.topics().filter(|topic| !topic.groups.is_empty()) {
         for (key, _) in topic.places().filter(|(_, place)| *place == shard) {
-            for group in topic.groups.values() {
+            for group in topic.groups.iter() {
                 let slot = Slot { key, group: group.id };
                 let known = groups.slots.get(&slot);
                 if known.is_none_or(|known| known.config.revision < group.revision) {

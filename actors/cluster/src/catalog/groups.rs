@@ -4,8 +4,6 @@
 //! Invariants: a group that is gone leaves no trace but the counter of ids: a shard closes what it
 //! holds of a group that its topic does not name any more.
 
-use std::sync::Arc;
-
 use barrage_model::limits::GROUPS_PER_TOPIC_MAX;
 use barrage_model::{GroupId, GroupName, QueueSettings, TopicName};
 
@@ -26,7 +24,7 @@ impl Catalog {
         log_time_ms: i64,
     ) -> Result<Reply, CatalogError> {
         let mut topic = self.topic_to_change(topic)?;
-        if topic.groups.contains_key(&name) {
+        if topic.groups.get(&name).is_some() {
             return Err(CatalogError::GroupExists);
         }
         settings.check(&topic.name)?;
@@ -39,13 +37,13 @@ impl Catalog {
         self.revision += 1;
         let group = Group {
             id: GroupId(self.next_group),
-            name: name.clone(),
+            name,
             settings,
             from_end: if at_end { partitions } else { 0 },
             revision: self.revision,
             created_ms: log_time_ms,
         };
-        topic.groups.insert(name, Arc::new(group));
+        topic.groups.insert(group);
         Ok(self.put(topic))
     }
 
@@ -57,9 +55,10 @@ impl Catalog {
     ) -> Result<Reply, CatalogError> {
         let mut topic = self.topic_to_change(topic)?;
         settings.check(&topic.name)?;
-        let group = topic.groups.get_mut(name).ok_or(CatalogError::UnknownGroup)?;
+        let group = topic.groups.get(name).ok_or(CatalogError::UnknownGroup)?;
         self.revision += 1;
-        *group = Arc::new(Group { settings, revision: self.revision, ..Group::clone(group) });
+        let group = Group { settings, revision: self.revision, ..Group::clone(group) };
+        topic.groups.insert(group);
         Ok(self.put(topic))
     }
 
@@ -80,7 +79,7 @@ impl Catalog {
 
     /// What holds for the groups of every catalog that commands have made.
     pub(super) fn groups_are_sound(&self) -> bool {
-        let groups = || self.topics.values().flat_map(|topic| topic.groups.values());
+        let groups = || self.topics.values().flat_map(|topic| topic.groups.iter());
         let ids: std::collections::BTreeSet<_> = groups().map(|group| group.id).collect();
         let held = groups().count();
         held <= GROUPS_MAX
@@ -93,6 +92,8 @@ impl Catalog {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     #![allow(clippy::panic, reason = "tests fail by panicking")]
+
+    use std::sync::Arc;
 
     use super::*;
     use crate::command::Command;

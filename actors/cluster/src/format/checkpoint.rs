@@ -3,7 +3,6 @@
 //! Owns: the stored form of a catalog. Must never: store a hash map or anything derived.
 //! Invariants: equal catalogs give equal bytes; what is read back is equal to what was stored.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use barrage_model::{GroupId, GroupName, NodeId, Offset, Retention, ShardId, TopicId, TopicName};
@@ -12,7 +11,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::catalog::{Catalog, Parts};
 use crate::command::SettingsV1;
 use crate::format::{self, FormatError, Kind};
-use crate::group::Group;
+use crate::group::{Group, Groups};
 use crate::node::{Birth, Node, Nodes, Presence};
 use crate::topic::{Partition, Span, Topic};
 
@@ -96,13 +95,15 @@ pub fn decode(bytes: &[u8]) -> Result<Catalog, FormatError> {
         return Err(FormatError::Version { found: version });
     }
     let stored = format::decode::<CatalogV1>(payload)?;
-    let topics: Result<Vec<_>, _> = stored.topics.into_iter().map(load).collect();
+    // Each into its own memory at once: no second list of whole topics.
+    let topics: Result<Vec<_>, _> =
+        stored.topics.into_iter().map(|topic| load(topic).map(Arc::new)).collect();
     Catalog::from_parts(Parts {
         revision: stored.revision,
         cluster: stored.cluster,
         shards: stored.shards,
         nodes: load_nodes(stored.nodes)?,
-        topics: topics?.into_iter().map(Arc::new).collect(),
+        topics: topics?,
         closing: stored.closing.into_iter().map(|(topic, at)| (TopicId(topic), at)).collect(),
         next_topic: stored.next_topic,
         next_group: stored.next_group,
@@ -160,7 +161,7 @@ fn store(topic: &Topic) -> TopicV1 {
         partitions: topic.partitions.iter().map(spans).collect(),
         retention_time_ms: topic.retention.time_ms,
         retention_bytes: topic.retention.bytes,
-        groups: topic.groups.values().map(|group| store_group(group)).collect(),
+        groups: topic.groups.iter().map(|group| store_group(group)).collect(),
         revision: topic.revision,
         created_ms: topic.created_ms,
     }
@@ -170,9 +171,10 @@ fn load(stored: TopicV1) -> Result<Topic, FormatError> {
     let span = |(offset, shard)| Span { first_offset: Offset(offset), shard: ShardId(shard) };
     let partition = |spans: Vec<_>| Partition { spans: spans.into_iter().map(span).collect() };
     let count = stored.groups.len();
-    let groups: Result<BTreeMap<_, _>, FormatError> =
-        stored.groups.into_iter().map(load_group).collect();
-    let groups = groups?;
+    let mut groups = Groups::default();
+    for group in stored.groups {
+        groups.insert(load_group(group)?);
+    }
     if groups.len() != count {
         return Err(FormatError::Content);
     }
@@ -198,15 +200,13 @@ fn store_group(group: &Group) -> GroupV1 {
     }
 }
 
-fn load_group(stored: GroupV1) -> Result<(GroupName, Arc<Group>), FormatError> {
-    let name = GroupName::parse(&stored.name).map_err(|_| FormatError::Content)?;
-    let group = Group {
+fn load_group(stored: GroupV1) -> Result<Group, FormatError> {
+    Ok(Group {
         id: GroupId(stored.id),
-        name: name.clone(),
+        name: GroupName::parse(&stored.name).map_err(|_| FormatError::Content)?,
         settings: stored.settings.try_into()?,
         from_end: stored.from_end,
         revision: stored.revision,
         created_ms: stored.created_ms,
-    };
-    Ok((name, Arc::new(group)))
+    })
 }
