@@ -16,6 +16,7 @@
 //!   that was ever leased.
 //! * `backoff`: how long a record waits before it is delivered again.
 //! * `backlog`: one group's view of one partition; leases, settles, gives back.
+//! * `filter`: which records a group wants.
 //!
 //! Must never: hold payload; do work that grows with the backlog, but for a rewind or a skip.
 
@@ -23,6 +24,7 @@ mod backlog;
 mod backoff;
 #[cfg(test)]
 mod dice;
+mod filter;
 mod timers;
 mod wheel;
 mod window;
