@@ -16,6 +16,7 @@
 //! * `window`: what became of each record between the oldest that is not settled and the newest
 //!   that was ever leased.
 //! * `backlog`: one group's view of one partition; leases, settles, gives back.
+//! * `filter`: which records a group wants.
 //!
 //! Must never: hold payload; do work that grows with the backlog, but for a rewind or a skip.
 
@@ -23,6 +24,8 @@ pub(crate) mod backlog;
 pub(crate) mod departures;
 #[cfg(test)]
 mod dice;
+#[allow(dead_code, reason = "groups do not have one yet")]
+mod filter;
 pub(crate) mod timers;
 mod wheel;
 pub(crate) mod window;
