@@ -22,7 +22,7 @@
 mod backlog;
 mod backoff;
 #[cfg(test)]
-mod dice;
+pub(crate) mod dice;
 mod timers;
 mod wheel;
 mod window;
