@@ -23,6 +23,8 @@ mod fingerprint;
 mod format;
 #[doc(hidden)]
 pub mod fuzzing;
+#[allow(dead_code, reason = "the commands that use it come with the groups")]
+mod group;
 mod home;
 mod members;
 mod message;

@@ -23,7 +23,7 @@
 pub(crate) mod backlog;
 pub(crate) mod departures;
 #[cfg(test)]
-mod dice;
+pub(crate) mod dice;
 #[allow(dead_code, reason = "groups do not have one yet")]
 mod filter;
 pub(crate) mod timers;
