@@ -23,6 +23,9 @@ use crate::queue::backlog::{Backlog, Leased, Policy, Receipt, Want};
 /// Records that one lease hands out, at most.
 pub(crate) const LEASE_MAX: u32 = 10_000;
 
+/// The lease clock's milliseconds are cut off: a lease may begin almost one later than it says.
+pub(crate) const ROUNDING_MS: u64 = 1;
+
 /// A group in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot {
@@ -183,7 +186,7 @@ impl QueueGroup {
             What::Lease { count_max, visibility_ms } => {
                 let count_max = usize::try_from(*count_max.min(&LEASE_MAX)).unwrap_or(0);
                 let log_time_ms = u64::try_from(log_time_ms).unwrap_or(0);
-                let visibility_ms = *visibility_ms;
+                let visibility_ms = visibility_ms.saturating_add(ROUNDING_MS);
                 let want = Want { now_ms, log_time_ms, end, count_max, visibility_ms };
                 Outcome::Leased(backlog.lease(&want))
             }
@@ -204,7 +207,7 @@ impl QueueGroup {
             }
             What::Extend(receipts) => {
                 let extend = |(receipt, visibility_ms): &(Receipt, u64)| {
-                    backlog.extend(*receipt, *visibility_ms, now_ms)
+                    backlog.extend(*receipt, visibility_ms.saturating_add(ROUNDING_MS), now_ms)
                 };
                 Outcome::Settled(receipts.iter().map(extend).collect())
             }
@@ -339,7 +342,7 @@ mod tests {
         groups.open(&state, &[open(slot(0, 1), 1, false)]);
         groups.pass_to(500);
         groups.pass_to(400);
-        assert_eq!(lease(&mut groups, &state, slot(0, 1), 1)[0].until_ms, 30_500);
+        assert_eq!(lease(&mut groups, &state, slot(0, 1), 1)[0].until_ms, 30_501);
         let skip = What::Skip { to: Offset(99) };
         assert_eq!(groups.apply(&state, 0, &Op { slot: slot(0, 1), what: skip }), Outcome::Done);
         assert_eq!(groups.slots[&slot(0, 1)].backlog.start(), Offset(10));

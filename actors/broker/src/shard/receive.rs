@@ -18,7 +18,7 @@ use barrage_model::{Offset, PartitionKey};
 use barrage_world::{Instant, Slice, buggify, sleep_until};
 
 use super::Shard;
-use super::groups::{LEASE_MAX, Op, Outcome, Slot, What};
+use super::groups::{LEASE_MAX, Op, Outcome, ROUNDING_MS, Slot, What};
 use super::handle::first_of;
 use crate::api::queue::{
     Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest, Seek, SettleRequest, Settlement,
@@ -116,7 +116,7 @@ impl Shard {
             tag: one.receipt.tag,
             deliveries: one.deliveries,
             first_ms: one.first_ms,
-            left_ms: one.until_ms.saturating_sub(now_ms),
+            left_ms: one.until_ms.saturating_sub(now_ms + ROUNDING_MS),
         };
         let more = !rest.is_empty() || self.is_anything_visible(slot).unwrap_or(false);
         Ok(Handed { leases: kept.iter().map(lease).collect(), batches, more })

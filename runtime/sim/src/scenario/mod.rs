@@ -28,7 +28,7 @@ pub struct Scenario {
 
 /// All scenarios.
 pub const ALL: &[Scenario] =
-    &[log::SCENARIO, replicas::SCENARIO, node::SCENARIO, cluster::SCENARIO];
+    &[log::SCENARIO, replicas::SCENARIO, node::SCENARIO, cluster::SCENARIO, cluster::QUEUE];
 
 /// The scenario of this name.
 #[must_use]

@@ -340,7 +340,9 @@ impl Client {
         let calm = self.context.witness.disturbances.calm_since(asked_at);
         match code {
             ErrorCode::NotLeader => true,
-            ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => self.may_be_behind(),
+            ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownGroup => {
+                self.may_be_behind()
+            }
             ErrorCode::ShuttingDown | ErrorCode::StorageFailed | ErrorCode::NotOnAll => !calm,
             _ => false,
         }
@@ -415,5 +417,6 @@ fn may_be_better_elsewhere(code: ErrorCode) -> bool {
             | ErrorCode::StorageFailed
             | ErrorCode::UnknownTopic
             | ErrorCode::UnknownPartition
+            | ErrorCode::UnknownGroup
     )
 }

@@ -16,6 +16,7 @@ mod draw;
 mod lane;
 mod producer;
 mod witness;
+mod worker;
 
 pub(crate) use self::admin::{create, inspect, keep_passing};
 pub(crate) use self::batch::{Factory, Size};
@@ -26,3 +27,4 @@ pub(crate) use self::disturbance::Disturbance;
 pub(crate) use self::draw::{between, milliseconds, pick};
 pub(crate) use self::producer::{Producer, ProducerPlan};
 pub(crate) use self::witness::Witness;
+pub(crate) use self::worker::{Group, GroupPlan, Worker, WorkerPlan, create_group};

@@ -6,14 +6,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use barrage_model::{Offset, PartitionKey, ProducerId, Retention, TopicId};
 use barrage_world::{Instant, unix_time_ms};
 
+use super::client::Topic;
 use super::disturbance::Disturbances;
 use crate::history::{
     Answer, Call, History, Name, Nanos, Note, Operation, Place, ReadFrom, ReadOut, SendBatch,
-    SentAt,
+    SentAt, SettleLease, Settlement, TakeLease, Taken,
 };
 
 /// Where a partition begins and ends, as one answer told it.
@@ -101,6 +103,9 @@ pub(crate) struct Counts {
     pub(crate) times_asked: u64,
     /// Errors that told who leads.
     pub(crate) hints: u64,
+    /// Leases that were granted, and settlements that took effect.
+    pub(crate) taken: u64,
+    pub(crate) settled: u64,
     pub(crate) hints_to_itself: u64,
 }
 
@@ -358,6 +363,48 @@ impl Witness {
     /// What it read.
     pub(crate) fn was_read(&self, call: Call, out: ReadOut) {
         self.history.borrow_mut().ok(now(), call, Answer::Read(out));
+    }
+
+    /// A worker begins to lease records of a partition.
+    pub(crate) fn take(
+        &self,
+        client: &Name,
+        group: &str,
+        key: PartitionKey,
+        visibility: Duration,
+    ) -> Call {
+        let (group, topic) = (Name::from(group), self.place(key).topic);
+        self.invoke(client, Operation::Take(TakeLease { group, topic, visibility }))
+    }
+
+    /// What it was given.
+    pub(crate) fn taken(&self, call: Call, taken: Vec<Taken>) {
+        self.count(|counts| counts.taken += taken.len() as u64);
+        self.history.borrow_mut().ok(now(), call, Answer::Taken(taken));
+    }
+
+    /// A worker begins to say what becomes of a record.
+    pub(crate) fn settle(
+        &self,
+        client: &Name,
+        group: &str,
+        taken: &Taken,
+        how: Settlement,
+    ) -> Call {
+        let (group, fingerprint, count) = (Name::from(group), taken.fingerprint, taken.count);
+        self.invoke(client, Operation::Settle(SettleLease { group, fingerprint, count, how }))
+    }
+
+    /// It is so.
+    pub(crate) fn settled(&self, call: Call) {
+        self.count(|counts| counts.settled += 1);
+        self.history.borrow_mut().ok(now(), call, Answer::Done);
+    }
+
+    /// What a group gives up goes to another topic.
+    pub(crate) fn dead_letters(&self, group: &str, from: &Topic, into: &Topic) {
+        let (topic, into) = (self.place(from.key(0)).topic, self.place(into.key(0)).topic);
+        self.note(Note::DeadLetters { group: Name::from(group), topic, into });
     }
 
     /// A reader saw a batch.

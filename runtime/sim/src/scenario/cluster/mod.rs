@@ -25,6 +25,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use barrage_model::Retention;
 use barrage_wire::{ClusterChange, ClusterDescription, Request, Response};
 use barrage_world as world;
 use barrage_world::sim::{self, Disk, Host, Machine, Network, Rng};
@@ -41,8 +42,8 @@ use super::Scenario;
 use crate::history;
 use crate::runner::{FaultGate, Gates, Outcome};
 use crate::workload::{
-    Client, Connection, Consumer, Context, Disturbance, Factory, Producer, Topic, Witness, create,
-    inspect, keep_passing, milliseconds, read_all,
+    Client, Connection, Consumer, Context, Disturbance, Factory, Group, Producer, Topic, Witness,
+    Worker, WorkerPlan, create, create_group, inspect, keep_passing, milliseconds, read_all,
 };
 
 /// The scenario.
@@ -76,6 +77,24 @@ pub(super) const SCENARIO: Scenario = Scenario {
     },
 };
 
+/// The same with a queue group and its workers.
+pub(super) const QUEUE: Scenario = Scenario {
+    name: "queue",
+    about: "a cluster with a queue group: leases, acks, retries and dead letters under all faults",
+    turns: 1,
+    run: run_queue,
+    gates: Gates {
+        mean_commits_min: 100,
+        mean_records_compared_min: 1_000,
+        faults: &[
+            FaultGate { kind: "lead-changed", once_in_seeds: 2 },
+            FaultGate { kind: "leased", once_in_seeds: 2 },
+            FaultGate { kind: "leased-again", once_in_seeds: 2 },
+        ],
+        ..Gates::OPEN
+    },
+};
+
 /// Clients live on hosts behind the nodes'.
 const FIRST_CLIENT_HOST: u16 = 100;
 const OPERATOR_HOST: Host = Host(90);
@@ -89,6 +108,11 @@ const FORM_WITHIN: Duration = milliseconds(60_000);
 const REST_WITHIN: Duration = milliseconds(120_000);
 /// From then on until clients must have their answers.
 const SETTLE_WITHIN: Duration = milliseconds(90_000);
+/// How long the records of a queue group may be on their way: the longest lease and back-off, and
+/// dead letters.
+const FINISH_WITHIN: Duration = milliseconds(120_000);
+/// How much faster than the driver's a node's clock may run.
+const CLOCK_FAST_PPM: u32 = 60_000;
 /// How long reading everything may take.
 const READ_WITHIN: Duration = milliseconds(60_000);
 /// How long leads may take to go where they are ordered to.
@@ -99,8 +123,16 @@ const CALM_LOAD: Duration = milliseconds(3_000);
 const AFTERMATH: Duration = milliseconds(6_000);
 
 fn run(seed: u64) -> Outcome {
+    run_as(seed, Plan::draw)
+}
+
+fn run_queue(seed: u64) -> Outcome {
+    run_as(seed, Plan::draw_queue)
+}
+
+fn run_as(seed: u64, draw: fn(&mut Rng) -> Plan) -> Outcome {
     let mut random = Rng::new(seed);
-    let plan = Rc::new(Plan::draw(&mut random));
+    let plan = Rc::new(draw(&mut random));
     tracing::debug!(?plan, "drawn");
     sim::set_buggify(plan.buggify);
     let mut outcome = sim::run_on(seed, &Disk::default(), course(plan, random));
@@ -149,7 +181,8 @@ impl Run {
         });
         let register = Rc::new(Register::new(&witness, places));
         // Producers, consumers, operators, readers of every copy.
-        let count = plan.producers.len() + plan.consumers.len() + 12;
+        let workers = plan.queue.as_ref().map_or(0, |queue| queue.workers.len() + 1);
+        let count = plan.producers.len() + plan.consumers.len() + workers + 12;
         let hosts: Vec<Host> = (FIRST_CLIENT_HOST..).take(count).map(Host).collect();
         let nemesis = Rc::new(Nemesis {
             plan: Rc::clone(plan),
@@ -197,13 +230,14 @@ impl Run {
         }
         let plan = Rc::clone(&self.plan);
         let made = self.on_client(|client| make_topics(client, plan));
-        let Ok(Some(topics)) = world::timeout(FORM_WITHIN, made).await else {
+        let Ok(Some((topics, group))) = world::timeout(FORM_WITHIN, made).await else {
             return Err("liveness: no topics after the start".to_owned());
         };
-        let clients = self.start_clients(&topics);
+        let mut clients = self.start_clients(&topics);
+        clients.extend(self.start_workers(group.as_ref()));
         self.nemesis.run().await;
         self.nemesis.heal();
-        self.settle(clients, &topics).await
+        self.settle(clients, &topics, group).await
     }
 
     /// Starts a client on a machine of its own.
@@ -246,12 +280,28 @@ impl Run {
         clients
     }
 
+    fn start_workers(&self, group: Option<&Group>) -> Vec<world::JoinHandle<()>> {
+        let (Some(group), Some(queue)) = (group, &self.plan.queue) else { return Vec::new() };
+        let start = |plan: &WorkerPlan| {
+            let (plan, group) = (plan.clone(), group.clone());
+            self.on_client(|client| Worker::new(client, group).run(plan))
+        };
+        queue.workers.iter().map(start).collect()
+    }
+
+    /// Takes what a group has left until there is nothing.
+    async fn finish(&self, group: Group) -> Result<u64, String> {
+        let finished = self.on_client(|client| Worker::new(client, group).finish(FINISH_WITHIN));
+        finished.await.unwrap_or_else(|| Err("the last worker ended".to_owned()))
+    }
+
     /// No more faults: every shard gets all its copies, what is under way ends, everything is
     /// there on every copy, also after one more end of all processes.
     async fn settle(
         &self,
         clients: Vec<world::JoinHandle<()>>,
         topics: &[Topic],
+        group: Option<Group>,
     ) -> Result<u64, String> {
         let witness = &self.context.witness;
         self.rest(REST_WITHIN, "after the faults").await?;
@@ -292,6 +342,9 @@ impl Run {
         self.rest(REST_WITHIN, "after a power loss of all").await?;
         witness.disturbances.end(Disturbance::Down);
         witness.drain();
+        if let Some(group) = group {
+            records += self.finish(group).await?;
+        }
         records += self.read_everything(topics).await?;
         self.copies_are_equal().await?;
         Ok(records)
@@ -380,7 +433,12 @@ impl Run {
         let witness = &self.context.witness;
         let violations = witness.violations();
         let mut outcome = Outcome { violations, ..Outcome::default() };
-        let verdict = witness.take_history().check(&history::Options::default());
+        let options = history::Options {
+            // A node's clock may run fast by so much.
+            lease_early_ppm: CLOCK_FAST_PPM,
+            ..history::Options::default()
+        };
+        let verdict = witness.take_history().check(&options);
         for violation in &verdict.violations {
             outcome.violation(violation.to_string());
         }
@@ -402,6 +460,8 @@ impl Run {
         outcome.fault("copied-anew", self.seeding.anew.get());
         outcome.fault("looked-on-all", self.flushed.looks.get());
         outcome.fault("records-let-go", counts.trims);
+        outcome.fault("leased", counts.taken);
+        outcome.fault("leased-again", verdict.counters.leases_compared);
         let elapsed = (world::Instant::now() - began).as_millis();
         outcome.virtual_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);
         let starts: u64 = self.nemesis.nodes.iter().map(|node| node.starts.get()).sum();
@@ -417,7 +477,7 @@ impl Run {
     }
 }
 
-async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Vec<Topic> {
+async fn make_topics(mut client: Client, plan: Rc<Plan>) -> (Vec<Topic>, Option<Group>) {
     if plan.copies != 3 {
         let change = ClusterChange::SetCopies { copies: plan.copies };
         while !change_once(&mut client, change.clone()).await {
@@ -431,8 +491,17 @@ async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Vec<Topic> {
         // Also to learn each core's own address.
         drop(client.topic(&topic.name).await);
     }
+    let mut made = None;
+    if let (Some(queue), Some(first)) = (&plan.queue, topics.first().cloned()) {
+        let retention = Retention::UNLIMITED;
+        let name = queue.group.dead_letter;
+        let dead = create(&mut client, name, queue.dead_partitions, retention).await;
+        client.witness().dead_letters(queue.group.name, &first, &dead);
+        topics.push(dead);
+        made = Some(create_group(&mut client, &first, &queue.group).await);
+    }
     client.hang_up();
-    topics
+    (topics, made)
 }
 
 /// Asks one node after the other how the cluster is, for ever.

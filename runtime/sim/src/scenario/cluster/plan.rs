@@ -12,7 +12,9 @@ use barrage_native::Options;
 use barrage_world::sim::{LinkOptions, Rng};
 
 use super::process::DATA_DIR;
-use crate::workload::{ConsumerPlan, ProducerPlan, TopicPlan, milliseconds, pick};
+use crate::workload::{
+    ConsumerPlan, GroupPlan, ProducerPlan, TopicPlan, WorkerPlan, milliseconds, pick,
+};
 
 /// A kind of fault, or of order from an operator.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -160,6 +162,8 @@ pub(super) struct Plan {
     pub(super) down_for: RangeInclusive<Duration>,
     pub(super) acts: Vec<Act>,
     pub(super) buggify: bool,
+    /// In the scenario of that name.
+    pub(super) queue: Option<QueuePlan>,
 }
 
 const KIB: u64 = 1024;
@@ -202,6 +206,40 @@ impl Plan {
             down_for: milliseconds(1)..=milliseconds(random.between(10, 4_000)),
             acts,
             buggify: random.one_in(2),
+            queue: None,
+        }
+    }
+
+    /// As [`Self::draw`], with a queue group beside the readers. A record that is sent twice could
+    /// not be told from one that is delivered twice: so producers are idempotent.
+    pub(super) fn draw_queue(random: &mut Rng) -> Self {
+        let mut plan = Self::draw(random);
+        plan.queue = Some(QueuePlan::draw(random));
+        plan.producers.iter_mut().for_each(|producer| producer.idempotent = true);
+        plan
+    }
+}
+
+/// A queue group of the first topic, and who works for it.
+#[derive(Clone, Debug)]
+pub(super) struct QueuePlan {
+    pub(super) group: GroupPlan,
+    pub(super) workers: Vec<WorkerPlan>,
+    pub(super) dead_partitions: u32,
+}
+
+impl QueuePlan {
+    fn draw(random: &mut Rng) -> Self {
+        let group = GroupPlan {
+            name: "workers",
+            deliveries_max: *pick(random, &[None, Some(1), Some(3)]),
+            dead_letter: "dead",
+            backoff: *pick(random, &["0ms", "300ms", "100ms..2s"]),
+        };
+        Self {
+            group,
+            workers: (0..random.between(1, 4)).map(|_| WorkerPlan::draw(random)).collect(),
+            dead_partitions: random.between(1, 2) as u32,
         }
     }
 }
