@@ -69,6 +69,38 @@ pub const BUGS: &[Bug] = &[
     bug("broker-hint-to-itself", CLUSTER, "clients of a leader that was cut off go in circles"),
     bug("broker-repeats-what-may-be-done", CLUSTER, "a topic just made is said to have been there"),
     bug("broker-silence-taken-for-no", CLUSTER, "an order that nobody answered is given twice"),
+    bug(
+        "broker-acks-before-commit",
+        QUEUE,
+        "an ack that was promised is forgotten by the next leader",
+    ),
+    bug(
+        "broker-dead-letter-not-awaited",
+        QUEUE,
+        "a record is given up because its dead-letter topic is away",
+    ),
+    bug("broker-dead-letters-unnumbered", QUEUE, "a record is a dead letter twice"),
+    bug("broker-delay-forgotten", QUEUE, "what was given back for a while comes back at once"),
+    bug("broker-deliveries-not-counted", QUEUE, "every delivery says that it is the first"),
+    bug("broker-extension-forgotten", QUEUE, "a lease that was lengthened ends all the same"),
+    bug("broker-lease-clock-by-the-wall", QUEUE, "a clock that is set ahead ends every lease"),
+    bug("broker-lease-ends-early", QUEUE, "a lease is a second shorter than granted"),
+    bug("broker-leases-never-end", QUEUE, "what a consumer forgets stays away for ever"),
+    bug(
+        "broker-leases-not-in-checkpoint",
+        QUEUE,
+        "after a restart what was acked is delivered again",
+    ),
+    bug(
+        "broker-old-receipt-taken",
+        QUEUE,
+        "whoever had a record once settles it for who has it now",
+    ),
+    bug(
+        "broker-unsent-record-settled",
+        QUEUE,
+        "a record that did not fit into an answer counts as done",
+    ),
     bug("native-append-order-lost", NODE, "batches of a connection overtake each other"),
     bug("native-permit-leaked", NODE, "every refusal makes the server take less"),
     bug("native-replies-out-of-order", NODE, "a reply is taken for another request's"),
@@ -94,6 +126,7 @@ pub const BUGS: &[Bug] = &[
 ];
 
 const CLUSTER: &[&str] = &["cluster"];
+const QUEUE: &[&str] = &["queue"];
 const NODE: &[&str] = &["node"];
 const LOG: &[&str] = &["log"];
 const REPLICAS: &[&str] = &["replicas"];

@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use barrage_model::backoff::DELAY_MS_MAX;
 use barrage_model::group::{VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
 use barrage_model::{Backoff, Offset, ProducerId, Sequence};
+use barrage_world::planted;
 
 use super::departures::{DEPARTING_MAX, Departures};
 use super::window::{CHUNK, Mark, State, Window};
@@ -172,7 +173,11 @@ impl Backlog {
             known.map_or((0, want.log_time_ms), |mark| (mark.deliveries, mark.first_ms));
         let mark = Mark {
             state: State::Leased,
-            deliveries: before.saturating_add(1),
+            // Wrong when planted: a record fails for ever and nobody sees it.
+            deliveries: match planted("broker-deliveries-not-counted") {
+                true => 1,
+                false => before.saturating_add(1),
+            },
             tag: self.next_tag,
             first_ms,
             until_ms: until(want.now_ms, want.visibility_ms),
@@ -366,7 +371,12 @@ impl Backlog {
     fn held(&self, receipt: Receipt, now_ms: u64) -> Result<Mark, ReceiptError> {
         let Receipt { offset, tag } = receipt;
         match self.window.mark(offset) {
-            Some(mark) if mark.state == State::Leased && mark.tag != tag => {
+            // Wrong when planted: whoever had the record once decides for who has it now.
+            Some(mark)
+                if mark.state == State::Leased
+                    && mark.tag != tag
+                    && !planted("broker-old-receipt-taken") =>
+            {
                 Err(ReceiptError::Stale)
             }
             // The leader may not have taken note yet that the time is over.

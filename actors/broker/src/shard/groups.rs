@@ -195,24 +195,29 @@ impl QueueGroup {
                 Outcome::Settled(receipts.iter().map(ack).collect())
             }
             What::Nack(receipts) => {
-                // Wrong when planted: what comes back comes back at once, and for ever.
-                let policy = match planted("broker-deliveries-unlimited") {
-                    true => &Policy { deliveries_max: None, ..policy.clone() },
-                    false => policy,
-                };
                 let nack = |(receipt, delay_ms): &(Receipt, Option<u64>)| {
-                    backlog.nack(*receipt, *delay_ms, now_ms, policy)
+                    // Wrong when planted: whoever gives a record back for a while gets it again.
+                    let at_once = planted("broker-delay-forgotten").then_some(0);
+                    backlog.nack(*receipt, at_once.or(*delay_ms), now_ms, policy)
                 };
                 Outcome::Settled(receipts.iter().map(nack).collect())
             }
             What::Extend(receipts) => {
                 let extend = |(receipt, visibility_ms): &(Receipt, u64)| {
+                    if planted("broker-extension-forgotten") {
+                        // Wrong: the consumer takes its time, and somebody else has the record.
+                        return Ok(());
+                    }
                     backlog.extend(*receipt, visibility_ms.saturating_add(ROUNDING_MS), now_ms)
                 };
                 Outcome::Settled(receipts.iter().map(extend).collect())
             }
             What::Release(receipts) => {
-                let release = |receipt: &Receipt| backlog.release(*receipt, now_ms);
+                let release = |receipt: &Receipt| match planted("broker-unsent-record-settled") {
+                    // Wrong: what did not fit into an answer counts as done.
+                    true => backlog.ack(*receipt, now_ms),
+                    false => backlog.release(*receipt, now_ms),
+                };
                 Outcome::Settled(receipts.iter().map(release).collect())
             }
             What::PassTime(chunks) => {

@@ -14,7 +14,7 @@ use barrage_commitlog::{Floor, Options};
 use barrage_model::{NodeId, Offset, PartitionKey, ShardId, Term};
 use barrage_raft::{Group, GroupOptions, OpenError, Peers, ProposeError, Timing};
 use barrage_world::channel::{Event, oneshot};
-use barrage_world::{Instant, buggify, planted, sleep_until, spawn};
+use barrage_world::{Instant, buggify, planted, sleep_until, spawn, unix_time_ms};
 
 use super::alarms::Alarms;
 use super::entry::{BATCH_OVERHEAD, WaitingBatch};
@@ -83,6 +83,10 @@ impl Inner {
     /// changed; elsewhere it stands still.
     pub(super) fn lease_now_ms(&self) -> u64 {
         let applied_ms = self.group.with_machine(|machine| machine.groups().clock_ms);
+        if planted("broker-lease-clock-by-the-wall") {
+            // Wrong: a clock that is set ahead ends every lease.
+            return applied_ms.max(u64::try_from(unix_time_ms()).unwrap_or(0));
+        }
         let Some(term) = self.group.leader_term() else { return applied_ms };
         let (base_ms, began) = match self.lease_base.get() {
             Some((known, base_ms, began)) if known == term => (base_ms, began),
