@@ -62,7 +62,8 @@ pub enum Answer {
     },
     /// Per partition asked for; `None` for one that is not led there.
     Described(Vec<Option<Bounds>>),
-    /// The command changed nothing: a code that the sender knows, and why.
+    /// There is no outcome: a code that the sender knows, which also says whether the command may
+    /// be carried out yet, and why.
     Refused {
         /// Which kind of refusal.
         code: u8,
