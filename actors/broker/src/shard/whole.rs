@@ -51,7 +51,8 @@ impl ShardOptions {
 impl Shard {
     /// Whether nobody else could make this copy good.
     pub(crate) fn is_only_copy(&self) -> bool {
-        self.inner.group.status().voters.len() <= 1
+        let status = self.inner.group.status();
+        status.voters.iter().all(|voter| *voter == status.node)
     }
 
     /// Whether a replica does not open because its log is damaged: then others may repair it.
