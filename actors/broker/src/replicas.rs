@@ -158,8 +158,8 @@ impl Core {
         let core = Rc::clone(self);
         drop(spawn(async move {
             let reason = watched.group().failed().await;
-            // Died of damage that others can make good: see `watch_for_repair`.
-            if watched.group().damage().is_some() && !watched.is_only_copy() {
+            // This copy is made anew: see `watch_for_repair`.
+            if watched.died_of_damage() {
                 return;
             }
             core.fail(format!("shard {}: {reason}", watched.id()));
@@ -259,8 +259,8 @@ impl Core {
             // Everybody hears of it before anybody goes: of two that are damaged one goes first.
             sleep(CLAIM_FOR).await;
             loop {
-                if shard.group().failure().is_some() && !shard.is_only_copy() {
-                    // It takes part in nothing any more.
+                if shard.died_of_damage() {
+                    // It takes part in nothing any more: the others do without it already.
                     break;
                 }
                 if shard.group().is_over() {

@@ -55,6 +55,11 @@ impl Shard {
         status.voters.iter().all(|voter| *voter == status.node)
     }
 
+    /// Whether the group here has died of damage that others can make good.
+    pub(crate) fn died_of_damage(&self) -> bool {
+        self.inner.group.died_of_damage() && !self.is_only_copy()
+    }
+
     /// Whether a replica does not open because its log is damaged: then others may repair it.
     pub(crate) fn is_damage(error: &OpenError) -> bool {
         matches!(
