@@ -52,6 +52,18 @@ enum BringIn {
     Open(#[from] OpenError),
 }
 
+impl BringIn {
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Open(error) if Shard::is_damage(error))
+    }
+}
+
+async fn set_damaged_aside(options: &ShardOptions) {
+    if let Err(error) = options.folder().set_damaged_aside().await {
+        tracing::error!(shard = %options.log.shard, %error, "a damaged copy cannot be replaced");
+    }
+}
+
 /// What stands where a replica belongs.
 pub(crate) enum Place {
     /// It is being closed, or made whole: payload bytes copied so far.
@@ -228,6 +240,10 @@ impl Core {
                 }
                 Err(error) => {
                     tracing::error!(shard = %id, %error, "a copy cannot be made, tried again");
+                    if error.is_damage() && !sources().is_empty() {
+                        // Damaged since it was whole, and whole where it came from.
+                        set_damaged_aside(&options).await;
+                    }
                     sleep(LOOK_INTERVAL * 5).await;
                 }
             }
