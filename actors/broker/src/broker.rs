@@ -321,9 +321,14 @@ impl Broker {
                 let running = spawn(async move { core.administer(admin, deadline).await });
                 return running.await.unwrap_or(Err(AdminError::ShuttingDown));
             }
-            match self.ask(CATALOG_CORE, Request::Admin { admin, deadline }).await {
-                Some(Reply::Admin(result)) => result,
-                _ => Err(AdminError::QueueFull),
+            let request = Request::Admin { admin, deadline };
+            let Ok(answer) = self.core.router.request(CATALOG_CORE, request) else {
+                return Err(AdminError::QueueFull);
+            };
+            match answer.await {
+                Ok(Reply::Admin(result)) => result,
+                // That core has ended, perhaps after it had carried the change out.
+                _ => Err(AdminError::ShuttingDown),
             }
         };
         // The first core knows better why it takes so long, and says so just before.

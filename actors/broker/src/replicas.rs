@@ -53,6 +53,18 @@ enum BringIn {
     Open(#[from] OpenError),
 }
 
+impl BringIn {
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Open(error) if Shard::is_damage(error))
+    }
+}
+
+async fn set_damaged_aside(options: &ShardOptions) {
+    if let Err(error) = options.folder().set_damaged_aside().await {
+        tracing::error!(shard = %options.log.shard, %error, "a damaged copy cannot be replaced");
+    }
+}
+
 /// What stands where a replica belongs.
 pub(crate) enum Place {
     /// It is being closed, or made whole: payload bytes copied so far.
@@ -159,8 +171,8 @@ impl Core {
         let core = Rc::clone(self);
         drop(spawn(async move {
             let reason = watched.group().failed().await;
-            // Died of damage that others can make good: see `watch_for_repair`.
-            if watched.group().damage().is_some() && !watched.is_only_copy() {
+            // This copy is made anew: see `watch_for_repair`.
+            if watched.died_of_damage() {
                 return;
             }
             core.fail(format!("shard {}: {reason}", watched.id()));
@@ -231,6 +243,10 @@ impl Core {
                 }
                 Err(error) => {
                     tracing::error!(shard = %id, %error, "a copy cannot be made, tried again");
+                    if error.is_damage() && !sources().is_empty() {
+                        // Damaged since it was whole, and whole where it came from.
+                        set_damaged_aside(&options).await;
+                    }
                     sleep(LOOK_INTERVAL * 5).await;
                 }
             }
@@ -262,8 +278,8 @@ impl Core {
             // Everybody hears of it before anybody goes: of two that are damaged one goes first.
             sleep(CLAIM_FOR).await;
             loop {
-                if shard.group().failure().is_some() && !shard.is_only_copy() {
-                    // It takes part in nothing any more.
+                if shard.died_of_damage() {
+                    // It takes part in nothing any more: the others do without it already.
                     break;
                 }
                 if shard.group().is_over() {

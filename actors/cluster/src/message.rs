@@ -82,7 +82,8 @@ pub enum Answer {
     Described(Vec<Option<Bounds>>),
     /// What became of a batch.
     Appended(Appended),
-    /// The command changed nothing: a code that the sender knows, and why.
+    /// There is no outcome: a code that the sender knows, which also says whether the command may
+    /// be carried out yet, and why.
     Refused {
         /// Which kind of refusal.
         code: u8,

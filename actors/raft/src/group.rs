@@ -102,7 +102,8 @@ pub enum OpenError {
     /// The machine does not understand its checkpoint.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// What is committed cannot be read to be applied.
+    /// Entries that the group needs cannot be read: those to be applied, and those that its terms
+    /// and members are told by.
     #[error("log is damaged: {0}")]
     Damaged(String),
     /// openraft refused what it found.
@@ -149,6 +150,7 @@ pub(crate) struct Core {
     /// Replicas that are being copied and nearly whole.
     pub(crate) takers: RefCell<Vec<Taker>>,
     pub(crate) failure: RefCell<Option<String>>,
+    died_of_damage: Cell<bool>,
     pub(crate) failed: Event,
     is_behind: Cell<bool>,
     pub(crate) behind: Event,
@@ -196,12 +198,15 @@ impl<M: Machine> Group<M> {
         // Nobody else can lead before the lease, and the shortest time after it, are over.
         let confirmed_within = timing.election_timeout_max + timing.election_timeout_min;
         let network = Network { peers, shard, node, timing };
-        let raft = Raft::new(node.0, Arc::new(config), network, store, adapter.clone())
-            .await
-            .map_err(|error| match rot.found() {
-                Some(damage) => OpenError::Damaged(damage),
-                None => OpenError::Raft(error.to_string()),
-            })?;
+        let raft = match Raft::new(node.0, Arc::new(config), network, store, adapter.clone()).await
+        {
+            Ok(raft) => raft,
+            Err(error) => {
+                // Its files may be set aside next: nothing must write there any more.
+                log.close().await;
+                return Err(rot.blamed_for(OpenError::Raft(error.to_string())));
+            }
+        };
         let core = Rc::new(Core {
             shard,
             node,
@@ -220,6 +225,7 @@ impl<M: Machine> Group<M> {
             rot,
             takers: RefCell::default(),
             failure: RefCell::new(None),
+            died_of_damage: Cell::new(false),
             failed: Event::new(),
             is_behind: Cell::new(false),
             behind: Event::new(),
@@ -238,8 +244,17 @@ impl<M: Machine> Group<M> {
     /// first. Answers whether the node is alone.
     ///
     /// # Errors
-    /// When openraft refuses, or the group does not become ready.
+    /// When openraft refuses, or the group does not become ready: then it is shut down.
     pub async fn lead_if_alone(&self, form: bool) -> Result<bool, OpenError> {
+        let alone = self.lead_alone(form).await;
+        if alone.is_err() {
+            self.shutdown().await;
+        }
+        // It may have begun to follow meanwhile, and have met damage at once.
+        alone.map_err(|error| self.core.rot.blamed_for(error))
+    }
+
+    async fn lead_alone(&self, form: bool) -> Result<bool, OpenError> {
         let refused = |error: String| OpenError::Raft(error);
         let node = self.core.node;
         let known = self.is_formed().await.map_err(|error| refused(error.to_string()))?;
@@ -478,10 +493,11 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// How the log was found damaged when entries were read, if it was.
+    /// Whether the group is dead because a committed entry could not be read, on a disk that
+    /// writes well: then others may make this copy good. Does not change once the group is dead.
     #[must_use]
-    pub fn damage(&self) -> Option<String> {
-        self.core.rot.found()
+    pub fn died_of_damage(&self) -> bool {
+        self.core.died_of_damage.get()
     }
 
     /// Waits until the log was found damaged when entries were read, and says how.
@@ -520,6 +536,8 @@ impl Core {
             return;
         }
         tracing::error!(shard = %self.shard, %reason, "group has failed");
+        // A disk that cannot be written is the node's end, whatever was met before.
+        self.died_of_damage.set(self.rot.is_fatal() && self.log.poisoned().is_none());
         *self.failure.borrow_mut() = Some(reason);
         self.failed.notify_all();
     }

@@ -1,24 +1,28 @@
 //! Damage that was met when entries were read, for another replica or to be applied.
 //!
-//! Owns: the first damage met, and telling who waits for it. Must never: be taken for the end of
-//! the group: what is damaged here lies whole on other replicas, and one of them can lead.
+//! Owns: the first damage met, whether it ends the group, and telling who waits for it.
+//! Must never: take damage met for another replica for the end of the group: what is damaged here
+//! lies whole on others, and one of them can lead. What cannot be applied does end it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use barrage_commitlog::ReadError;
 use barrage_model::ShardId;
 use barrage_world::channel::event::Event;
 
+use crate::group::OpenError;
+
 /// See the module.
 pub(crate) struct Rot {
     shard: ShardId,
     met: RefCell<Option<String>>,
+    is_fatal: Cell<bool>,
     news: Event,
 }
 
 impl Rot {
     pub(crate) fn new(shard: ShardId) -> Self {
-        Self { shard, met: RefCell::default(), news: Event::new() }
+        Self { shard, met: RefCell::default(), is_fatal: Cell::default(), news: Event::new() }
     }
 
     /// Takes note of an error, if it is damage; answers whether it is.
@@ -33,16 +37,31 @@ impl Rot {
         true
     }
 
-    /// Which damage was met, if any was.
-    pub(crate) fn found(&self) -> Option<String> {
-        self.met.borrow().clone()
+    /// Takes note of an error that ends the group.
+    pub(crate) fn note_fatal(&self, error: &ReadError) {
+        if self.note(error) {
+            self.is_fatal.set(true);
+        }
+    }
+
+    /// Whether damage ends the group.
+    pub(crate) fn is_fatal(&self) -> bool {
+        self.is_fatal.get()
+    }
+
+    /// The damage that a group does not open for, or else what it says itself.
+    pub(crate) fn blamed_for(&self, error: OpenError) -> OpenError {
+        match self.met.borrow().clone() {
+            Some(damage) if self.is_fatal() => OpenError::Damaged(damage),
+            _ => error,
+        }
     }
 
     /// Waits until there is damage, and says which.
     pub(crate) async fn met(&self) -> String {
         loop {
             let news = self.news.listen();
-            if let Some(damage) = self.found() {
+            if let Some(damage) = self.met.borrow().clone() {
                 return damage;
             }
             news.await;

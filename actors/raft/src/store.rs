@@ -173,7 +173,7 @@ impl Reader {
         let entries = self.log.read_entries(range.clone(), READ_BYTES_MAX).await;
         let entries = entries.map_err(|error| {
             // What cannot be applied ends the group; that it was damage says what to do then.
-            self.rot.note(&error);
+            self.rot.note_fatal(&error);
             io::Error::other(error)
         })?;
         let converted = in_order(range, entries)?;

@@ -14,12 +14,12 @@ use barrage_commitlog::{CommitLog, Entry, EntryKind, Floor, Vote};
 use barrage_model::{LogId, LogIndex, NodeId, Term};
 use barrage_raft::{Content, FolderError, OpenError};
 use barrage_world as world;
-use barrage_world::sim::{self, Rng};
+use barrage_world::sim::{self, Fault, Injection, Operation, Rng};
 use bytes::Bytes;
 
 use crate::cluster::{
-    Replica, SECOND, Wires, assert_alike, catch_up, checkpoint, formed, leader, log_options, ms,
-    release, retain, store, wait_for_leader,
+    Replica, SECOND, SEGMENT_BYTES, Wires, assert_alike, catch_up, checkpoint, formed, leader,
+    log_options, ms, release, retain, store, wait_for_leader,
 };
 
 /// A group with a history: records, refused ones among them, checkpoints, some let go.
@@ -365,11 +365,7 @@ fn a_damaged_log_is_set_aside_unless_the_vote_is_lost_with_it() {
             store(leader_is, 40).await;
             assert!(catch_up(damaged, leader_is).await);
             damaged.shutdown().await;
-            let dir = damaged.folder().dir;
-            let names = damaged.run(async move { CommitLog::file_names(&dir).await }).await;
-            let mut segments: Vec<_> =
-                names.unwrap().into_iter().filter(|name| name.ends_with(".log")).collect();
-            segments.sort();
+            let mut segments = segments(damaged).await;
             let name = if newest { segments.pop() } else { segments.first().cloned() };
             let name = name.unwrap();
             // A segment that is known by its index file is not read at a start.
@@ -395,6 +391,102 @@ fn a_damaged_log_is_set_aside_unless_the_vote_is_lost_with_it() {
             assert_alike(damaged, leader_is).await;
         });
     }
+}
+
+/// The segments of a replica, oldest first.
+async fn segments(replica: &Replica) -> Vec<String> {
+    let dir = replica.folder().dir;
+    let mut names = replica.run(async move { CommitLog::file_names(&dir).await }).await.unwrap();
+    names.retain(|name| name.ends_with(".log"));
+    names.sort();
+    names
+}
+
+/// Makes a copy that is damaged anew, and compares it with the leader's.
+async fn repair(damaged: &Replica, leader_is: &Replica) {
+    let folder = damaged.folder();
+    damaged.run(async move { folder.set_damaged_aside().await }).await.unwrap();
+    world::sleep(60 * SECOND).await;
+    // Whoever had it open before has ended: nobody makes files there.
+    assert_eq!(content(damaged).await, Content::Incomplete);
+    let dir = damaged.folder().dir;
+    let left = damaged.run(async move { CommitLog::file_names(&dir).await }).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    damaged.seed_from(&[1, 2, 3]).await;
+    damaged.open().await;
+    store(leader_is, 5).await;
+    assert!(catch_up(damaged, leader_is).await);
+    assert_alike(damaged, leader_is).await;
+}
+
+/// `cluster` 2584: a sealed segment is known by its index file, so that the log opened; the first
+/// entry above the floor, which openraft asks for, could not be read. The node ended, and did so at
+/// every start.
+#[test]
+fn damage_met_while_a_group_starts_is_told_as_such() {
+    sim::run(5, async {
+        let wires = Wires::default();
+        let replicas = with_history(&wires, 3).await;
+        let at = wait_for_leader(&replicas).await;
+        let (leader_is, damaged) = (&replicas[at], &replicas[(at + 1) % 3]);
+        assert!(catch_up(damaged, leader_is).await);
+        // The indexes are written meanwhile.
+        world::sleep(60 * SECOND).await;
+        damaged.shutdown().await;
+        let segments = segments(damaged).await;
+        let (_, sealed) = segments.split_last().unwrap();
+        for name in sealed {
+            for at in (8_200..SEGMENT_BYTES).step_by(100) {
+                damaged.disk.flip_bit(damaged.file(name), at, 3).unwrap();
+            }
+        }
+        let refused = damaged.try_open().await.err();
+        assert!(matches!(refused, Some(OpenError::Damaged(_))), "{refused:?}");
+        repair(damaged, leader_is).await;
+    });
+}
+
+/// Before it was killed it was sent much at once, two changes of the members among it. What comes
+/// before those is not read at the start, but when it is known to be committed.
+#[test]
+fn a_group_that_dies_of_damage_says_so_and_is_copied_anew() {
+    sim::run(6, async {
+        let wires = Wires::default();
+        let mut replicas = with_history(&wires, 3).await;
+        let at = wait_for_leader(&replicas).await;
+        let late = replicas.swap_remove((at + 1) % 3);
+        let at = wait_for_leader(&replicas).await;
+        assert!(catch_up(&late, &replicas[at]).await);
+        late.shutdown().await;
+        // One append carries hundreds of small entries, and less is looked through for members.
+        for _ in 0..200 {
+            release(&replicas[at], 105).await;
+        }
+        add_learner(&replicas[at], 4).await;
+        let group = replicas[at].group();
+        replicas[at].run(async move { group.remove_learner(NodeId(4)).await }).await.unwrap();
+        let last = replicas[at].group().log().last_log_id();
+        late.open().await;
+        while late.group().log().last_log_id() < last {
+            world::sleep(ms(1)).await;
+        }
+        let killed = late.kill();
+        wires.cut(killed.node.0);
+        killed.open().await;
+        let rots = Injection::always(Operation::Read, Fault::BitFlip);
+        killed.disk.inject(rots.at(killed.folder().dir));
+        wires.heal();
+        let group = killed.group();
+        let failed = killed.run(async move { group.failed().await });
+        let reason = world::timeout(60 * SECOND, failed).await.unwrap();
+        killed.disk.clear_faults();
+        assert!(killed.group().died_of_damage(), "{reason}");
+        // Who else has it is still known.
+        assert!(killed.group().status().voters.len() > 1);
+        world::timeout(60 * SECOND, killed.shutdown()).await.expect("a dead group can be closed");
+        let at = wait_for_leader(&replicas).await;
+        repair(&killed, &replicas[at]).await;
+    });
 }
 
 /// The end that was copied from an earlier leader is in no later leader's log.

@@ -51,7 +51,13 @@ impl ShardOptions {
 impl Shard {
     /// Whether nobody else could make this copy good.
     pub(crate) fn is_only_copy(&self) -> bool {
-        self.inner.group.status().voters.len() <= 1
+        let status = self.inner.group.status();
+        status.voters.iter().all(|voter| *voter == status.node)
+    }
+
+    /// Whether the group here has died of damage that others can make good.
+    pub(crate) fn died_of_damage(&self) -> bool {
+        self.inner.group.died_of_damage() && !self.is_only_copy()
     }
 
     /// Whether a replica does not open because its log is damaged: then others may repair it.

@@ -27,7 +27,7 @@ use self::shelf::{Shelf, advance, record, value, value_at};
 pub(crate) const SHARD: ShardId = ShardId(3);
 pub(crate) const DIR: &str = "/data";
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
-const SEGMENT_BYTES: u64 = 128 << 10;
+pub(crate) const SEGMENT_BYTES: u64 = 128 << 10;
 
 pub(crate) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -143,6 +143,12 @@ impl Replica {
         self.machine.power_off();
         let image = self.disk.crash(random);
         Self::boot(self.node.0, &self.wires, self.floor, Disk::boot(image))
+    }
+
+    /// The process ends; what it wrote is there.
+    pub(crate) fn kill(self) -> Self {
+        self.machine.kill();
+        Self::boot(self.node.0, &self.wires, self.floor, self.disk.clone())
     }
 
     pub(crate) fn folder(&self) -> Folder {

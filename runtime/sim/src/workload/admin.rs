@@ -108,6 +108,11 @@ async fn delete(client: &mut Client, topic: &Topic, partitions: u32) {
             Ok(()) => return,
             Err(refusal) => match refusal.code() {
                 Some(ErrorCode::UnknownTopic) if unknown => return,
+                Some(ErrorCode::UnknownTopic) => {
+                    // Whoever leads the catalog says so, and it knows everything.
+                    let text = format!("{} deleted {} once: it was gone", client.name, topic.name);
+                    return witness.object(text);
+                }
                 code => {
                     unknown |= code.is_none_or(ErrorCode::is_outcome_unknown);
                     if let Refusal::Error(error) = refusal {
