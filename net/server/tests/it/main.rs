@@ -20,5 +20,6 @@ mod idle;
 mod node;
 mod peer;
 mod pipeline;
+mod queue;
 mod round_trip;
 mod stop;
