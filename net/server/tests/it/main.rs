@@ -21,5 +21,6 @@ mod node;
 mod peer;
 mod pipeline;
 mod queue;
+mod queue_commands;
 mod round_trip;
 mod stop;
