@@ -38,6 +38,8 @@ enum Fault {
     LeadsNothing,
     /// Its batches are damaged.
     Damage,
+    /// Nobody leads partition 1.
+    OneLost,
 }
 
 /// One partition with one record, leased for ever.
@@ -128,11 +130,17 @@ impl Server {
                 Response::GroupList(GroupListReply { topic, partitions, groups: vec![summary] })
             }
             Request::QueueReceive(receive) => {
-                let has_some = receive.key.partition == PartitionId(0) && self.partitions == 1;
+                let is_full = self.partitions == 1 || self.fault == Fault::OneLost;
+                let has_some = receive.key.partition == PartitionId(0) && is_full;
+                if self.fault == Fault::OneLost && !has_some {
+                    let error = ErrorReply::new(ErrorCode::NotLeader, "nobody leads it");
+                    return Some(Response::Error { opcode, error });
+                }
+                let more = has_some && receive.count_max == 0;
                 let (offset, tag) = (Offset(0), 1);
                 let lease = Lease { offset, tag, deliveries: 1, first_ms: 1, left_ms: 30_000 };
-                let leases = if has_some { vec![lease] } else { Vec::new() };
-                Response::QueueReceive(QueueReceiveReply { more: false, leases, batches: &[] })
+                let leases = if has_some && !more { vec![lease] } else { Vec::new() };
+                Response::QueueReceive(QueueReceiveReply { more, leases, batches: &[] })
             }
             Request::QueueSettle(settle) => {
                 let turn = self.settles.fetch_add(1, Ordering::Relaxed);
@@ -140,7 +148,7 @@ impl Server {
                     let (node, core, address) = (NodeId(1), CoreId(0), self.address.clone());
                     let hint = Hint::Leader { node, core, address };
                     let error = ErrorReply::with_hint(ErrorCode::NotLeader, "not here", hint);
-                    return Some(Response::Error { opcode: opcode & 0x7fff, error });
+                    return Some(Response::Error { opcode, error });
                 }
                 let was_settled = std::mem::replace(&mut *self.is_settled.lock().unwrap(), true);
                 if self.fault == Fault::LostAnswer && turn.is_multiple_of(2) {
@@ -222,6 +230,19 @@ async fn a_damaged_batch_is_an_error() {
     let server = Server::start(1, Fault::Damage).await;
     let received = open(&server).await.receive(1, Duration::ZERO, None).await;
     assert!(matches!(received, Err(ClientError::Batch(_))), "{received:?}");
+}
+
+#[tokio::test]
+async fn a_partition_without_a_leader_keeps_nobody_waiting_who_has_something() {
+    let server = Server::start(2, Fault::OneLost).await;
+    let queue = open(&server).await;
+    // Whoever begins.
+    for _ in 0..2 {
+        let receive = queue.receive(2, Duration::from_secs(60), None);
+        // Less than the request timeout, which the lost one would take.
+        let received = tokio::time::timeout(Duration::from_secs(8), receive).await.unwrap();
+        assert_eq!(received.unwrap().len(), 1);
+    }
 }
 
 #[tokio::test]

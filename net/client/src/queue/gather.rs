@@ -5,7 +5,8 @@
 //! any; then those who do, one after the other, for what is still missing. So nothing is leased
 //! that was not asked for.
 //!
-//! Owns: whose turn it is. Must never: keep records in hand waiting for a partition in trouble.
+//! Owns: whose turn it is. Must never: let records in hand wait for longer than [`PATIENCE`]
+//! for partitions in trouble; they are asked in earnest when there is nothing else.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -140,7 +141,7 @@ impl Gatherer {
             }
             if !all_asked && !next.is_empty() {
                 all_asked = true;
-                next = self.with_some(next).await;
+                next = self.with_some(next, &mut in_trouble).await;
             }
         }
         let terms = Terms { patience: self.shared.patience(), ..terms };
@@ -154,21 +155,27 @@ impl Gatherer {
         Ok(basket.received)
     }
 
-    /// Those who have something to lease, or could not be asked; in their order.
-    async fn with_some(&self, partitions: VecDeque<PartitionId>) -> VecDeque<PartitionId> {
+    /// Those who have something to lease, in their order.
+    async fn with_some(
+        &self,
+        partitions: VecDeque<PartitionId>,
+        in_trouble: &mut Vec<PartitionId>,
+    ) -> VecDeque<PartitionId> {
         let mut tasks = JoinSet::new();
         for partition in &partitions {
             let (shared, partition) = (Arc::clone(&self.shared), *partition);
             let terms = Terms { wait: Duration::ZERO, patience: PATIENCE };
             tasks.spawn(async move { (partition, shared.has_some(partition, terms).await) });
         }
-        let mut without = Vec::new();
+        let mut with_some = Vec::new();
         while let Some(done) = tasks.join_next().await {
-            if let Ok((partition, Ok(false))) = done {
-                without.push(partition);
+            match done {
+                Ok((partition, Ok(true))) => with_some.push(partition),
+                Ok((partition, Err(_))) => in_trouble.push(partition),
+                Ok((_, Ok(false))) | Err(_) => {}
             }
         }
-        partitions.into_iter().filter(|partition| !without.contains(partition)).collect()
+        partitions.into_iter().filter(|partition| with_some.contains(partition)).collect()
     }
 
     /// Leases records of one partition, as many as there are and the basket has room for.

@@ -14,6 +14,26 @@
 //! - At least once: a lease that ends without an ack, or whose grant was lost on its way, is
 //!   followed by another one.
 //!
+//! ```no_run
+//! # async fn example(client: barrage_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//!
+//! use barrage_client::QueueOptions;
+//! use barrage_client::queue::Receipt;
+//!
+//! let queue = client.queue("orders", "packing", QueueOptions::default()).await?;
+//! let received = queue.receive(100, Duration::from_secs(20), None).await?;
+//! for one in &received {
+//!     println!("{:?}, delivery {}", one.record.value, one.deliveries);
+//! }
+//! let receipts: Vec<Receipt> = received.iter().map(|one| one.receipt).collect();
+//! for result in queue.ack(&receipts).await {
+//!     result?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Partitions that the topic got after the queue was opened are not read: open it again.
 
 mod gather;

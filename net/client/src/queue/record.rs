@@ -125,7 +125,7 @@ pub(super) fn leased(
 fn received_of(record: Record, lease: &Lease, heard: Heard) -> Received {
     let Lease { offset, tag, deliveries, first_ms, left_ms } = *lease;
     let receipt = Receipt { partition: record.partition, offset, tag };
-    // A lease lasts 12 hours at most: a century is as good as what an ill server says.
+    // Checked: an ill server may say anything.
     let left = Duration::from_millis(left_ms);
     let lease_end = heard.at.checked_add(left).unwrap_or(heard.at);
     let lease_end_ms = heard.at_ms.saturating_add(left_ms);
