@@ -10,7 +10,7 @@ use barrage_wire::ErrorCode;
 pub(crate) const FAILURE: u8 = 1;
 /// The command line was wrong.
 pub(crate) const USAGE: u8 = 2;
-/// The topic, partition or file named does not exist.
+/// The topic, partition, group or file named does not exist.
 pub(crate) const NOT_FOUND: u8 = 3;
 /// No server answers.
 pub(crate) const UNREACHABLE: u8 = 5;
@@ -30,6 +30,8 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let refused = error.downcast_ref::<ClientError>();
     if refused.and_then(ClientError::code) == Some(ErrorCode::UnknownTopic) {
         say("  `barrage topic ls` shows what there is, `barrage topic create` makes one.");
+    } else if refused.and_then(ClientError::code) == Some(ErrorCode::UnknownGroup) {
+        say("  `barrage group ls` shows what there is, `barrage group create` makes one.");
     } else if refused.and_then(ClientError::code) == Some(ErrorCode::NotLeader) {
         say("  No node that was asked leads it. Perhaps a leader is being elected just now;");
         say("  else name more nodes with --server, and see `barrage cluster status`.");

@@ -1,4 +1,5 @@
-//! The client sub-commands of `barrage`: topics, produce, consume, stats, cluster.
+//! The client sub-commands of `barrage`: topics, produce, consume, groups, queues, stats,
+//! cluster.
 //!
 //! Owns: flags, what is printed, exit codes. Data goes to stdout, words to stderr, nothing asks
 //! back. Must never: know how the server works; everything goes through `barrage-client`.
@@ -11,10 +12,12 @@ mod consume;
 mod exit;
 #[doc(hidden)]
 pub mod fuzzing;
+mod group;
 mod lines;
 mod output;
 mod position;
 mod produce;
+mod queue;
 mod server;
 mod stats;
 mod tally;
@@ -35,6 +38,12 @@ pub enum ClientCommand {
     Produce(produce::ProduceArgs),
     /// Print records
     Consume(consume::ConsumeArgs),
+    /// Make, list, describe, change and remove groups
+    #[command(subcommand)]
+    Group(group::GroupCommand),
+    /// Lease records of a queue group and settle them
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
     /// Show a node's counters, per core and shard
     Stats(stats::StatsArgs),
     /// Show and change the cluster: nodes, shards, copies
@@ -57,6 +66,8 @@ pub fn run(command: ClientCommand) -> ExitCode {
             ClientCommand::Topic(command) => topic::run(command).await,
             ClientCommand::Produce(args) => produce::run(args).await,
             ClientCommand::Consume(args) => consume::run(args).await,
+            ClientCommand::Group(command) => group::run(command).await,
+            ClientCommand::Queue(command) => queue::run(command).await,
             ClientCommand::Stats(args) => stats::run(args).await,
             ClientCommand::Cluster(command) => cluster::run(command).await,
         }
@@ -115,6 +126,54 @@ mod tests {
             ("consume t --from @2026-11-21T08:00:00Z", true),
             ("consume t --from -1", false),
             ("consume t --format %x", false),
+            ("consume t --group g -n 3 --exit --format %v", true),
+            ("consume t --group g --from end", false),
+            ("consume t --group g --partition 1", false),
+            ("consume t --group a/b", false),
+            ("group create t g", true),
+            (
+                "group create t g --kind queue --visibility 30s --max-deliveries 3 \
+                 --dead-letter d --backoff 1s..5m --from end --server h:1",
+                true,
+            ),
+            ("group create t g --kind stream", false),
+            ("group create t g --kind heap", false),
+            ("group create t g --visibility 500ms", false),
+            ("group create t g --visibility 13h", false),
+            ("group create t g --max-deliveries 3", false),
+            ("group create t g --dead-letter d", false),
+            ("group create t g --max-deliveries 0 --dead-letter d", false),
+            ("group create t g --backoff 10s,30s", true),
+            ("group create t g --backoff rocketmq", true),
+            ("group create t g --backoff soon", false),
+            ("group create t g --from 7", false),
+            ("group create t", false),
+            ("group ls t -o json", true),
+            ("group ls", false),
+            ("group describe t g -o table", true),
+            ("group alter t g", false),
+            ("group alter t g --visibility 1m --max-deliveries 4", true),
+            ("group alter t g --no-dead-letter", true),
+            ("group alter t g --no-dead-letter --dead-letter d", false),
+            ("group rm t g", true),
+            ("queue receive t g", true),
+            ("queue receive t g -n 10 --wait 20s --visibility 30s -o json", true),
+            ("queue receive t g -n 0", false),
+            ("queue receive t g --visibility 0s", false),
+            ("queue ack t g 0-17-1 3-0-2", true),
+            ("queue ack t g", false),
+            ("queue ack t g 0-17", false),
+            ("queue nack t g 0-17-1 --delay 10s", true),
+            ("queue nack t g --delay 10s 0-17-1", true),
+            ("queue extend t g 0-17-1 --visibility 1m", true),
+            ("queue extend t g 0-17-1", false),
+            ("queue peek t g -n 5 -o json", true),
+            ("queue purge t g", true),
+            ("queue rewind t g --to start", true),
+            ("queue rewind t g --to 17", true),
+            ("queue rewind t g --to @-10m", true),
+            ("queue rewind t g --to end", false),
+            ("queue rewind t g", false),
             ("stats -o json", true),
             ("stats -o yaml", false),
             ("cluster status --wait 30s -o json --server a:1,b:1", true),

@@ -50,6 +50,12 @@ pub(crate) fn print_table(heads: &[&str], rows: Vec<Vec<String>>) -> anyhow::Res
     Ok(print(format!("{}\n", table.trim_fmt()).as_bytes())?)
 }
 
+/// A time for people, in UTC.
+pub(crate) fn when(milliseconds: i64) -> String {
+    jiff::Timestamp::from_millisecond(milliseconds)
+        .map_or_else(|_| "?".to_owned(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
 /// Writes to stdout, all of it or an error.
 pub(crate) fn print(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();

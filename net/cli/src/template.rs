@@ -8,8 +8,8 @@
 use std::io::Write;
 use std::str::FromStr;
 
-use barrage_model::PartitionId;
 use barrage_model::batch::Record;
+use barrage_model::{Offset, PartitionId};
 
 /// A parsed format.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,18 +100,39 @@ impl FromStr for Template {
     }
 }
 
+/// What there is to print of a record, wherever it lies.
+pub(crate) struct Fields<'a, H> {
+    pub(crate) partition: PartitionId,
+    pub(crate) offset: Offset,
+    pub(crate) timestamp_ms: i64,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    /// Keys and values.
+    pub(crate) headers: H,
+}
+
 impl Template {
-    /// Appends a record. An absent key or value prints as nothing.
+    /// Appends a record that lies in a batch. An absent key or value prints as nothing.
     pub(crate) fn print(&self, partition: PartitionId, record: &Record<'_>, out: &mut Vec<u8>) {
+        let Record { offset, timestamp_ms, key, value, headers } = *record;
+        let headers = headers.iter().map(|header| (header.key, header.value));
+        self.print_fields(&Fields { partition, offset, timestamp_ms, key, value, headers }, out);
+    }
+
+    /// Appends a record.
+    pub(crate) fn print_fields<'a, H>(&self, record: &Fields<'a, H>, out: &mut Vec<u8>)
+    where
+        H: Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone,
+    {
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => out.extend_from_slice(text),
                 Piece::Key => out.extend_from_slice(record.key.unwrap_or_default()),
                 Piece::Value => out.extend_from_slice(record.value.unwrap_or_default()),
                 Piece::Offset => print_number(out, record.offset),
-                Piece::Partition => print_number(out, partition),
+                Piece::Partition => print_number(out, record.partition),
                 Piece::Timestamp => print_number(out, record.timestamp_ms),
-                Piece::Headers => print_headers(out, record),
+                Piece::Headers => print_headers(out, record.headers.clone()),
             }
         }
     }
@@ -150,14 +171,17 @@ fn print_number(out: &mut Vec<u8>, number: impl std::fmt::Display) {
     drop(write!(out, "{number}"));
 }
 
-fn print_headers(out: &mut Vec<u8>, record: &Record<'_>) {
-    for (at, header) in record.headers.iter().enumerate() {
+fn print_headers<'a>(
+    out: &mut Vec<u8>,
+    headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+) {
+    for (at, (key, value)) in headers.enumerate() {
         if at > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(header.key);
+        out.extend_from_slice(key);
         out.push(b'=');
-        out.extend_from_slice(header.value.unwrap_or_default());
+        out.extend_from_slice(value.unwrap_or_default());
     }
 }
 

@@ -8,7 +8,7 @@ use barrage_wire::{TopicDescription, TopicSummary};
 use serde::Serialize;
 
 use crate::exit::say;
-use crate::output::{Output, OutputArgs, print_json, print_table};
+use crate::output::{Output, OutputArgs, print_json, print_table, when};
 use crate::server::ServerArgs;
 
 /// What can be done with topics.
@@ -191,12 +191,6 @@ async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
             print_table(&heads, partitions.into_iter().map(cells).collect())
         }
     }
-}
-
-/// A time for people, in UTC.
-fn when(milliseconds: i64) -> String {
-    jiff::Timestamp::from_millisecond(milliseconds)
-        .map_or_else(|_| "?".to_owned(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 fn in_words(topic: &TopicSummary) -> String {

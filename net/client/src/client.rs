@@ -37,7 +37,7 @@ pub struct Client {
 
 /// Whether a request may be sent again after a connection was lost under it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Effect {
+pub(crate) enum Effect {
     /// Asking twice does no harm.
     None,
     /// It changes something.
@@ -54,17 +54,17 @@ pub(crate) struct Whom {
 }
 
 /// An answer and who gave it.
-struct Answer {
-    server: String,
+pub(crate) struct Answer {
+    pub(crate) server: String,
     frame: Frame,
 }
 
 impl Answer {
-    fn decode(&self) -> Result<Response<'_>, ClientError> {
+    pub(crate) fn decode(&self) -> Result<Response<'_>, ClientError> {
         decode(&self.server, &self.frame)
     }
 
-    fn wrong(&self) -> ClientError {
+    pub(crate) fn wrong(&self) -> ClientError {
         let (server, cause) = (self.server.clone(), "an answer to another question".to_owned());
         ClientError::Protocol { server, cause }
     }
@@ -313,12 +313,16 @@ impl Client {
         &self.pool
     }
 
-    async fn ask(&self, request: &Request<'_>, effect: Effect) -> Result<Answer, ClientError> {
+    pub(crate) async fn ask(
+        &self,
+        request: &Request<'_>,
+        effect: Effect,
+    ) -> Result<Answer, ClientError> {
         self.ask_whom(request, effect, Whom::default()).await
     }
 
     /// Asks a server; again, and others, within the request timeout, while that can do no harm.
-    async fn ask_whom(
+    pub(crate) async fn ask_whom(
         &self,
         request: &Request<'_>,
         effect: Effect,

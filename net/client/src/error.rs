@@ -133,8 +133,12 @@ impl ClientError {
             Self::InvalidOption { .. } => ErrorKind::Usage,
             Self::TopicReplaced { .. } => ErrorKind::Conflict,
             Self::Refused(reply) => match reply.code {
-                ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => ErrorKind::NotFound,
-                ErrorCode::TopicExists | ErrorCode::ProducerFenced => ErrorKind::Conflict,
+                ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownGroup => {
+                    ErrorKind::NotFound
+                }
+                ErrorCode::TopicExists | ErrorCode::GroupExists | ErrorCode::ProducerFenced => {
+                    ErrorKind::Conflict
+                }
                 ErrorCode::InvalidArgument => ErrorKind::Usage,
                 ErrorCode::ShuttingDown | ErrorCode::NotLeader => ErrorKind::Unreachable,
                 _ => ErrorKind::Other,

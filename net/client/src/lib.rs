@@ -1,6 +1,6 @@
 //! The Rust SDK: produce to and consume from Barrage over its native protocol, on tokio.
 //!
-//! Owns: connections, batching, retries, reading positions. What decides (`producer::core`,
+//! Owns: connections, batching, retries, reading positions, leases. What decides (`producer::core`,
 //! `producer::lane`, `producer::partitioner`, `consumer::cursor`) does no I/O and reads no clock;
 //! what does I/O decides nothing.
 //!
@@ -13,6 +13,7 @@
 //!   to go on.
 //! - A consumer gives each record once, in order within its partition, checked against the CRC
 //!   that the producer made.
+//! - A queue group leases each record to one consumer at a time, until it is acked: [`queue`].
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -52,14 +53,18 @@ mod client;
 mod connection;
 mod consumer;
 mod error;
+mod group;
 mod options;
 mod pause;
 mod pool;
 mod producer;
+pub mod queue;
 mod route;
 
 pub use client::Client;
 pub use consumer::{Consumer, FetchedBatch};
 pub use error::{ClientError, ErrorKind, Stage};
-pub use options::{ClientOptions, ConsumerOptions, From, ProducerOptions, SERVER_DEFAULT};
+pub use options::{
+    ClientOptions, ConsumerOptions, From, ProducerOptions, QueueOptions, SERVER_DEFAULT,
+};
 pub use producer::{Delivery, DeliveryError, OnReport, Outcome, Producer, Receipt, Record, Report};

@@ -172,6 +172,28 @@ impl ConsumerOptions {
     }
 }
 
+/// How a queue group is received from.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueOptions {
+    /// Bytes of records that one receive gathers; the one that passes it is still given.
+    pub bytes_max: u32,
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        Self { bytes_max: 8 * 1024 * 1024 }
+    }
+}
+
+impl QueueOptions {
+    pub(crate) fn check(self) -> Result<(), ClientError> {
+        if self.bytes_max == 0 {
+            return Err(invalid("bytes_max", "must be above zero"));
+        }
+        Ok(())
+    }
+}
+
 fn invalid(name: &'static str, problem: &str) -> ClientError {
     ClientError::InvalidOption { name, problem: problem.to_owned() }
 }

@@ -48,7 +48,7 @@ fn spread(pause: Duration, random: u64) -> Duration {
 }
 
 /// The standard library seeds every hasher anew.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(0)
 }
 

@@ -137,7 +137,8 @@ async fn place(
     Ok(Cursor::new(partition, offset, options.stop_at_end.then_some(high_watermark)))
 }
 
-fn check_range(
+/// The offset, if the partition has it or will have it next.
+pub(crate) fn check_range(
     partition: PartitionId,
     offset: Offset,
     start: Offset,

@@ -20,5 +20,7 @@ mod idle;
 mod node;
 mod peer;
 mod pipeline;
+mod queue;
+mod queue_commands;
 mod round_trip;
 mod stop;

@@ -1,0 +1,415 @@
+//! `barrage group`: create, ls, describe, alter, rm.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use barrage_client::queue::{Begin, PartitionCounts};
+use barrage_client::{Client, ClientError, QueueOptions};
+use barrage_model::group::{VISIBILITY_MS_DEFAULT, VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
+use barrage_model::units::{format_duration_ms, parse_duration_ms};
+use barrage_model::{Backoff, GroupName, QueueSettings, TopicName};
+use barrage_wire::{ErrorCode, ErrorReply, GroupSummary};
+use serde::Serialize;
+
+use crate::exit::say;
+use crate::output::{Output, OutputArgs, print_json, print_table, when};
+use crate::server::ServerArgs;
+
+/// What can be done with groups.
+#[derive(Debug, clap::Subcommand)]
+pub enum GroupCommand {
+    /// Make a queue group
+    Create(CreateArgs),
+    /// List the groups of a topic
+    #[command(alias = "list")]
+    Ls(ListArgs),
+    /// Show a group with its counts per partition
+    #[command(alias = "info", alias = "show")]
+    Describe(DescribeArgs),
+    /// Change a group
+    Alter(AlterArgs),
+    /// Remove a group; the records stay
+    #[command(alias = "delete")]
+    Rm(RemoveArgs),
+}
+
+/// Which group of which topic.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct GroupArgs {
+    /// Which topic
+    #[arg(value_parser = TopicName::parse)]
+    pub(crate) topic: TopicName,
+    /// Which group of it: 1 to 249 of a-z A-Z 0-9 . _ - ~ + % | : @
+    #[arg(value_parser = GroupName::parse)]
+    pub(crate) group: GroupName,
+}
+
+impl GroupArgs {
+    /// A server's no does not always name the group.
+    pub(crate) fn words(&self) -> String {
+        format!("group {} of {}", self.group, self.topic)
+    }
+}
+
+/// Flags of `group create`.
+#[derive(Debug, clap::Args)]
+pub struct CreateArgs {
+    #[command(flatten)]
+    place: GroupArgs,
+    /// What kind of group
+    #[arg(long, value_name = "queue", default_value = "queue", value_parser = parse_kind)]
+    kind: Kind,
+    /// How long a record is leased where the consumer does not say
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_visibility)]
+    visibility: u64,
+    /// After so many deliveries a record goes to the dead-letter topic [default: never]
+    #[arg(long, value_name = "N", requires = "dead_letter")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    max_deliveries: Option<u16>,
+    /// Where those records go; made with one partition if there is none
+    #[arg(long, value_name = "TOPIC", requires = "max_deliveries")]
+    #[arg(value_parser = TopicName::parse)]
+    dead_letter: Option<TopicName>,
+    /// Wait before a record is delivered again: always the same, doubling, one by one, or rocketmq
+    #[arg(long, value_name = "10s|1s..5m|10s,30s|rocketmq", default_value = "0s")]
+    backoff: Backoff,
+    /// Where it begins in each partition
+    #[arg(long, value_enum, default_value_t = Place::Start)]
+    from: Place,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// The kinds that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Queue,
+}
+
+/// Where a group begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Place {
+    /// At the first record there is
+    Start,
+    /// After the last record there is now
+    End,
+}
+
+/// Flags of `group ls`.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// Which topic
+    #[arg(value_parser = TopicName::parse)]
+    topic: TopicName,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Flags of `group describe`.
+#[derive(Debug, clap::Args)]
+pub struct DescribeArgs {
+    #[command(flatten)]
+    place: GroupArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Flags of `group alter`.
+#[derive(Debug, clap::Args)]
+pub struct AlterArgs {
+    #[command(flatten)]
+    place: GroupArgs,
+    #[command(flatten)]
+    change: Change,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+struct Change {
+    /// How long a record is leased where the consumer does not say
+    #[arg(long, value_name = "TIME", value_parser = parse_visibility)]
+    visibility: Option<u64>,
+    /// After so many deliveries a record goes to the dead-letter topic
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    max_deliveries: Option<u16>,
+    /// Where those records go; made with one partition if there is none
+    #[arg(long, value_name = "TOPIC", value_parser = TopicName::parse)]
+    dead_letter: Option<TopicName>,
+    /// Deliver again for ever
+    #[arg(long, conflicts_with_all = ["max_deliveries", "dead_letter"])]
+    no_dead_letter: bool,
+    /// Wait before a record is delivered again: always the same, doubling, one by one, or rocketmq
+    #[arg(long, value_name = "10s|1s..5m|10s,30s|rocketmq")]
+    backoff: Option<Backoff>,
+}
+
+/// Flags of `group rm`.
+#[derive(Debug, clap::Args)]
+pub struct RemoveArgs {
+    #[command(flatten)]
+    place: GroupArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) async fn run(command: GroupCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        GroupCommand::Create(args) => create(args).await?,
+        GroupCommand::Ls(args) => list(args).await?,
+        GroupCommand::Describe(args) => describe(args).await?,
+        GroupCommand::Alter(args) => alter(args).await?,
+        GroupCommand::Rm(args) => remove(args).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse_kind(text: &str) -> Result<Kind, String> {
+    match text {
+        "queue" => Ok(Kind::Queue),
+        "stream" => Err("stream groups are not served yet, only queue groups".to_owned()),
+        _ => Err("there is only queue".to_owned()),
+    }
+}
+
+/// A lease in milliseconds.
+pub(crate) fn parse_visibility(text: &str) -> Result<u64, String> {
+    let visibility_ms = parse_duration_ms(text).map_err(|error| error.to_string())?;
+    match (VISIBILITY_MS_MIN..=VISIBILITY_MS_MAX).contains(&visibility_ms) {
+        true => Ok(visibility_ms),
+        false => Err("a record is leased for 1s to 12h".to_owned()),
+    }
+}
+
+async fn create(args: CreateArgs) -> anyhow::Result<()> {
+    let Kind::Queue = args.kind;
+    let client = args.server.connect().await?;
+    let settings = QueueSettings {
+        visibility_ms: args.visibility,
+        deliveries_max: args.max_deliveries,
+        dead_letter: args.dead_letter,
+        backoff: args.backoff,
+    };
+    let begin = match args.from {
+        Place::Start => Begin::Start,
+        Place::End => Begin::End,
+    };
+    let GroupArgs { topic, group } = &args.place;
+    let made = client.create_group(topic.as_str(), group.as_str(), &settings, begin).await;
+    let made = made.with_context(|| args.place.words())?;
+    say(&format!("created {}", in_words(&made)));
+    ensure_topic(&client, settings.dead_letter.as_ref()).await
+}
+
+async fn alter(args: AlterArgs) -> anyhow::Result<()> {
+    let client = args.server.connect().await?;
+    let mut settings = settings(&find(&client, &args.place).await?)?;
+    let Change { visibility, max_deliveries, dead_letter, no_dead_letter, backoff } = args.change;
+    settings.visibility_ms = visibility.unwrap_or(settings.visibility_ms);
+    settings.backoff = backoff.unwrap_or(settings.backoff);
+    settings.deliveries_max = max_deliveries.or(settings.deliveries_max);
+    settings.dead_letter = dead_letter.or(settings.dead_letter);
+    if no_dead_letter {
+        (settings.deliveries_max, settings.dead_letter) = (None, None);
+    }
+    let GroupArgs { topic, group } = &args.place;
+    let now = client.alter_group(topic.as_str(), group.as_str(), &settings).await;
+    let now = now.with_context(|| args.place.words())?;
+    say(&format!("altered {}", in_words(&now)));
+    ensure_topic(&client, settings.dead_letter.as_ref()).await
+}
+
+/// Makes the dead-letter topic if there is none: records would wait for it.
+async fn ensure_topic(client: &Client, topic: Option<&TopicName>) -> anyhow::Result<()> {
+    let Some(name) = topic else { return Ok(()) };
+    let found = client.describe_topic(name.as_str()).await;
+    if found.as_ref().err().and_then(ClientError::code) == Some(ErrorCode::UnknownTopic) {
+        let made = client.create_topic(name.as_str(), 1, None).await;
+        // Somebody else was faster.
+        if made.as_ref().err().and_then(ClientError::code) != Some(ErrorCode::TopicExists) {
+            made.with_context(|| format!("dead-letter topic {name}"))?;
+            say(&format!("created topic {name} for dead letters: 1 partition"));
+        }
+        return Ok(());
+    }
+    found.map(drop).with_context(|| format!("dead-letter topic {name}"))
+}
+
+async fn remove(args: RemoveArgs) -> anyhow::Result<()> {
+    let client = args.server.connect().await?;
+    let GroupArgs { topic, group } = &args.place;
+    let removed = client.delete_group(topic.as_str(), group.as_str()).await;
+    removed.with_context(|| args.place.words())?;
+    say(&format!("removed {}", args.place.words()));
+    Ok(())
+}
+
+async fn find(client: &Client, place: &GroupArgs) -> anyhow::Result<GroupSummary> {
+    let groups = client.list_groups(place.topic.as_str()).await;
+    let groups = groups.with_context(|| format!("topic {}", place.topic))?;
+    let found = groups.into_iter().find(|group| group.name == place.group.as_str());
+    found.ok_or_else(|| {
+        let message = format!("topic {} has no group {}", place.topic, place.group);
+        ClientError::Refused(ErrorReply::new(ErrorCode::UnknownGroup, message)).into()
+    })
+}
+
+/// The settings as a server tells them.
+fn settings(group: &GroupSummary) -> anyhow::Result<QueueSettings> {
+    let settings = &group.settings;
+    let dead_letter = settings.dead_letter.as_deref().map(TopicName::parse).transpose();
+    Ok(QueueSettings {
+        visibility_ms: settings.visibility_ms,
+        deliveries_max: settings.deliveries_max,
+        dead_letter: dead_letter.context("the server's dead-letter topic")?,
+        backoff: settings.backoff.parse().context("the server's back-off")?,
+    })
+}
+
+async fn list(args: ListArgs) -> anyhow::Result<()> {
+    let client = args.server.connect().await?;
+    let groups = client.list_groups(args.topic.as_str()).await;
+    let groups = groups.with_context(|| format!("topic {}", args.topic))?;
+    let rows: Vec<_> = groups.iter().map(GroupRow::new).collect();
+    match args.output.output {
+        Output::Json => print_json(&rows),
+        Output::Table => {
+            let cells = |row: GroupRow| {
+                let visibility = format_duration_ms(row.visibility_ms);
+                let (deliveries, dead_letter) = row.limit();
+                let (id, created) = (row.id.to_string(), when(row.created_ms));
+                let kind = row.kind.to_owned();
+                vec![row.name, kind, visibility, deliveries, dead_letter, row.backoff, created, id]
+            };
+            let heads = [
+                "NAME",
+                "KIND",
+                "VISIBILITY",
+                "MAX-DELIVERIES",
+                "DEAD-LETTER",
+                "BACKOFF",
+                "CREATED",
+                "ID",
+            ];
+            print_table(&heads, rows.into_iter().map(cells).collect())
+        }
+    }
+}
+
+async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
+    let client = args.server.connect().await?;
+    let group = find(&client, &args.place).await?;
+    let GroupArgs { topic, group: name } = &args.place;
+    let queue = client.queue(topic.as_str(), name.as_str(), QueueOptions::default()).await;
+    let counts = queue.with_context(|| args.place.words())?.counts().await;
+    let counts = counts.with_context(|| args.place.words())?;
+    let row = |one: &PartitionCounts| CountsRow {
+        partition: one.partition.0,
+        start_offset: one.start.0,
+        visible: one.visible,
+        leased: one.leased,
+        delayed: one.delayed,
+        dying: one.dying,
+    };
+    let description = Description {
+        group: GroupRow::new(&group),
+        visible: counts.visible,
+        leased: counts.leased,
+        delayed: counts.delayed,
+        dying: counts.dying,
+        partitions: counts.partitions.iter().map(row).collect(),
+    };
+    if args.output.output == Output::Json {
+        return print_json(&description);
+    }
+    let created = when(group.created_ms);
+    say(&format!("{}, id {}, created {created}", in_words(&group), group.group));
+    let cells = |partition: String, start: String, counts: [u64; 4]| {
+        let counts = counts.map(|count| count.to_string());
+        [partition, start].into_iter().chain(counts).collect::<Vec<_>>()
+    };
+    let mut rows: Vec<_> = description
+        .partitions
+        .iter()
+        .map(|row| {
+            let (partition, start) = (row.partition.to_string(), row.start_offset.to_string());
+            cells(partition, start, [row.visible, row.leased, row.delayed, row.dying])
+        })
+        .collect();
+    let Description { visible, leased, delayed, dying, .. } = description;
+    rows.push(cells("total".to_owned(), String::new(), [visible, leased, delayed, dying]));
+    print_table(&["PARTITION", "START", "VISIBLE", "LEASED", "DELAYED", "DYING"], rows)
+}
+
+fn in_words(group: &GroupSummary) -> String {
+    let row = GroupRow::new(group);
+    let limit = match (&row.deliveries_max, &row.dead_letter) {
+        (Some(count), Some(topic)) => format!("{count} deliveries, then to {topic}"),
+        _ => "delivered for ever".to_owned(),
+    };
+    let visibility = format_duration_ms(row.visibility_ms);
+    let GroupRow { name, kind, backoff, .. } = row;
+    format!("{name}: {kind}, visibility {visibility}, {limit}, back-off {backoff}")
+}
+
+#[derive(Serialize)]
+struct GroupRow {
+    name: String,
+    kind: &'static str,
+    id: u64,
+    visibility_ms: u64,
+    deliveries_max: Option<u16>,
+    dead_letter: Option<String>,
+    backoff: String,
+    created_ms: i64,
+}
+
+impl GroupRow {
+    fn new(group: &GroupSummary) -> Self {
+        let settings = group.settings.clone();
+        Self {
+            name: group.name.clone(),
+            kind: "queue",
+            id: group.group.0,
+            visibility_ms: settings.visibility_ms,
+            deliveries_max: settings.deliveries_max,
+            dead_letter: settings.dead_letter,
+            backoff: settings.backoff,
+            created_ms: group.created_ms,
+        }
+    }
+
+    fn limit(&self) -> (String, String) {
+        let none = || "-".to_owned();
+        let deliveries = self.deliveries_max.map_or_else(none, |count| count.to_string());
+        (deliveries, self.dead_letter.clone().unwrap_or_else(none))
+    }
+}
+
+#[derive(Serialize)]
+struct Description {
+    #[serde(flatten)]
+    group: GroupRow,
+    visible: u64,
+    leased: u64,
+    delayed: u64,
+    dying: u64,
+    partitions: Vec<CountsRow>,
+}
+
+#[derive(Serialize)]
+struct CountsRow {
+    partition: u32,
+    start_offset: u64,
+    visible: u64,
+    leased: u64,
+    delayed: u64,
+    dying: u64,
+}
+
+const _: () = assert!(VISIBILITY_MS_DEFAULT == 30_000, "the flag's default says 30s");

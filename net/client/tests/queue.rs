@@ -1,0 +1,259 @@
+//! Receipts and leases against a small server in memory that loses answers, leads nothing, or
+//! sends damage.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use barrage_client::queue::{Queue, Receipt, SettleError};
+use barrage_client::{Client, ClientError, ClientOptions, QueueOptions};
+use barrage_model::batch::{BatchBuilder, Compression, NewRecord};
+use barrage_model::{CoreId, GroupId, NodeId, Offset, PartitionId, ShardId, TopicId};
+use barrage_wire::{
+    ErrorCode, ErrorReply, FrameDecoder, GroupListReply, GroupSettings, GroupSummary, HelloReply,
+    Hint, Lease, MetadataReply, PartitionRoute, QueueReceiveReply, QueueSettleReply, Request,
+    Response, SessionLimits, Settled, TopicRoutes,
+};
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const LIMITS: SessionLimits = SessionLimits {
+    frame_bytes_max: 16 << 20,
+    batch_bytes_max: 8 << 20,
+    in_flight_requests_max: 64,
+    in_flight_bytes_max: 64 << 20,
+    idle_timeout_ms: 60_000,
+};
+
+/// What is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// Settles, and ends the connection instead of answering; every other time.
+    LostAnswer,
+    /// Says once that it does not lead, before it settles anything.
+    LeadsNothing,
+    /// Its batches are damaged.
+    Damage,
+    /// Nobody leads partition 1.
+    OneLost,
+}
+
+/// One partition with one record, leased for ever.
+struct Server {
+    address: String,
+    partitions: u32,
+    fault: Fault,
+    settles: AtomicU32,
+    /// Partitions that were waited for, in order.
+    waits: Mutex<Vec<u32>>,
+    is_settled: Mutex<bool>,
+}
+
+impl Server {
+    async fn start(partitions: u32, fault: Fault) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Arc::new(Self {
+            address: listener.local_addr().unwrap().to_string(),
+            partitions,
+            fault,
+            settles: AtomicU32::new(0),
+            waits: Mutex::default(),
+            is_settled: Mutex::new(false),
+        });
+        let accepting = Arc::clone(&server);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(Arc::clone(&accepting).serve(stream));
+            }
+        });
+        server
+    }
+
+    async fn serve(self: Arc<Self>, mut stream: TcpStream) {
+        let mut decoder = FrameDecoder::new(LIMITS.frame_bytes_max);
+        loop {
+            while let Some(frame) = decoder.next_frame().unwrap() {
+                let request = Request::decode(&frame.header, &frame.body).unwrap();
+                let mut out = BytesMut::new();
+                if let Request::QueueReceive(receive) = &request
+                    && receive.wait_ms > 0
+                {
+                    // Nothing ever comes.
+                    self.waits.lock().unwrap().push(receive.key.partition.0);
+                    continue;
+                }
+                let Some(response) = self.answer(&request, frame.header.opcode) else { return };
+                if let Response::QueueReceive(reply) = response {
+                    let mut batches = batch();
+                    if self.fault == Fault::Damage {
+                        *batches.last_mut().unwrap() ^= 1;
+                    }
+                    let batches = if reply.leases.is_empty() { &[][..] } else { &batches };
+                    let reply = QueueReceiveReply { batches, ..reply };
+                    Response::QueueReceive(reply).encode(frame.header.correlation, &mut out);
+                } else {
+                    response.encode(frame.header.correlation, &mut out);
+                }
+                stream.write_all(&out).await.unwrap();
+            }
+            if stream.read_buf(decoder.buffer()).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+    }
+
+    /// None ends the connection.
+    fn answer(&self, request: &Request<'_>, opcode: u16) -> Option<Response<'static>> {
+        Some(match request {
+            Request::Hello(_) => Response::Hello(HelloReply {
+                version: 1,
+                node: NodeId(1),
+                core: CoreId(0),
+                limits: LIMITS,
+                server_name: "in memory".to_owned(),
+            }),
+            Request::Metadata(_) => Response::Metadata(self.metadata()),
+            Request::GroupList(_) => {
+                let settings = GroupSettings {
+                    visibility_ms: 30_000,
+                    deliveries_max: None,
+                    dead_letter: None,
+                    backoff: "0ms".to_owned(),
+                };
+                let (name, group) = ("workers".to_owned(), GroupId(9));
+                let summary = GroupSummary { name, group, settings, created_ms: 0 };
+                let (topic, partitions) = (TopicId(7), self.partitions);
+                Response::GroupList(GroupListReply { topic, partitions, groups: vec![summary] })
+            }
+            Request::QueueReceive(receive) => {
+                let is_full = self.partitions == 1 || self.fault == Fault::OneLost;
+                let has_some = receive.key.partition == PartitionId(0) && is_full;
+                if self.fault == Fault::OneLost && !has_some {
+                    let error = ErrorReply::new(ErrorCode::NotLeader, "nobody leads it");
+                    return Some(Response::Error { opcode, error });
+                }
+                let more = has_some && receive.count_max == 0;
+                let (offset, tag) = (Offset(0), 1);
+                let lease = Lease { offset, tag, deliveries: 1, first_ms: 1, left_ms: 30_000 };
+                let leases = if has_some && !more { vec![lease] } else { Vec::new() };
+                Response::QueueReceive(QueueReceiveReply { more, leases, batches: &[] })
+            }
+            Request::QueueSettle(settle) => {
+                let turn = self.settles.fetch_add(1, Ordering::Relaxed);
+                if self.fault == Fault::LeadsNothing && turn == 0 {
+                    let (node, core, address) = (NodeId(1), CoreId(0), self.address.clone());
+                    let hint = Hint::Leader { node, core, address };
+                    let error = ErrorReply::with_hint(ErrorCode::NotLeader, "not here", hint);
+                    return Some(Response::Error { opcode, error });
+                }
+                let was_settled = std::mem::replace(&mut *self.is_settled.lock().unwrap(), true);
+                if self.fault == Fault::LostAnswer && turn.is_multiple_of(2) {
+                    return None;
+                }
+                let result = if was_settled { Settled::AlreadySettled } else { Settled::Done };
+                let results = vec![result; settle.receipts.len()];
+                Response::QueueSettle(QueueSettleReply { results })
+            }
+            other => panic!("the tests do not ask {other:?}"),
+        })
+    }
+
+    fn metadata(&self) -> MetadataReply {
+        let route = |partition| PartitionRoute {
+            partition: PartitionId(partition),
+            shard: ShardId(1),
+            node: NodeId(1),
+            core: CoreId(0),
+            address: self.address.clone(),
+        };
+        let row = TopicRoutes {
+            name: "orders".to_owned(),
+            error: 0,
+            topic: TopicId(7),
+            partitions: (0..self.partitions).map(route).collect(),
+        };
+        MetadataReply { cluster: String::new(), topics: vec![row], nodes: Vec::new() }
+    }
+}
+
+fn batch() -> Vec<u8> {
+    let mut builder = BatchBuilder::new(Compression::None, 0);
+    builder.push(&NewRecord { value: Some(b"one"), ..NewRecord::default() }).unwrap();
+    builder.finish().unwrap()
+}
+
+async fn open(server: &Server) -> Queue {
+    let client = Client::connect(ClientOptions::server(server.address.clone())).await.unwrap();
+    client.queue("orders", "workers", QueueOptions::default()).await.unwrap()
+}
+
+async fn ack_twice(fault: Fault) -> [Result<(), SettleError>; 2] {
+    let server = Server::start(1, fault).await;
+    let queue = open(&server).await;
+    let received = queue.receive(1, Duration::ZERO, None).await.unwrap();
+    assert_eq!(received[0].record.value.as_deref(), Some(b"one".as_slice()));
+    let receipt = received[0].receipt;
+    let mut results = Vec::new();
+    for _ in 0..2 {
+        results.extend(queue.ack(&[receipt]).await);
+    }
+    results.try_into().unwrap()
+}
+
+#[tokio::test]
+async fn an_ack_whose_answer_was_lost_counts_as_done() {
+    let results = ack_twice(Fault::None).await;
+    assert!(matches!(results, [Ok(()), Err(SettleError::AlreadySettled)]), "{results:?}");
+    // Each has to be sent twice: the second answer says what the first one would have.
+    let results = ack_twice(Fault::LostAnswer).await;
+    assert!(matches!(results, [Ok(()), Ok(())]), "{results:?}");
+    // One that was refused was surely not carried out.
+    let results = ack_twice(Fault::LeadsNothing).await;
+    assert!(matches!(results, [Ok(()), Err(SettleError::AlreadySettled)]), "{results:?}");
+}
+
+#[tokio::test]
+async fn an_extension_whose_answer_was_lost_says_what_it_is_told() {
+    let server = Server::start(1, Fault::LostAnswer).await;
+    let queue = open(&server).await;
+    let receipt = "0-0-1".parse::<Receipt>().unwrap();
+    let result = queue.extend(&[receipt], Duration::from_secs(5)).await.pop().unwrap();
+    assert!(matches!(result, Err(SettleError::AlreadySettled)), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_batch_is_an_error() {
+    let server = Server::start(1, Fault::Damage).await;
+    let received = open(&server).await.receive(1, Duration::ZERO, None).await;
+    assert!(matches!(received, Err(ClientError::Batch(_))), "{received:?}");
+}
+
+#[tokio::test]
+async fn a_partition_without_a_leader_keeps_nobody_waiting_who_has_something() {
+    let server = Server::start(2, Fault::OneLost).await;
+    let queue = open(&server).await;
+    // Whoever begins.
+    for _ in 0..2 {
+        let receive = queue.receive(2, Duration::from_secs(60), None);
+        // Less than the request timeout, which the lost one would take.
+        let received = tokio::time::timeout(Duration::from_secs(8), receive).await.unwrap();
+        assert_eq!(received.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_asked_once_to_wait_for_a_partition() {
+    let server = Server::start(4, Fault::None).await;
+    let queue = open(&server).await;
+    for _ in 0..5 {
+        let received = queue.receive(1, Duration::from_millis(50), None).await.unwrap();
+        assert!(received.is_empty(), "{received:?}");
+    }
+    let mut waits = server.waits.lock().unwrap().clone();
+    waits.sort_unstable();
+    assert_eq!(waits, [0, 1, 2, 3]);
+}
