@@ -190,35 +190,8 @@ impl QueueGroup {
                 let want = Want { now_ms, log_time_ms, end, count_max, visibility_ms };
                 Outcome::Leased(backlog.lease(&want))
             }
-            What::Ack(receipts) => {
-                let ack = |receipt: &Receipt| backlog.ack(*receipt, now_ms);
-                Outcome::Settled(receipts.iter().map(ack).collect())
-            }
-            What::Nack(receipts) => {
-                let nack = |(receipt, delay_ms): &(Receipt, Option<u64>)| {
-                    // Wrong when planted: whoever gives a record back for a while gets it again.
-                    let at_once = planted("broker-delay-forgotten").then_some(0);
-                    backlog.nack(*receipt, at_once.or(*delay_ms), now_ms, policy)
-                };
-                Outcome::Settled(receipts.iter().map(nack).collect())
-            }
-            What::Extend(receipts) => {
-                let extend = |(receipt, visibility_ms): &(Receipt, u64)| {
-                    if planted("broker-extension-forgotten") {
-                        // Wrong: the consumer takes its time, and somebody else has the record.
-                        return Ok(());
-                    }
-                    backlog.extend(*receipt, visibility_ms.saturating_add(ROUNDING_MS), now_ms)
-                };
-                Outcome::Settled(receipts.iter().map(extend).collect())
-            }
-            What::Release(receipts) => {
-                let release = |receipt: &Receipt| match planted("broker-unsent-record-settled") {
-                    // Wrong: what did not fit into an answer counts as done.
-                    true => backlog.ack(*receipt, now_ms),
-                    false => backlog.release(*receipt, now_ms),
-                };
-                Outcome::Settled(receipts.iter().map(release).collect())
+            What::Ack(_) | What::Nack(_) | What::Extend(_) | What::Release(_) => {
+                Outcome::Settled(settle(backlog, policy, what, now_ms))
             }
             What::PassTime(chunks) => {
                 // Wrong when planted: a lease ends a second before its time.
@@ -247,6 +220,48 @@ impl QueueGroup {
                 Outcome::Done
             }
         }
+    }
+}
+
+/// What becomes of leases; an answer for each.
+fn settle(
+    backlog: &mut Backlog,
+    policy: &Policy,
+    what: &What,
+    now_ms: u64,
+) -> Vec<Result<(), ReceiptError>> {
+    match what {
+        What::Ack(receipts) => {
+            let ack = |receipt: &Receipt| backlog.ack(*receipt, now_ms);
+            receipts.iter().map(ack).collect()
+        }
+        What::Nack(receipts) => {
+            let nack = |(receipt, delay_ms): &(Receipt, Option<u64>)| {
+                // Wrong when planted: whoever gives a record back for a while gets it again.
+                let at_once = planted("broker-delay-forgotten").then_some(0);
+                backlog.nack(*receipt, at_once.or(*delay_ms), now_ms, policy)
+            };
+            receipts.iter().map(nack).collect()
+        }
+        What::Extend(receipts) => {
+            let extend = |(receipt, visibility_ms): &(Receipt, u64)| {
+                if planted("broker-extension-forgotten") {
+                    // Wrong: the consumer takes its time, and somebody else has the record.
+                    return Ok(());
+                }
+                backlog.extend(*receipt, visibility_ms.saturating_add(ROUNDING_MS), now_ms)
+            };
+            receipts.iter().map(extend).collect()
+        }
+        What::Release(receipts) => {
+            let release = |receipt: &Receipt| match planted("broker-unsent-record-settled") {
+                // Wrong: what did not fit into an answer counts as done.
+                true => backlog.ack(*receipt, now_ms),
+                false => backlog.release(*receipt, now_ms),
+            };
+            receipts.iter().map(release).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
