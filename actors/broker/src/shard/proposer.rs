@@ -255,11 +255,7 @@ impl Proposer {
             }
             match building.offer(&mut self.projected, batch) {
                 Taken::In => {}
-                // One that was cut off does not know what its successor took: it may not judge.
-                Taken::Refused { reply, .. } if !self.shard.group.leads_for_sure() => {
-                    reply.send(Err(ProduceError::NotLeader { hint: None }));
-                }
-                Taken::Refused { reply, refusal } => reply.send(Err(refused(refusal))),
+                Taken::Refused { reply, refusal } => self.refuse(reply, refused(refusal)),
                 Taken::Duplicate { key, waiter } => self.duplicate(&mut building, key, waiter),
             }
             if buggify("broker-entry-of-one-batch", 2) {
@@ -271,6 +267,16 @@ impl Proposer {
         }
         let Built { command, runs, waiters } = building.finish(&mut self.projected);
         self.propose(command, runs, log_time_ms, term, Content::Batches(waiters));
+    }
+
+    /// Who was cut off, or handed its lead over, does not know what its successor took: it may not
+    /// judge. Time does not tell: a lead that is handed over is over before any lease.
+    fn refuse(&self, reply: ProduceReply, error: ProduceError) {
+        let shard = Rc::clone(&self.shard);
+        drop(spawn(async move {
+            let led = shard.group.read_barrier().await;
+            reply.send(Err(led.map_or(ProduceError::NotLeader { hint: None }, |()| error)));
+        }));
     }
 
     /// A batch that was accepted before is answered when that one is: now, if it is applied.
