@@ -110,7 +110,10 @@ pub enum CatalogError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// As many groups as there may be.
-    #[error("a topic has at most {GROUPS_PER_TOPIC_MAX} groups, and the cluster {GROUPS_MAX}")]
+    #[error(
+        "a topic has at most {GROUPS_PER_TOPIC_MAX} groups, and the cluster {GROUPS_MAX}, each \
+         counted for every partition"
+    )]
     GroupsFull,
     /// The number of partitions is not possible.
     #[error("a topic has 1 to {PARTITIONS_PER_TOPIC_MAX} partitions, not {asked}")]
@@ -334,6 +337,7 @@ impl Catalog {
                 .checked_sub(current)
                 .ok_or(CatalogError::PartitionsShrink { current, asked })?;
             self.check_count(asked, more)?;
+            self.check_groups(u64::from(more) * topic.groups.len() as u64)?;
             topic.partitions.extend(self.place(more, topic.id.0 + u64::from(current))?);
         }
         topic.retention = retention.unwrap_or(topic.retention);

@@ -11,8 +11,9 @@ use super::{Catalog, CatalogError, Reply};
 use crate::group::Group;
 use crate::topic::Topic;
 
-/// Groups of a cluster, at most.
-pub const GROUPS_MAX: usize = 100_000;
+/// Groups of a cluster, at most, each counted once for every partition of its topic: a shard keeps
+/// some 400 bytes for each.
+pub const GROUPS_MAX: u64 = 1_000_000;
 
 impl Catalog {
     pub(super) fn create_group(
@@ -28,11 +29,11 @@ impl Catalog {
             return Err(CatalogError::GroupExists);
         }
         settings.check(&topic.name)?;
-        let held: usize = self.topics.values().map(|topic| topic.groups.len()).sum();
-        if topic.groups.len() >= GROUPS_PER_TOPIC_MAX || held >= GROUPS_MAX {
+        let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+        if topic.groups.len() >= GROUPS_PER_TOPIC_MAX {
             return Err(CatalogError::GroupsFull);
         }
-        let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+        self.check_groups(u64::from(partitions))?;
         self.next_group += 1;
         self.revision += 1;
         let group = Group {
@@ -73,6 +74,19 @@ impl Catalog {
         Ok(self.put(topic))
     }
 
+    /// Whether there may be so many more.
+    pub(super) fn check_groups(&self, more: u64) -> Result<(), CatalogError> {
+        match self.groups_held() + more <= GROUPS_MAX {
+            true => Ok(()),
+            false => Err(CatalogError::GroupsFull),
+        }
+    }
+
+    fn groups_held(&self) -> u64 {
+        let held = |topic: &Topic| topic.groups.len() as u64 * topic.partitions.len() as u64;
+        self.topics.values().map(|topic| held(topic)).sum()
+    }
+
     fn topic_to_change(&self, name: &TopicName) -> Result<Topic, CatalogError> {
         self.topic_named(name).map(|topic| Topic::clone(topic)).ok_or(CatalogError::UnknownTopic)
     }
@@ -82,7 +96,7 @@ impl Catalog {
         let groups = || self.topics.values().flat_map(|topic| topic.groups.iter());
         let ids: std::collections::BTreeSet<_> = groups().map(|group| group.id).collect();
         let held = groups().count();
-        held <= GROUPS_MAX
+        self.groups_held() <= GROUPS_MAX
             && ids.len() == held
             && ids.iter().all(|id| (1..=self.next_group).contains(&id.0))
     }
@@ -152,6 +166,26 @@ mod tests {
         // What concerns a group alone leaves the partitions as they are.
         assert_eq!(catalog.topic_named(&topic_name()).unwrap().revision, before);
         assert_eq!(Catalog::restore(&catalog.checkpoint()), Ok(catalog));
+    }
+
+    #[test]
+    fn groups_are_bounded_by_the_partitions_they_are_in() {
+        let mut catalog = catalog();
+        let (name, retention) = (TopicName::parse("wide").unwrap(), Retention::DEFAULT);
+        let wide = Command::CreateTopic { name: name.clone(), partitions: 10_000, retention };
+        assert!(matches!(catalog.apply(wide, 0), Reply::Topic(_)));
+        let another = |number: u32| Command::CreateGroup {
+            topic: name.clone(),
+            name: GroupName::parse(&number.to_string()).unwrap(),
+            settings: QueueSettings::default(),
+            at_end: false,
+        };
+        for number in 0..100 {
+            assert!(matches!(catalog.apply(another(number), 0), Reply::Topic(_)), "{number}");
+        }
+        let full = || Reply::Refused(CatalogError::GroupsFull);
+        assert_eq!(catalog.apply(another(100), 0), full());
+        assert_eq!(create(&mut catalog, "one-more", false), full());
     }
 
     #[test]
