@@ -77,6 +77,8 @@ enum Step {
 impl Broker {
     /// While this node leads a shard: brings its dead letters to their topics, for ever.
     pub(crate) async fn keep_burying(self, shard: Shard) {
+        // Once for each time that they wait.
+        let mut told = false;
         while !shard.group().is_over() {
             let (lead_changed, somebody_dies) =
                 (shard.group().lead_changed(), shard.alarms().somebody_dies());
@@ -94,8 +96,14 @@ impl Broker {
             }
             if let Some((slot, why)) = waits {
                 let partition = slot.key;
+                if !told {
+                    told = true;
+                    tracing::warn!(shard = %shard.id(), %partition, why, "dead letters wait");
+                }
                 tracing::debug!(shard = %shard.id(), %partition, why, "dead letters wait");
                 sleep(PAUSE).await;
+            } else {
+                told = false;
             }
         }
     }
@@ -274,14 +282,18 @@ async fn build(
         let records = records.map_err(|_| Unbuilt::Unreadable)?;
         let record = records.iter().filter_map(Result::ok).find(|one| one.offset == *offset);
         let record = record.ok_or(Unbuilt::Unreadable)?;
-        size += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        size += size_of(&record);
         if count > 0 && size > BYTES_PER_BATCH {
             break;
         }
         let builder = builder
             .get_or_insert_with(|| BatchBuilder::new(Compression::None, record.timestamp_ms));
-        push(builder, &record, slot, address, *deliveries).map_err(|_| Unbuilt::Unreadable)?;
-        count += 1;
+        match push(builder, &record, slot, address, *deliveries) {
+            Ok(()) => count += 1,
+            // It goes with the next one.
+            Err(_) if count > 0 => break,
+            Err(_) => return Err(Unbuilt::Unreadable),
+        }
     }
     let mut bytes =
         builder.ok_or(Unbuilt::Unreadable)?.finish().map_err(|_| Unbuilt::Unreadable)?;
@@ -293,6 +305,12 @@ async fn build(
         batch::set_producer(&mut bytes, none.0, none.1, none.2).map_err(|_| Unbuilt::Unreadable)?;
     }
     Ok((Bytes::from(bytes), count))
+}
+
+fn size_of(record: &Record<'_>) -> usize {
+    let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+    let headers = record.headers.iter().map(|header| header.key.len() + length(header.value));
+    length(record.key) + length(record.value) + headers.sum::<usize>()
 }
 
 /// Adds a record with what is to be known of where it comes from; without that where it has no room

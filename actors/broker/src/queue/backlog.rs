@@ -33,6 +33,10 @@ use crate::api::queue::ReceiptError;
 /// Chunks that one command lets time pass in: about 65,000 records at most.
 pub(crate) const DUE_MAX: usize = 64;
 
+/// Records of a partition that a group may have leased or given back and not settled: each is 32
+/// bytes of every replica's memory. Who has so many is leased no more.
+pub(crate) const MARKS_MAX: u64 = 10_000_000;
+
 /// What a group wants done with records that come back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
@@ -125,9 +129,6 @@ impl Backlog {
         for (at, mark) in window.marks_from(Offset(0)) {
             backlog.enter(at, mark);
         }
-        for at in &backlog.departures.list {
-            backlog.dying.remove(at);
-        }
         backlog.noted.clear();
         backlog.window = window;
         Some(backlog)
@@ -149,7 +150,9 @@ impl Backlog {
     /// Hands out records before `end`, the oldest first.
     pub(crate) fn lease(&mut self, want: &Want) -> Vec<Leased> {
         let mut leased = Vec::new();
-        while leased.len() < want.count_max {
+        let room = MARKS_MAX.saturating_sub(self.marks());
+        let count_max = want.count_max.min(usize::try_from(room).unwrap_or(usize::MAX));
+        while leased.len() < count_max {
             let (at, known) = match self.visible.first().copied() {
                 Some(at) if at < want.end => {
                     self.visible.remove(&at);
@@ -165,6 +168,12 @@ impl Backlog {
             leased.push(self.hand_out(at, known, want));
         }
         leased
+    }
+
+    /// Records that are marked.
+    fn marks(&self) -> u64 {
+        let others = self.visible.len() + self.dying.len() + self.departures.list.len();
+        self.leased + self.delayed + others as u64
     }
 
     fn hand_out(&mut self, at: Offset, known: Option<Mark>, want: &Want) -> Leased {
@@ -308,9 +317,10 @@ impl Backlog {
     /// The first of those on their way lie in the dead-letter topic.
     pub(crate) fn arrived(&mut self, producer: ProducerId, first: Sequence, count: usize) {
         for at in self.departures.arrived(producer, first, count) {
-            // One that was rewound meanwhile is to be delivered again, whatever lies there.
-            let is_dying = self.window.mark(at).is_some_and(|mark| mark.state == State::Dying);
-            if is_dying && !self.dying.contains(&at) {
+            // One that was rewound meanwhile is to be delivered again, whatever lies there; unless
+            // it died of that, too.
+            let mark = self.window.mark(at);
+            if mark.is_some_and(|mark| mark.state == State::Dying) {
                 self.window.settle(at);
             }
         }
@@ -407,6 +417,8 @@ impl Backlog {
             State::Leased => self.leased += 1,
             State::Delayed => self.delayed += 1,
             State::Visible => drop(self.visible.insert(at)),
+            // One that is on its way already goes once: it is settled when it arrives.
+            State::Dying if self.departures.list.contains(&at) => {}
             State::Dying => drop(self.dying.insert(at)),
         }
         if waits(&mark) {
@@ -509,6 +521,32 @@ mod tests {
         backlog.arrived(ProducerId(1), Sequence(0), 2);
         assert_eq!((backlog.start(), backlog.counts(Offset(3)).visible), (Offset(1), 2));
         assert_eq!(offsets(&backlog.lease(&want(5, 9, 3))), [1, 2]);
+    }
+
+    /// A record on its way is rewound, leased and dies again; a replica that was restored from a
+    /// checkpoint meanwhile must come to the same as one that was not.
+    #[test]
+    fn what_dies_again_on_its_way_is_alike_live_and_restored() {
+        let once = policy(Some(1));
+        let mut live = Backlog::new(Offset(0));
+        let nack_all = |backlog: &mut Backlog| {
+            for one in backlog.lease(&want(0, 9, 2)) {
+                assert_eq!(backlog.nack(one.receipt, None, 1, &once), Ok(()));
+            }
+        };
+        nack_all(&mut live);
+        live.renumber(ProducerId(1), &[]);
+        live.depart(1);
+        live.rewind(Offset(0));
+        nack_all(&mut live);
+        let mut restored = Backlog::restore(live.save()).unwrap();
+        for backlog in [&mut live, &mut restored] {
+            backlog.arrived(ProducerId(1), Sequence(0), 1);
+            backlog.depart(9);
+            assert_eq!(backlog.departures().list, [Offset(1)]);
+            backlog.arrived(ProducerId(1), Sequence(1), 1);
+            assert_eq!((backlog.start(), backlog.is_anybody_dying()), (Offset(2), false));
+        }
     }
 
     #[test]

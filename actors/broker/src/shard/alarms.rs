@@ -29,6 +29,8 @@ use crate::queue::timers::Timers;
 const SLOTS_AT_ONCE: usize = 256;
 /// When time could not be passed (a full disk, a full buffer), the next attempt.
 const RETRY: Duration = Duration::from_millis(500);
+/// While anything waits, the log knows the lease clock at least so often.
+const CLOCK_EVERY: Duration = Duration::from_secs(5);
 /// How long to sleep while nothing is due.
 const NEVER: Duration = Duration::from_secs(3_600);
 
@@ -104,8 +106,11 @@ impl Alarms {
         due
     }
 
-    fn next_ms(&self) -> Option<u64> {
-        self.inner.slots.borrow().values().filter_map(Timers::next_ms).min()
+    /// Where something falls due first, and when.
+    fn next(&self) -> Option<(Slot, u64)> {
+        let slots = self.inner.slots.borrow();
+        let next = slots.iter().filter_map(|(slot, timers)| Some((*slot, timers.next_ms()?)));
+        next.min_by_key(|(_, next_ms)| *next_ms)
     }
 }
 
@@ -139,10 +144,24 @@ impl Shard {
                 self.pass_time(due).await;
                 continue;
             }
-            let left = self.inner.alarms.next_ms().map_or(NEVER, |next_ms| {
-                Duration::from_millis(next_ms.saturating_sub(now_ms).max(1))
-            });
+            let left = match self.inner.alarms.next() {
+                None => NEVER,
+                Some((slot, next_ms)) => {
+                    self.keep_clock(slot, now_ms).await;
+                    Duration::from_millis(next_ms.saturating_sub(now_ms).max(1)).min(CLOCK_EVERY)
+                }
+            };
             first_of(first_of(earlier, lead_changed), sleep(left)).await;
+        }
+    }
+
+    /// Sees that the lease clock in the log is not far behind: the next leader goes on from there,
+    /// and what waits would wait so much longer.
+    async fn keep_clock(&self, slot: Slot, now_ms: u64) {
+        let applied_ms = self.inner.group.with_machine(|machine| machine.groups().clock_ms);
+        if Duration::from_millis(now_ms.saturating_sub(applied_ms)) >= CLOCK_EVERY {
+            // That it cannot be told now is no harm; it is told later.
+            drop(self.submit_op(Op { slot, what: What::PassTime(Vec::new()) }).await);
         }
     }
 

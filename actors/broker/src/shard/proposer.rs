@@ -47,9 +47,9 @@ use crate::reply::ProduceReply;
 const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 /// Bytes gathered into one entry; a larger batch goes alone.
 const ENTRY_BYTES_TARGET: usize = 4 << 20;
-/// Operations on groups in one entry, at most, and receipts in all of them, about.
+/// Operations on groups in one entry, at most, and records that all of them touch, about.
 const OPS_PER_ENTRY: usize = 1024;
-const RECEIPTS_PER_ENTRY: usize = 32 * 1024;
+const RECORDS_PER_ENTRY: usize = 64 * 1024;
 /// How often deadlines are looked at while anything waits.
 const DEADLINE_TICK: Duration = Duration::from_millis(100);
 /// The log time of a batch whose entry is no longer known (a duplicate of an older batch).
@@ -231,7 +231,7 @@ impl Proposer {
 
     fn propose_ops(&mut self, term: Term) {
         let log_time_ms = self.log_time_ms();
-        let taken = self.shard.waiting.borrow_mut().pop_ops(OPS_PER_ENTRY, RECEIPTS_PER_ENTRY);
+        let taken = self.shard.waiting.borrow_mut().pop_ops(OPS_PER_ENTRY, RECORDS_PER_ENTRY);
         let taken = if planted("broker-acks-before-commit") { answer_acks(taken) } else { taken };
         let (ops, replies) = taken.into_iter().map(|waiting| (waiting.op, waiting.reply)).unzip();
         self.projected.end_entry(log_time_ms);

@@ -98,7 +98,7 @@ impl Shard {
         bytes_max: usize,
     ) -> Result<Handed, QueueError> {
         leased.sort_unstable_by_key(|one| one.receipt.offset);
-        let mut bytes_max = bytes_max.min(RECEIVE_BYTES_MAX);
+        let mut bytes_max = bytes_max.clamp(1, RECEIVE_BYTES_MAX);
         if buggify("broker-receive-of-one-batch", 4) {
             bytes_max = 1;
         }
@@ -154,9 +154,13 @@ impl Shard {
                     let range = at..at + header.batch_len_total;
                     at = range.end;
                     let end = header.next_offset();
+                    // Before the batch that came lies what retention has taken meanwhile.
+                    let gone = rest.partition_point(|one| one.receipt.offset < header.base_offset);
+                    rest = rest.get(gone..).unwrap_or_default();
                     let count = rest.partition_point(|one| one.receipt.offset < end);
                     let (within, others) = rest.split_at(count);
-                    if count > 0 && (size < bytes_max || size == 0) {
+                    // The frame must have room for it: only the first may be larger than wanted.
+                    if count > 0 && (size == 0 || size + range.len() <= bytes_max) {
                         size += range.len();
                         batches.push(slice.slice(range));
                         kept.extend_from_slice(within);

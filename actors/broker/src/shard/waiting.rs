@@ -12,9 +12,10 @@ use barrage_world::Instant;
 use barrage_world::channel::oneshot;
 
 use super::entry::{BATCH_OVERHEAD, WaitingBatch};
-use super::groups::{Op, Outcome, What};
+use super::groups::{LEASE_MAX, Op, Outcome, What};
 use crate::api::queue::QueueError;
 use crate::command::Command;
+use crate::queue::window::CHUNK;
 use crate::reply::ProduceReply;
 
 /// Batches that may wait for one shard, whatever their size.
@@ -98,14 +99,14 @@ impl Waiting {
         Ok(self.waker.take())
     }
 
-    /// The next operations for one entry, about so many receipts at most.
-    pub(crate) fn pop_ops(&mut self, count_max: usize, receipts_max: usize) -> Vec<WaitingOp> {
+    /// The next operations for one entry, that touch about so many records at most.
+    pub(crate) fn pop_ops(&mut self, count_max: usize, records_max: usize) -> Vec<WaitingOp> {
         let mut taken = Vec::new();
-        let mut receipts = 0;
+        let mut records: usize = 0;
         while taken.len() < count_max {
             let Some(next) = self.ops.front() else { break };
-            receipts += weight(&next.op);
-            if !taken.is_empty() && receipts > receipts_max {
+            records = records.saturating_add(work(&next.op));
+            if !taken.is_empty() && records > records_max {
                 break;
             }
             self.receipts -= weight(&next.op);
@@ -184,6 +185,15 @@ impl Waiting {
     /// Bytes that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+/// Records that an operation may touch: apply does them all in one turn.
+fn work(op: &Op) -> usize {
+    match &op.what {
+        What::Lease { count_max, .. } => (*count_max).min(LEASE_MAX) as usize,
+        What::PassTime(chunks) => chunks.len().saturating_mul(CHUNK as usize),
+        _ => weight(op),
     }
 }
 

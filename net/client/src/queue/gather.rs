@@ -97,7 +97,11 @@ impl Gatherer {
                 let mut basket = basket();
                 let wait = until.saturating_duration_since(Instant::now()).min(WAIT_MAX);
                 let terms = Terms { wait, patience: self.shared.patience() };
-                self.take(PartitionId(0), terms, &mut basket).await?;
+                let taken = self.take(PartitionId(0), terms, &mut basket).await;
+                if basket.received.is_empty() {
+                    taken?;
+                }
+                // What was leased is handed out, whatever came behind it.
                 if !basket.received.is_empty() || Instant::now() >= until {
                     return Ok(basket.received);
                 }
