@@ -40,9 +40,10 @@ use crate::shard::Shard;
 use crate::shard::groups::{Op, Outcome, Slot, What};
 use crate::shard::handle::first_of;
 
-/// Records in one batch, and bytes of them, at most (one always goes).
+/// Records in one batch, and bytes of them, at most (one always goes). Few, because an entry of the
+/// topic's log must hold it, however small its segments are (`queue` seed 38).
 const RECORDS_PER_BATCH: usize = 64;
-const BYTES_PER_BATCH: usize = 1 << 20;
+const BYTES_PER_BATCH: usize = 16 << 10;
 /// When a dead-letter topic takes nothing, the next attempt.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long an append may take.
