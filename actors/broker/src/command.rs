@@ -7,10 +7,11 @@
 //! Invariants: variants of `CommandV1` are only ever appended, and none is larger than the largest
 //! before it; a golden test holds the layout still.
 
+use barrage_cluster::format::backoff::BackoffV1;
 use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::{
-    Backoff, GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
-    Sequence, TopicId,
+    GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention, Sequence,
+    TopicId,
 };
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -80,13 +81,6 @@ struct GroupV1 {
 pub(crate) struct PolicyV1 {
     deliveries_max: Option<u16>,
     backoff: BackoffV1,
-}
-
-#[derive(Archive, Serialize, Deserialize)]
-enum BackoffV1 {
-    Fixed(u64),
-    Exponential { first_ms: u64, ms_max: u64 },
-    Levels(Vec<u64>),
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -222,23 +216,13 @@ fn load_slot((topic, partition, group): (u64, u32, u64)) -> Slot {
 }
 
 pub(crate) fn store_policy(policy: &Policy) -> PolicyV1 {
-    let backoff = match &policy.backoff {
-        Backoff::Fixed(delay_ms) => BackoffV1::Fixed(*delay_ms),
-        Backoff::Exponential { first_ms, ms_max } => {
-            BackoffV1::Exponential { first_ms: *first_ms, ms_max: *ms_max }
-        }
-        Backoff::Levels(levels) => BackoffV1::Levels(levels.clone()),
-    };
-    PolicyV1 { deliveries_max: policy.deliveries_max, backoff }
+    let Policy { deliveries_max, backoff } = policy.clone();
+    PolicyV1 { deliveries_max, backoff: backoff.into() }
 }
 
 pub(crate) fn load_policy(stored: PolicyV1) -> Policy {
-    let backoff = match stored.backoff {
-        BackoffV1::Fixed(delay_ms) => Backoff::Fixed(delay_ms),
-        BackoffV1::Exponential { first_ms, ms_max } => Backoff::Exponential { first_ms, ms_max },
-        BackoffV1::Levels(levels) => Backoff::Levels(levels),
-    };
-    Policy { deliveries_max: stored.deliveries_max, backoff }
+    let PolicyV1 { deliveries_max, backoff } = stored;
+    Policy { deliveries_max, backoff: backoff.into() }
 }
 
 fn store_group(wanted: &OpenGroup) -> GroupV1 {
@@ -365,6 +349,7 @@ mod tests {
     #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
     use super::*;
+    use barrage_model::Backoff;
 
     fn slot() -> Slot {
         Slot { key: key(1, 2), group: GroupId(3) }

@@ -181,7 +181,17 @@ fn load_group(stored: GroupV1) -> Option<(Slot, QueueGroup)> {
         let marks: Option<Vec<_>> = chunk.marks.into_iter().map(load_mark).collect();
         Some(SavedChunk { number: chunk.number, settled, marks: marks? })
     };
-    let chunks: Option<Vec<SavedChunk>> = stored.chunks.into_iter().map(chunk).collect();
+    // One by one: taken apart a chunk is several times as large as it is stored.
+    let mut is_sound = true;
+    let chunks = stored.chunks.into_iter().map_while(|stored| {
+        let chunk = chunk(stored);
+        is_sound &= chunk.is_some();
+        chunk
+    });
+    let window = Window::from_chunks(Offset(stored.start), chunks)?;
+    if !is_sound {
+        return None;
+    }
     let (producer, first, list) = stored.departures;
     let departures = Departures {
         producer: Some(ProducerId(producer)).filter(|producer| producer.is_some()),
@@ -189,7 +199,7 @@ fn load_group(stored: GroupV1) -> Option<(Slot, QueueGroup)> {
         list: list.into_iter().map(Offset).collect(),
     };
     let backlog = Backlog::restore(Saved {
-        window: Window::from_chunks(Offset(stored.start), chunks?.into_iter())?,
+        window,
         fresh: Offset(stored.fresh),
         next_tag: stored.next_tag,
         departures,

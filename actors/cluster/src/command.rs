@@ -5,11 +5,10 @@
 //! Invariants: variants of `CommandV1` are only ever appended, and none is larger than the largest
 //! before it; a golden test holds the layout still.
 
-use barrage_model::{
-    Backoff, GroupName, NodeId, QueueSettings, Retention, ShardId, TopicId, TopicName,
-};
+use barrage_model::{GroupName, NodeId, QueueSettings, Retention, ShardId, TopicId, TopicName};
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::format::backoff::BackoffV1;
 use crate::format::{self, FormatError, Kind};
 use crate::node::{Birth, Presence};
 
@@ -159,13 +158,6 @@ pub(crate) struct SettingsV1 {
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-enum BackoffV1 {
-    Fixed(u64),
-    Exponential { first_ms: u64, ms_max: u64 },
-    Levels(Vec<u64>),
-}
-
-#[derive(Archive, Serialize, Deserialize)]
 enum CommandV1 {
     Found { cluster: String, shards: u32 },
     RegisterNode { node: u64 },
@@ -213,26 +205,6 @@ impl TryFrom<SettingsV1> for QueueSettings {
             dead_letter: dead_letter.map_err(|_| FormatError::Content)?,
             backoff: stored.backoff.into(),
         })
-    }
-}
-
-impl From<Backoff> for BackoffV1 {
-    fn from(backoff: Backoff) -> Self {
-        match backoff {
-            Backoff::Fixed(delay_ms) => Self::Fixed(delay_ms),
-            Backoff::Exponential { first_ms, ms_max } => Self::Exponential { first_ms, ms_max },
-            Backoff::Levels(levels) => Self::Levels(levels),
-        }
-    }
-}
-
-impl From<BackoffV1> for Backoff {
-    fn from(stored: BackoffV1) -> Self {
-        match stored {
-            BackoffV1::Fixed(delay_ms) => Self::Fixed(delay_ms),
-            BackoffV1::Exponential { first_ms, ms_max } => Self::Exponential { first_ms, ms_max },
-            BackoffV1::Levels(levels) => Self::Levels(levels),
-        }
     }
 }
 
@@ -379,6 +351,7 @@ mod tests {
     #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
     use super::*;
+    use barrage_model::Backoff;
 
     fn name(text: &str) -> TopicName {
         TopicName::parse(text).unwrap()
