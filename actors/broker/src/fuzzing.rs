@@ -3,11 +3,13 @@
 
 use barrage_commitlog::Run;
 use barrage_model::{
-    Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention, Sequence, TopicId,
+    Backoff, GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
+    Sequence, TopicId,
 };
 
+use crate::queue::backlog::{Policy, Receipt};
 use crate::shard::decide::{self, BatchRow};
-use crate::shard::groups::Groups;
+use crate::shard::groups::{GroupConfig, Groups, Op, OpenGroup, Slot, What};
 use crate::shard::machine::{self, Reply};
 use crate::shard::partition::PartitionConfig;
 use crate::shard::producers::ProducerStamp;
@@ -27,7 +29,23 @@ impl Command {
     pub fn encode(&self) -> Vec<u8> {
         self.0.encode()
     }
+
+    /// The same, with leases of few records: a lease of many is few bytes and much work, by right.
+    #[must_use]
+    pub fn with_small_leases(mut self) -> Self {
+        if let command::Command::Queue { ops, .. } = &mut self.0 {
+            for op in ops {
+                if let What::Lease { count_max, .. } = &mut op.what {
+                    *count_max = (*count_max).min(LEASE_SMALL);
+                }
+            }
+        }
+        self
+    }
 }
+
+/// See [`Command::with_small_leases`].
+const LEASE_SMALL: u32 = 100;
 
 /// Everything a data shard decides on.
 #[derive(Clone, Debug, Default)]
@@ -116,9 +134,57 @@ pub fn commands() -> Vec<Command> {
         command::Command::Produce { batch_counts: vec![2, 1], rows },
         command::Command::Configure { partitions: partitions(2) },
         command::Command::AdvanceStart { starts: vec![(key(0), Offset(4)), (key(1), Offset(1))] },
+        command::Command::OpenGroups { groups: groups(0) },
+        command::Command::Queue { now_ms: 5, ops: leases(key(0)) },
+        command::Command::Queue { now_ms: 9_000, ops: dead_letters(key(0)) },
+        command::Command::CloseGroups { slots: vec![Slot { key: key(0), group: GroupId(2) }] },
+        command::Command::Compare { index: 3, hash: 7 },
         command::Command::Close { partitions: vec![key(1)] },
     ];
     commands.map(Command).into()
+}
+
+/// Three groups of a partition, one for each kind of back-off.
+fn groups(partition: u32) -> Vec<OpenGroup> {
+    let key = PartitionKey { topic: TopicId(1), partition: PartitionId(partition) };
+    let backoffs = [
+        Backoff::Fixed(3),
+        Backoff::rocketmq(),
+        Backoff::Exponential { first_ms: 1, ms_max: 1 << 40 },
+    ];
+    let open = |(group, backoff)| {
+        let config =
+            GroupConfig { policy: Policy { deliveries_max: Some(1), backoff }, revision: 1 };
+        OpenGroup { slot: Slot { key, group: GroupId(group) }, config, at_end: false }
+    };
+    (1..).zip(backoffs).map(open).collect()
+}
+
+/// Records are leased and settled, in each way.
+fn leases(key: PartitionKey) -> Vec<Op> {
+    let receipt = |offset, tag| Receipt { offset: Offset(offset), tag };
+    let all = [
+        What::Lease { count_max: 5, visibility_ms: 1_000 },
+        What::Ack(vec![receipt(0, 0), receipt(9, 0)]),
+        What::Nack(vec![(receipt(1, 1), None)]),
+        What::Extend(vec![(receipt(2, 2), 60_000)]),
+        What::Release(vec![receipt(3, 3)]),
+    ];
+    all.map(|what| Op { slot: Slot { key, group: GroupId(1) }, what }).into()
+}
+
+/// Leases end, what they were of goes to the dead letters, and all begins again.
+fn dead_letters(key: PartitionKey) -> Vec<Op> {
+    let producer = ProducerId(6);
+    let all = [
+        What::PassTime(vec![0]),
+        What::Depart { count_max: 10 },
+        What::Renumber { producer, lost: vec![Offset(4)] },
+        What::Arrived { producer, first: Sequence(0), count: 1 },
+        What::Rewind { to: Offset(1) },
+        What::Skip { to: Offset(2) },
+    ];
+    all.map(|what| Op { slot: Slot { key, group: GroupId(1) }, what }).into()
 }
 
 /// One command of every kind with so many rows.
@@ -134,6 +200,18 @@ pub fn commands_of(rows: u32) -> Vec<Command> {
         command::Command::Close { partitions: (0..rows).map(key).collect() },
         command::Command::AdvanceStart {
             starts: (0..rows).map(|number| (key(number), Offset(1))).collect(),
+        },
+        command::Command::OpenGroups { groups: (0..rows / 4).flat_map(groups).collect() },
+        command::Command::Queue {
+            now_ms: 1,
+            ops: (0..rows / 4).flat_map(|number| leases(key(number))).collect(),
+        },
+        command::Command::Queue {
+            now_ms: 1,
+            ops: vec![Op {
+                slot: Slot { key: key(0), group: GroupId(1) },
+                what: What::Ack((0..rows).map(|tag| Receipt { offset: Offset(1), tag }).collect()),
+            }],
         },
     ];
     commands.map(Command).into()
@@ -152,4 +230,18 @@ pub fn state_of(partitions: u32, producers: u32) -> State {
         }
     }
     State(state, Groups::default())
+}
+
+/// A state of so many partitions with groups, each with so many open leases.
+pub fn leased_of(partitions: u32, leases: u32) -> State {
+    let mut state = state_of(partitions, 0);
+    for number in 0..partitions {
+        let key = PartitionKey { topic: TopicId(1), partition: PartitionId(number) };
+        state.0.accept(key, &BatchRow { record_count: leases, producer: None }, 0);
+        state.1.open(&state.0, &groups(number));
+        let slot = Slot { key, group: GroupId(1) };
+        let what = What::Lease { count_max: leases, visibility_ms: 30_000 };
+        state.1.apply(&state.0, 0, &Op { slot, what });
+    }
+    state
 }

@@ -8,7 +8,9 @@
 
 use barrage_cluster::node::{Birth, Presence};
 use barrage_cluster::{Catalog, Command};
-use barrage_model::{NodeId, Retention, ShardId, TopicId, TopicName};
+use barrage_model::{
+    Backoff, GroupName, NodeId, QueueSettings, Retention, ShardId, TopicId, TopicName,
+};
 
 use super::history;
 use crate::meter::aside;
@@ -18,6 +20,8 @@ pub(super) const TARGET: Target =
     Target { name: "catalog", input_bytes_max: 4 * 1024, run, memory_extra, seeds, large };
 
 const HISTORY: u8 = 2;
+/// With topics; with a group.
+const CHECKPOINTS_AFTER: [usize; 2] = [4, 6];
 const NUMBERS_MAX: u64 = 1 << 60;
 /// 200,000 partitions and the loads of 65,536 shards, twice while they are made.
 const HISTORY_BYTES_MAX: usize = 48 << 20;
@@ -72,9 +76,17 @@ fn presence() -> Presence {
     Presence { peer: "a:7500".to_owned(), client: "a:7400".to_owned(), level: 1 }
 }
 
+fn settings(backoff: Backoff) -> QueueSettings {
+    let dead_letter = TopicName::parse("b").ok();
+    QueueSettings { visibility_ms: 5_000, deliveries_max: Some(16), dead_letter, backoff }
+}
+
 fn commands() -> Vec<Command> {
     let name = |text: &str| TopicName::parse(text).ok();
     let named = |text: &str, command: fn(TopicName) -> Command| name(text).map(command);
+    let grouped = |command: fn(TopicName, GroupName) -> Command| {
+        name("orders").zip(GroupName::parse("pay").ok()).map(|(topic, name)| command(topic, name))
+    };
     let commands = [
         Some(Command::Found { cluster: "c".repeat(32), shards: 2 }),
         Some(Command::RegisterNode { node: NodeId(1) }),
@@ -93,6 +105,18 @@ fn commands() -> Vec<Command> {
             partitions: 1,
             retention: Retention::DEFAULT,
         }),
+        grouped(|topic, name| Command::CreateGroup {
+            topic,
+            name,
+            settings: settings(Backoff::rocketmq()),
+            at_end: true,
+        }),
+        grouped(|topic, name| Command::AlterGroup {
+            topic,
+            name,
+            settings: settings(Backoff::Exponential { first_ms: 1, ms_max: 9 }),
+        }),
+        grouped(|topic, name| Command::DeleteGroup { topic, name }),
         named("orders", |name| Command::DeleteTopic { name }),
         Some(Command::ForgetTopic { topic: TopicId(1) }),
         Some(Command::AllocateProducers { count: 1000 }),
@@ -116,9 +140,9 @@ fn seeds() -> Vec<Seed> {
         steps.push(command.encode());
         seeds.push((format!("command-{number}"), [&[0], &command.encode()[..]].concat()));
         drop(catalog.apply(command, 5));
-        if number == 4 {
+        if CHECKPOINTS_AFTER.contains(&number) {
             let bytes = catalog.checkpoint();
-            seeds.push(("checkpoint".to_owned(), [&[1], &bytes[..]].concat()));
+            seeds.push((format!("checkpoint-{number}"), [&[1], &bytes[..]].concat()));
         }
     }
     seeds.push(("history".to_owned(), [&[HISTORY], &history::write(&steps)[..]].concat()));
@@ -148,7 +172,17 @@ fn large() -> Vec<Seed> {
     for name in ["a", "b", "c", "d"].into_iter().flat_map(TopicName::parse) {
         drop(partitions.apply(Command::CreateTopic { name, partitions: count, retention }, 0));
     }
-    let cases = [("nodes", nodes), ("topics", topics), ("partitions", partitions)];
+    let mut groups = partitions.clone();
+    for number in 0..LARGE_BYTES / 120 {
+        let (Ok(topic), Ok(name)) = (TopicName::parse("0"), GroupName::parse(&number.to_string()))
+        else {
+            continue;
+        };
+        let (settings, at_end) = (settings(Backoff::default()), false);
+        drop(groups.apply(Command::CreateGroup { topic, name, settings, at_end }, 0));
+    }
+    let cases =
+        [("nodes", nodes), ("topics", topics), ("partitions", partitions), ("groups", groups)];
     let seed = |(name, catalog): (&str, Catalog)| {
         (name.to_owned(), [&[1], &catalog.checkpoint()[..]].concat())
     };

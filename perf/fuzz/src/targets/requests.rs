@@ -3,11 +3,14 @@
 //! Checked: what was read can be written and read again; if nothing was stepped over, it is
 //! written as the same bytes.
 
-use barrage_model::{NodeId, Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId};
+use barrage_model::{
+    GroupId, NodeId, Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId,
+};
 use barrage_wire::{
-    Acks, At, ClusterChange, ClusterJoin, Correlation, FetchRequest, FrameHeader, Hello,
-    ListOffsetRequest, MetadataRequest, ProduceRequest, Request, TopicAlter, TopicCreate,
-    TopicDelete, TopicDescribe,
+    Acks, At, ClusterChange, ClusterJoin, Correlation, FetchRequest, FrameHeader, GroupAlter,
+    GroupCreate, GroupDelete, GroupList, GroupSettings, Hello, ListOffsetRequest, MetadataRequest,
+    ProduceRequest, QueueCounts, QueuePeek, QueueReceive, QueueSeek, QueueSettle, Receipt, Request,
+    Seek, Settlement, TopicAlter, TopicCreate, TopicDelete, TopicDescribe,
 };
 use bytes::BytesMut;
 
@@ -77,12 +80,66 @@ pub(super) fn seeds() -> Vec<Seed> {
         Request::ClusterDescribe,
     ];
     let changes = cluster_changes().map(Request::ClusterChange);
+    let all = requests.into_iter().chain(changes).chain(groups()).chain(queues(key));
     let encode = |(index, request): (u32, Request<'_>)| {
         let mut out = BytesMut::new();
         request.encode(Correlation(index), &mut out);
         (format!("{:?}-{index}", request.opcode()), out.to_vec())
     };
-    (0..).zip(requests.into_iter().chain(changes)).map(encode).collect()
+    (0..).zip(all).map(encode).collect()
+}
+
+pub(super) fn group_settings() -> GroupSettings {
+    GroupSettings {
+        visibility_ms: 30_000,
+        deliveries_max: Some(16),
+        dead_letter: Some("dead".to_owned()),
+        backoff: "1s..5m".to_owned(),
+    }
+}
+
+fn groups() -> [Request<'static>; 4] {
+    let (topic, name, settings) = ("orders".to_owned(), "pay".to_owned(), group_settings());
+    [
+        Request::GroupCreate(GroupCreate {
+            topic: topic.clone(),
+            name: name.clone(),
+            settings: settings.clone(),
+            at_end: true,
+        }),
+        Request::GroupAlter(GroupAlter { topic: topic.clone(), name: name.clone(), settings }),
+        Request::GroupDelete(GroupDelete { topic: topic.clone(), name }),
+        Request::GroupList(GroupList { topic }),
+    ]
+}
+
+fn queues(key: PartitionKey) -> Vec<Request<'static>> {
+    let group = GroupId(9);
+    let receive = |visibility_ms| QueueReceive {
+        key,
+        group,
+        count_max: 100,
+        bytes_max: 1 << 20,
+        visibility_ms,
+        wait_ms: 500,
+    };
+    let receipts = || (1..4).map(|tag| Receipt { offset: Offset(7), tag }).collect();
+    let settle = |settlement| {
+        Request::QueueSettle(QueueSettle { key, group, settlement, receipts: receipts() })
+    };
+    let seek = |to| Request::QueueSeek(QueueSeek { key, group, to });
+    vec![
+        Request::QueueReceive(receive(None)),
+        Request::QueueReceive(receive(Some(60_000))),
+        settle(Settlement::Ack),
+        settle(Settlement::Nack { delay_ms: None }),
+        settle(Settlement::Nack { delay_ms: Some(5) }),
+        settle(Settlement::Extend { visibility_ms: 60_000 }),
+        Request::QueuePeek(QueuePeek { key, group, count_max: 10 }),
+        seek(Seek::Rewind(Offset(3))),
+        seek(Seek::Skip(Offset(4))),
+        Request::QueueCounts(QueueCounts { key, group }),
+    ]
 }
 
 fn cluster_changes() -> [ClusterChange; 6] {
@@ -100,6 +157,13 @@ fn cluster_changes() -> [ClusterChange; 6] {
 
 /// Lists whose rows are as short as rows can be.
 fn large() -> Vec<Seed> {
+    let key = PartitionKey { topic: TopicId(5), partition: PartitionId(3) };
+    let receipts = Request::QueueSettle(QueueSettle {
+        key,
+        group: GroupId(9),
+        settlement: Settlement::Ack,
+        receipts: vec![Receipt { offset: Offset(7), tag: 1 }; LARGE_BYTES / 12],
+    });
     let names = |name: &str| vec![name.to_owned(); LARGE_BYTES / (8 + name.len()) + 1];
     let request = |topics| Request::Metadata(MetadataRequest { topics });
     let encode = |(name, request): (&str, Request<'_>)| {
@@ -107,6 +171,10 @@ fn large() -> Vec<Seed> {
         request.encode(Correlation(1), &mut out);
         (name.to_owned(), out.to_vec())
     };
-    let cases = [("empty-names", request(names(""))), ("short-names", request(names("orders")))];
+    let cases = [
+        ("empty-names", request(names(""))),
+        ("short-names", request(names("orders"))),
+        ("receipts", receipts),
+    ];
     cases.into_iter().map(encode).collect()
 }

@@ -4,15 +4,16 @@
 //! written as the same bytes.
 
 use barrage_model::{
-    CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, Retention, ShardId, Term,
-    TopicId,
+    CoreId, GroupId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, Retention, ShardId,
+    Term, TopicId,
 };
 use barrage_wire::{
     ClusterChanged, ClusterDescription, CoreStats, Correlation, ErrorCode, ErrorReply, FetchReply,
-    FrameHeader, HelloReply, Hint, InitProducerReply, ListOffsetReply, MetadataReply, NodeAddress,
-    NodeDescription, PartitionDescription, PartitionRoute, ProduceReply, Response, SessionLimits,
-    ShardDescription, ShardStats, StatsReply, TopicDescription, TopicListReply, TopicRoutes,
-    TopicSummary,
+    FrameHeader, GroupListReply, GroupSummary, HelloReply, Hint, InitProducerReply, Lease,
+    ListOffsetReply, MetadataReply, NodeAddress, NodeDescription, PartitionDescription,
+    PartitionRoute, ProduceReply, QueueCountsReply, QueuePeekReply, QueueReceiveReply,
+    QueueSettleReply, Response, SessionLimits, Settled, ShardDescription, ShardStats, StatsReply,
+    TopicDescription, TopicListReply, TopicRoutes, TopicSummary,
 };
 use bytes::BytesMut;
 
@@ -54,6 +55,13 @@ pub(super) fn seeds() -> Vec<Seed> {
     let mut responses = errors();
     responses.extend(topics());
     responses.extend(clusters());
+    responses.extend(groups());
+    responses.extend(queues());
+    responses.push(Response::QueueReceive(QueueReceiveReply {
+        more: true,
+        leases: vec![lease(); 3],
+        batches: &batch,
+    }));
     responses.extend([
         Response::Hello(hello()),
         Response::Ping,
@@ -162,6 +170,47 @@ fn topics() -> Vec<Response<'static>> {
     ]
 }
 
+fn group(name: &str) -> GroupSummary {
+    let settings = super::requests::group_settings();
+    GroupSummary { name: name.to_owned(), group: GroupId(9), settings, created_ms: 8 }
+}
+
+fn groups() -> [Response<'static>; 4] {
+    let groups = vec![group("a"), group("b")];
+    [
+        Response::GroupCreate(group("a")),
+        Response::GroupAlter(group("b")),
+        Response::GroupDelete,
+        Response::GroupList(GroupListReply { topic: TopicId(5), partitions: 4, groups }),
+    ]
+}
+
+fn lease() -> Lease {
+    Lease { offset: Offset(7), tag: 1, deliveries: 2, first_ms: 3, left_ms: 4 }
+}
+
+fn queues() -> [Response<'static>; 4] {
+    let results = vec![
+        Settled::Done,
+        Settled::AlreadySettled,
+        Settled::NotLeased,
+        Settled::Stale,
+        Settled::NeverLeased,
+    ];
+    [
+        Response::QueueSettle(QueueSettleReply { results }),
+        Response::QueuePeek(QueuePeekReply { offsets: vec![Offset(1), Offset(9)] }),
+        Response::QueueSeek,
+        Response::QueueCounts(QueueCountsReply {
+            start: Offset(1),
+            visible: 2,
+            leased: 3,
+            delayed: 4,
+            dying: 5,
+        }),
+    ]
+}
+
 fn clusters() -> Vec<Response<'static>> {
     let cluster = ClusterDescription {
         nodes: vec![node("db1:7400"), node("")],
@@ -248,6 +297,11 @@ fn large() -> Vec<Seed> {
     let shards = vec![ShardStats::default(); LARGE_BYTES / 110];
     let topics = vec![summary.clone(); LARGE_BYTES / 34];
     let partitions = vec![description; LARGE_BYTES / 50];
+    let leases = vec![lease(); LARGE_BYTES / 30];
+    let leases = QueueReceiveReply { more: false, leases, batches: &[] };
+    let results = vec![Settled::Done; LARGE_BYTES];
+    let groups = vec![group(""); LARGE_BYTES / 50];
+    let groups = GroupListReply { topic, partitions: 4, groups };
     let cases = [
         ("topics", metadata(vec![routes(Vec::new()); LARGE_BYTES / 22], Vec::new())),
         ("routes", metadata(vec![routes(vec![route; LARGE_BYTES / 26])], Vec::new())),
@@ -259,6 +313,9 @@ fn large() -> Vec<Seed> {
         ("shards", Response::Stats(StatsReply { shards, ..stats() })),
         ("summaries", Response::TopicList(TopicListReply { topics })),
         ("descriptions", Response::TopicDescribe(TopicDescription { summary, partitions })),
+        ("leases", Response::QueueReceive(leases)),
+        ("results", Response::QueueSettle(QueueSettleReply { results })),
+        ("groups", Response::GroupList(groups)),
     ];
     let encode = |(name, response): (&str, Response<'_>)| {
         let mut out = BytesMut::new();

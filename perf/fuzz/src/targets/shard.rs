@@ -19,6 +19,8 @@ pub(super) const TARGET: Target =
 
 const CHECKPOINT: u8 = 1;
 const HISTORY: u8 = 3;
+/// With producers; with leases; with dead letters.
+const CHECKPOINTS_AFTER: [usize; 3] = [1, 5, 6];
 /// A partition with a producer is about 100 bytes, and becomes a node of 1.4 KiB.
 const STATE_BYTES_PER_INPUT_BYTE: usize = 12;
 /// A row of a command becomes a producer of 200 bytes, and is kept while its run may be undone.
@@ -66,7 +68,8 @@ fn apply(bytes: &[u8]) -> bool {
     for (step, time) in steps.zip(0_i64..) {
         // Now and then a jump over what makes producers be forgotten.
         let log_time_ms = time * 7_000_000;
-        understood |= state.apply(log_time_ms, &step);
+        let small = aside(|| Command::decode(&step).map(|read| read.with_small_leases().encode()));
+        understood |= state.apply(log_time_ms, small.as_ref().unwrap_or(&step));
     }
     aside(|| assert_eq!(State::decode(&state.encode()), Some(state)));
     understood
@@ -84,8 +87,9 @@ fn seeds() -> Vec<Seed> {
         seeds.push((format!("command-{number}"), [&[0], &bytes[..]].concat()));
         assert!(state.apply(5, &bytes), "a sample command is understood");
         steps.push(bytes);
-        if number == 1 {
-            seeds.push(("checkpoint".to_owned(), [&[1], &state.encode()[..]].concat()));
+        if CHECKPOINTS_AFTER.contains(&number) {
+            let bytes = [&[1], &state.encode()[..]].concat();
+            seeds.push((format!("checkpoint-{number}"), bytes));
         }
     }
     seeds.push(("history".to_owned(), [&[HISTORY], &history::write(&steps)[..]].concat()));
@@ -96,8 +100,13 @@ fn seeds() -> Vec<Seed> {
 fn large() -> Vec<Seed> {
     let rows = LARGE_BYTES as u32 / 20;
     let commands = fuzzing::commands_of(rows).into_iter().map(|command| command.encode());
-    let states =
-        [fuzzing::state_of(rows, 0), fuzzing::state_of(1, rows), fuzzing::state_of(rows / 5, 1)];
+    let states = [
+        fuzzing::state_of(rows, 0),
+        fuzzing::state_of(1, rows),
+        fuzzing::state_of(rows / 5, 1),
+        fuzzing::leased_of(1, 10_000),
+        fuzzing::leased_of(rows / 10, 1),
+    ];
     let mut seeds: Vec<Seed> = (0..)
         .zip(commands)
         .map(|(number, bytes): (u32, _)| (format!("command-{number}"), [&[0], &bytes[..]].concat()))
