@@ -132,7 +132,7 @@ impl Shard {
     ) -> Result<(Vec<Slice>, Vec<Leased>, &'a [Leased]), QueueError> {
         let (mut batches, mut kept, mut size) = (Vec::new(), Vec::new(), 0);
         let mut rest = leased;
-        while let Some((first, behind)) = rest.split_first() {
+        'reading: while let Some((first, behind)) = rest.split_first() {
             if size >= bytes_max {
                 break;
             }
@@ -159,15 +159,20 @@ impl Shard {
                     rest = rest.get(gone..).unwrap_or_default();
                     let count = rest.partition_point(|one| one.receipt.offset < end);
                     let (within, others) = rest.split_at(count);
-                    // The frame must have room for it: only the first may be larger than wanted.
-                    if count > 0 && (size == 0 || size + range.len() <= bytes_max) {
-                        size += range.len();
-                        batches.push(slice.slice(range));
-                        kept.extend_from_slice(within);
-                        rest = others;
+                    if count == 0 {
+                        continue;
                     }
+                    // The frame must have room for it: only the first may be larger than wanted.
+                    if size > 0 && size + range.len() > bytes_max {
+                        break 'reading;
+                    }
+                    size += range.len();
+                    batches.push(slice.slice(range));
+                    kept.extend_from_slice(within);
+                    rest = others;
                 }
             }
+            // Nothing came of it: retention has passed it.
             if rest.len() == before {
                 rest = behind;
             }

@@ -186,6 +186,39 @@ fn dead_letters_arrive_once() {
     });
 }
 
+/// Batches of all sizes, and answers that have no room for the next one: what did not fit is given
+/// back at once, and not kept until the lease is over.
+#[test]
+fn nothing_is_leased_that_was_not_sent() {
+    run_on(9, &Disk::default(), async move {
+        let brokers = start(1).await;
+        let broker = &brokers[0];
+        let (key, group) = filled(broker, settings(None), 0).await;
+        for size in 0..30 {
+            produce(broker, key, batch(&"x".repeat(size % 7 * 400))).await.unwrap();
+        }
+        let mut next = 0;
+        while next < 30 {
+            let request = ReceiveRequest {
+                key,
+                group,
+                count_max: 10,
+                bytes_max: 3_000,
+                visibility_ms: Some(60_000),
+                wait_until: Instant::now(),
+            };
+            let received = broker.receive(request).await.unwrap();
+            let offsets: Vec<u64> = leased(&received).iter().map(|(offset, _)| *offset).collect();
+            let end = next + offsets.len() as u64;
+            assert_eq!(offsets, (next..end).collect::<Vec<_>>());
+            next = end;
+            sleep(Duration::from_millis(100)).await;
+            let counts = broker.counts(key, group).await.unwrap();
+            assert_eq!((counts.leased, counts.visible), (next, 30 - next));
+        }
+    });
+}
+
 #[test]
 fn what_is_wrong_with_a_request_is_told() {
     run_on(8, &Disk::default(), async move {
