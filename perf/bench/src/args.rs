@@ -27,7 +27,8 @@ pub struct BenchArgs {
     /// Bytes of a record's value.
     #[arg(long, value_name = "SIZE", default_value = "100")]
     pub record_size: ByteSize,
-    /// Bytes of a batch: as many records as fit [default: 1MiB; `latency`: one record].
+    /// Bytes of a batch: as many records as fit [default: 1MiB; `queue`: 64KiB; `latency`: one
+    /// record].
     #[arg(long, value_name = "SIZE", conflicts_with = "batch_records")]
     pub batch_bytes: Option<ByteSize>,
     /// Records of a batch, instead of --batch-bytes.
@@ -63,12 +64,18 @@ pub struct BenchArgs {
     /// `produce`: also build every batch from its records, as the SDK does; both are printed.
     #[arg(long)]
     pub build: bool,
-    /// `consume-*`: bytes produced before reading [default: 512MiB; `consume-cold`: 4GiB].
+    /// `consume-*`, `queue`: bytes produced before reading [default: 512MiB; `consume-cold`: 4GiB].
     #[arg(long, value_name = "SIZE")]
     pub fill: Option<ByteSize>,
-    /// `consume-*`: bytes asked for at once.
+    /// `consume-*`, `queue`: bytes asked for at once.
     #[arg(long, value_name = "SIZE", default_value = "4MiB")]
     pub fetch_bytes: ByteSize,
+    /// `queue`: records of a lease, at most; one answer also holds at most --fetch-bytes.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub lease_records: u32,
+    /// `queue`: leases under way for each consumer and partition.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub leases: usize,
     /// `consume-tail`: read while producing, instead of the newest bytes after it.
     #[arg(long)]
     pub live: bool,
@@ -103,6 +110,8 @@ pub enum Scenario {
     ConsumeTail,
     /// Reading from the start after a restart: from disk.
     ConsumeCold,
+    /// Leasing and acking each record of a backlog, durably; latency is that of both together.
+    Queue,
     /// Records offered at a fixed rate; latency counts from the intended time of sending.
     Latency,
     /// The process that `bare` loads.
@@ -137,6 +146,8 @@ pub(crate) struct Plan {
     pub build: bool,
     pub fill_bytes: u64,
     pub fetch_bytes: u32,
+    pub lease_records: u32,
+    pub leases: usize,
     pub live: bool,
     pub data: PathBuf,
     pub settings: Vec<String>,
@@ -156,6 +167,8 @@ pub(crate) enum BatchShape {
 pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 
 const BATCH_BYTES_DEFAULT: usize = 1 << 20;
+/// What a lease is of is sent in whole batches.
+const QUEUE_BATCH_BYTES_DEFAULT: usize = 64 << 10;
 const BARE_DURATION_MAX: Duration = Duration::from_secs(10);
 const FILL_TAIL: ByteSize = ByteSize::mib(512);
 const FILL_COLD: ByteSize = ByteSize::gib(4);
@@ -163,6 +176,8 @@ const FILL_COLD: ByteSize = ByteSize::gib(4);
 pub(crate) const NODES_MAX: usize = 3;
 const PRODUCERS_MAX: usize = 1024;
 const IN_FLIGHT_MAX: usize = 4096;
+/// What a server hands out at once.
+const LEASE_RECORDS_MAX: usize = 10_000;
 const SECONDS_MAX: f64 = 86_400.0;
 /// Room for a fetch reply's head within the largest frame.
 const FETCH_BYTES_MAX: usize = FRAME_BYTES_MAX - 4096;
@@ -186,6 +201,8 @@ impl Plan {
         within("--partitions", args.partitions as usize, 1, PRODUCERS_MAX)?;
         within("--in-flight", args.in_flight.unwrap_or(1), 1, IN_FLIGHT_MAX)?;
         within("--fetch-bytes", args.fetch_bytes.as_usize(), 1, FETCH_BYTES_MAX)?;
+        within("--lease-records", args.lease_records as usize, 1, LEASE_RECORDS_MAX)?;
+        within("--leases", args.leases, 1, IN_FLIGHT_MAX)?;
         check_nodes(args)?;
         if args.rate == 0 {
             return Err("--rate must be at least 1".to_owned());
@@ -205,6 +222,8 @@ impl Plan {
             build: args.build,
             fill_bytes: fill.0,
             fetch_bytes: u32::try_from(args.fetch_bytes.0).unwrap_or(u32::MAX),
+            lease_records: args.lease_records,
+            leases: args.leases,
             live: args.live,
             data: args.data.clone(),
             settings: args.settings.clone(),
@@ -227,6 +246,7 @@ fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
     }
     Ok(match args.scenario {
         Scenario::Latency => BatchShape::Records(1),
+        Scenario::Queue => BatchShape::Bytes(QUEUE_BATCH_BYTES_DEFAULT),
         _ => BatchShape::Bytes(BATCH_BYTES_DEFAULT),
     })
 }

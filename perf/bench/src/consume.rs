@@ -59,7 +59,7 @@ pub(crate) fn cold(plan: &Plan, folder: &Folder) -> Result<Measured> {
 }
 
 /// Produces the plan's bytes, all producers together.
-fn fill(plan: &Plan, routes: &TopicRoutes) -> Result<Reading> {
+pub(crate) fn fill(plan: &Plan, routes: &TopicRoutes) -> Result<Reading> {
     let mut lanes = produce::node_lanes(plan, routes, false)?;
     let lane_count = lanes.len() as u64;
     for lane in &mut lanes {

@@ -33,12 +33,14 @@ mod meter;
 #[cfg(test)]
 mod mock;
 mod produce;
+mod queue;
 mod reader;
 mod report;
 mod run;
 mod session;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;

@@ -11,18 +11,31 @@ use barrage_model::batch::{self, BatchHeader, BatchView};
 use barrage_model::{CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId};
 use barrage_model::{ShardId, TopicId};
 use barrage_wire::{
-    FetchReply, FrameHeader, HelloReply, InitProducerReply, PartitionRoute, ProduceReply, Request,
-    Response, SessionLimits, TopicRoutes,
+    FetchReply, FrameHeader, HelloReply, InitProducerReply, Lease, PartitionRoute, ProduceReply,
+    QueueReceive, QueueReceiveReply, QueueSettleReply, Receipt, Request, Response, SessionLimits,
+    Settled, TopicRoutes,
 };
 use bytes::BytesMut;
 
 /// Batches of each partition, stamped.
 type Log = Arc<Mutex<Vec<Vec<Vec<u8>>>>>;
 
+/// What its only group has done, by partition.
+type Queues = Arc<Mutex<Vec<Queue>>>;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Queue {
+    /// The first record that was not leased.
+    pub next: Offset,
+    /// Receipts of acks, as they came.
+    pub acked: Vec<Receipt>,
+}
+
 /// The mock and what it was sent.
 pub(crate) struct Mock {
     pub address: SocketAddr,
     pub log: Log,
+    pub queues: Queues,
 }
 
 impl Mock {
@@ -31,14 +44,15 @@ impl Mock {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let log: Log = Arc::new(Mutex::new(vec![Vec::new(); partitions]));
-        let shared = Arc::clone(&log);
+        let queues: Queues = Arc::new(Mutex::new(vec![Queue::default(); partitions]));
+        let shared = (Arc::clone(&log), Arc::clone(&queues));
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let log = Arc::clone(&shared);
-                thread::spawn(move || serve(stream.unwrap(), &log));
+                let (log, queues) = shared.clone();
+                thread::spawn(move || serve(stream.unwrap(), &log, &queues));
             }
         });
-        Self { address, log }
+        Self { address, log, queues }
     }
 
     /// Its partitions, all at its address.
@@ -66,7 +80,7 @@ impl Mock {
     }
 }
 
-fn serve(mut stream: TcpStream, log: &Log) {
+fn serve(mut stream: TcpStream, log: &Log, queues: &Queues) {
     static PRODUCERS: Mutex<i64> = Mutex::new(0);
     let mut head = [0; FrameHeader::SIZE];
     while stream.read_exact(&mut head).is_ok() {
@@ -106,6 +120,18 @@ fn serve(mut stream: TcpStream, log: &Log) {
                 let start_offset = Offset(0);
                 Response::Fetch(FetchReply { high_watermark, start_offset, batches: &batches })
             }
+            Request::QueueReceive(request) => {
+                let partition = request.key.partition.0 as usize;
+                let queue = &mut queues.lock().unwrap()[partition];
+                let leases = lease(queue, &log.lock().unwrap()[partition], &request, &mut batches);
+                Response::QueueReceive(QueueReceiveReply { more: true, leases, batches: &batches })
+            }
+            Request::QueueSettle(request) => {
+                let queue = &mut queues.lock().unwrap()[request.key.partition.0 as usize];
+                let results = vec![Settled::Done; request.receipts.len()];
+                queue.acked.extend(request.receipts);
+                Response::QueueSettle(QueueSettleReply { results })
+            }
             other => panic!("the mock does not know {other:?}"),
         };
         response.encode(header.correlation, &mut out);
@@ -113,6 +139,29 @@ fn serve(mut stream: TcpStream, log: &Log) {
             return;
         }
     }
+}
+
+/// The next records, and the batches that hold them.
+fn lease(
+    queue: &mut Queue,
+    partition: &[Vec<u8>],
+    request: &QueueReceive,
+    batches: &mut Vec<u8>,
+) -> Vec<Lease> {
+    let mut leases: Vec<Lease> = Vec::new();
+    for bytes in partition {
+        let header = BatchHeader::peek(bytes).unwrap();
+        if header.next_offset() <= queue.next || leases.len() == request.count_max as usize {
+            continue;
+        }
+        batches.extend_from_slice(bytes);
+        while queue.next < header.next_offset() && leases.len() < request.count_max as usize {
+            let (offset, tag) = (queue.next, queue.next.0 as u32);
+            leases.push(Lease { offset, tag, deliveries: 1, first_ms: 0, left_ms: 1 });
+            queue.next = Offset(offset.0 + 1);
+        }
+    }
+    leases
 }
 
 fn hello() -> Response<'static> {

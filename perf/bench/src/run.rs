@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::meter::{Meter, Reading, Window};
 use crate::report::{Report, Settings, durability};
 use crate::session::Session;
-use crate::{consume, latency, machine, produce};
+use crate::{consume, latency, machine, produce, queue};
 
 /// What a scenario measured.
 pub(crate) struct Measured {
@@ -36,6 +36,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         Scenario::Produce => produce(plan, &folder)?,
         Scenario::ConsumeTail => consume::tail(plan, &folder)?,
         Scenario::ConsumeCold => consume::cold(plan, &folder)?,
+        Scenario::Queue => queue::run(plan, &folder)?,
         Scenario::Latency => latency(plan, &folder)?,
     };
     if plan.scenario != Scenario::Bare {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use barrage_model::{GroupId, Offset};
 use clap::Parser;
 
 use crate::args::{BenchArgs, Plan};
@@ -10,6 +11,7 @@ use crate::meter::Window;
 use crate::mock::Mock;
 use crate::reader::{AtEnd, Reader};
 use crate::session::Session;
+use crate::worker::{Wish, Worker};
 use crate::{latency, produce};
 
 #[derive(Parser)]
@@ -118,6 +120,34 @@ fn a_reader_refuses_a_gap_and_damage() {
         }
         assert!(reader.run(window).is_err(), "{damage} was not noticed");
     }
+}
+
+#[test]
+fn workers_ack_every_record_once() {
+    let plan = plan("produce --batch-records 10 --partitions 2");
+    let mock = Mock::start(2);
+    let mut lanes = produce::node_lanes(&plan, &mock.routes(), false).unwrap();
+    lanes[0].batches_max = Some(100);
+    let window = Window::after(Duration::ZERO, Duration::from_secs(60));
+    produce::run(lanes, window).unwrap();
+    let parts = produce::partitions_of(0, 1, &mock.routes()).unwrap();
+    let wish = Wish { group: GroupId(1), count_max: 7, bytes_max: 1 << 20, turns: 3 };
+    let work = || {
+        let stream = Session::connect(mock.address).unwrap().into_stream();
+        Worker::new(stream, 0, wish, &parts[&mock.address], 100).run(window)
+    };
+    let read = work().unwrap().read();
+    assert!(read.records_per_s > 0.0);
+    for queue in mock.queues.lock().unwrap().iter_mut() {
+        queue.acked.sort_unstable_by_key(|receipt| receipt.offset);
+        let acked: Vec<u64> = queue.acked.iter().map(|receipt| receipt.offset.0).collect();
+        assert_eq!(acked, (0..queue.next.0).collect::<Vec<_>>());
+        assert_eq!(acked.len(), 500);
+        queue.next = Offset(0);
+    }
+    let last = mock.log.lock().unwrap()[1][49].len() - 1;
+    mock.log.lock().unwrap()[1][49][last] ^= 1;
+    assert!(work().is_err(), "damage was not noticed");
 }
 
 #[test]

@@ -1,0 +1,67 @@
+//! Leasing and acking each record of a backlog.
+//!
+//! Owns: the backlog, the group, who works on what. Must never: count a record that was not acked
+//! (`worker`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use barrage_model::GroupId;
+use barrage_wire::{GroupCreate, GroupSettings, Request, Response};
+
+use crate::args::{Plan, WARM_UP};
+use crate::child::Folder;
+use crate::cluster::Cluster;
+use crate::meter::Window;
+use crate::run::{Measured, TOPIC};
+use crate::session::Session;
+use crate::worker::{Wish, Worker};
+use crate::{consume, produce};
+
+const GROUP: &str = "workers";
+/// Nothing is delivered twice because a run took long.
+const VISIBILITY: Duration = Duration::from_secs(600);
+
+/// Fills, then leases and acks until the time is over or the backlog is done.
+pub(crate) fn run(plan: &Plan, folder: &Folder) -> Result<Measured> {
+    let cluster = Cluster::start_nodes(plan, folder)?;
+    let mut session = Session::connect(cluster.address())?;
+    let routes = session.create_topic(TOPIC, plan.partitions)?;
+    let group = create_group(&mut session)?;
+    let written = consume::fill(plan, &routes)?;
+    let wish = Wish {
+        group,
+        count_max: plan.lease_records,
+        bytes_max: plan.fetch_bytes,
+        turns: plan.leases,
+    };
+    let mut workers = Vec::new();
+    for index in 0..plan.producers {
+        for (address, keys) in produce::partitions_of(index, plan.producers, &routes)? {
+            let core = plan.client_cores.nth(workers.len());
+            let stream = Session::connect(address)?.into_stream();
+            workers.push(Worker::new(stream, core, wish, &keys, plan.record_size));
+        }
+    }
+    let window = Window::after(WARM_UP, plan.duration);
+    let runs = workers.into_iter().map(|worker| move || worker.run(window)).collect();
+    let reading = produce::run_all(runs, window)?.read();
+    cluster.stop()?;
+    Ok(Measured { reading, phases: BTreeMap::from([("fill", written)]) })
+}
+
+fn create_group(session: &mut Session) -> Result<GroupId> {
+    let settings = GroupSettings {
+        visibility_ms: u64::try_from(VISIBILITY.as_millis())?,
+        deliveries_max: None,
+        dead_letter: None,
+        backoff: "1s".to_owned(),
+    };
+    let (topic, name) = (TOPIC.to_owned(), GROUP.to_owned());
+    let create = GroupCreate { topic, name, settings, at_end: false };
+    session.ask(&Request::GroupCreate(create), |response| match response {
+        Response::GroupCreate(summary) => Some(summary.group),
+        _ => None,
+    })
+}
