@@ -27,8 +27,8 @@ pub struct BenchArgs {
     /// Bytes of a record's value.
     #[arg(long, value_name = "SIZE", default_value = "100")]
     pub record_size: ByteSize,
-    /// Bytes of a batch: as many records as fit [default: 1MiB; `queue`: 64KiB; `latency`: one
-    /// record].
+    /// Bytes of a batch: as many records as fit [default: 1MiB; `queue`: 64KiB; `backlog`:
+    /// 100 records; `latency`: one].
     #[arg(long, value_name = "SIZE", conflicts_with = "batch_records")]
     pub batch_bytes: Option<ByteSize>,
     /// Records of a batch, instead of --batch-bytes.
@@ -58,7 +58,7 @@ pub struct BenchArgs {
     /// Cores of the load generator [default: the last].
     #[arg(long, value_name = "LIST")]
     pub client_cores: Option<CoreList>,
-    /// `latency`: records per second offered, whatever comes back.
+    /// `latency`, `backlog`: records per second offered, whatever comes back.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub rate: u64,
     /// `produce`: also build every batch from its records, as the SDK does; both are printed.
@@ -70,6 +70,9 @@ pub struct BenchArgs {
     /// `consume-*`, `queue`: bytes asked for at once.
     #[arg(long, value_name = "SIZE", default_value = "4MiB")]
     pub fetch_bytes: ByteSize,
+    /// `backlog`: how many records lie there.
+    #[arg(long, value_name = "N", default_value_t = 100_000_000)]
+    pub backlog: u64,
     /// `queue`: records of a lease, at most; one answer also holds at most --fetch-bytes.
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub lease_records: u32,
@@ -112,6 +115,9 @@ pub enum Scenario {
     ConsumeCold,
     /// Leasing and acking each record of a backlog, durably; latency is that of both together.
     Queue,
+    /// Producing and leasing with a backlog of --backlog records, and before it with none; latency
+    /// is that of a lease of at most 100 records and their acks.
+    Backlog,
     /// Records offered at a fixed rate; latency counts from the intended time of sending.
     Latency,
     /// The process that `bare` loads.
@@ -146,6 +152,7 @@ pub(crate) struct Plan {
     pub build: bool,
     pub fill_bytes: u64,
     pub fetch_bytes: u32,
+    pub backlog: u64,
     pub lease_records: u32,
     pub leases: usize,
     pub live: bool,
@@ -167,6 +174,8 @@ pub(crate) enum BatchShape {
 pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 
 const BATCH_BYTES_DEFAULT: usize = 1 << 20;
+/// As many as are leased at once.
+const BACKLOG_BATCH_RECORDS_DEFAULT: u32 = 100;
 /// What a lease is of is sent in whole batches.
 const QUEUE_BATCH_BYTES_DEFAULT: usize = 64 << 10;
 const BARE_DURATION_MAX: Duration = Duration::from_secs(10);
@@ -222,6 +231,7 @@ impl Plan {
             build: args.build,
             fill_bytes: fill.0,
             fetch_bytes: u32::try_from(args.fetch_bytes.0).unwrap_or(u32::MAX),
+            backlog: args.backlog,
             lease_records: args.lease_records,
             leases: args.leases,
             live: args.live,
@@ -246,6 +256,7 @@ fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
     }
     Ok(match args.scenario {
         Scenario::Latency => BatchShape::Records(1),
+        Scenario::Backlog => BatchShape::Records(BACKLOG_BATCH_RECORDS_DEFAULT),
         Scenario::Queue => BatchShape::Bytes(QUEUE_BATCH_BYTES_DEFAULT),
         _ => BatchShape::Bytes(BATCH_BYTES_DEFAULT),
     })

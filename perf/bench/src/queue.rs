@@ -8,18 +8,20 @@ use std::time::Duration;
 
 use anyhow::Result;
 use barrage_model::GroupId;
-use barrage_wire::{GroupCreate, GroupSettings, Request, Response};
+use barrage_wire::{GroupCreate, GroupSettings, Request, Response, TopicRoutes};
 
 use crate::args::{Plan, WARM_UP};
 use crate::child::Folder;
 use crate::cluster::Cluster;
-use crate::meter::Window;
+use crate::meter::{Reading, Window};
 use crate::run::{Measured, TOPIC};
 use crate::session::Session;
 use crate::worker::{Wish, Worker};
-use crate::{consume, produce};
+use crate::{consume, latency, produce};
 
 const GROUP: &str = "workers";
+/// What is leased at once where latency is what matters.
+const FEW: u32 = 100;
 /// Nothing is delivered twice because a run took long.
 const VISIBILITY: Duration = Duration::from_secs(600);
 
@@ -36,19 +38,51 @@ pub(crate) fn run(plan: &Plan, folder: &Folder) -> Result<Measured> {
         bytes_max: plan.fetch_bytes,
         turns: plan.leases,
     };
+    let reading = work(plan, &routes, wish, WARM_UP)?;
+    cluster.stop()?;
+    Ok(Measured { reading, phases: BTreeMap::from([("fill", written)]) })
+}
+
+/// Produces and leases in a topic that holds next to nothing, and in one with a backlog.
+pub(crate) fn backlog(plan: &Plan, folder: &Folder) -> Result<Measured> {
+    let cluster = Cluster::start_nodes(plan, folder)?;
+    let mut session = Session::connect(cluster.address())?;
+    let routes = session.create_topic(TOPIC, plan.partitions)?;
+    let group = create_group(&mut session)?;
+    let wish = Wish { group, count_max: FEW, bytes_max: plan.fetch_bytes, turns: 1 };
+    let measure = || -> Result<(Reading, Reading)> {
+        let produced = latency::run_node(plan, &routes)?.read();
+        Ok((produced, work(plan, &routes, wish, Duration::ZERO)?))
+    };
+    let (produced_before, before) = measure()?;
+    let batches = produce::batches(plan, plan.batch)?;
+    let batch_count = plan.backlog.div_ceil(u64::from(batches.records()));
+    let fill = Plan { fill_bytes: batch_count * batches.size() as u64, ..plan.clone() };
+    let written = consume::fill(&fill, &routes)?;
+    let (produced, reading) = measure()?;
+    cluster.stop()?;
+    let phases = [
+        ("produce, empty", produced_before),
+        ("lease and ack, empty", before),
+        ("fill", written),
+        ("produce, backlog", produced),
+    ];
+    Ok(Measured { reading, phases: BTreeMap::from(phases) })
+}
+
+/// Leases and acks until the time is over or nothing is left.
+fn work(plan: &Plan, routes: &TopicRoutes, wish: Wish, warm_up: Duration) -> Result<Reading> {
     let mut workers = Vec::new();
     for index in 0..plan.producers {
-        for (address, keys) in produce::partitions_of(index, plan.producers, &routes)? {
+        for (address, keys) in produce::partitions_of(index, plan.producers, routes)? {
             let core = plan.client_cores.nth(workers.len());
             let stream = Session::connect(address)?.into_stream();
             workers.push(Worker::new(stream, core, wish, &keys, plan.record_size));
         }
     }
-    let window = Window::after(WARM_UP, plan.duration);
+    let window = Window::after(warm_up, plan.duration);
     let runs = workers.into_iter().map(|worker| move || worker.run(window)).collect();
-    let reading = produce::run_all(runs, window)?.read();
-    cluster.stop()?;
-    Ok(Measured { reading, phases: BTreeMap::from([("fill", written)]) })
+    Ok(produce::run_all(runs, window)?.read())
 }
 
 fn create_group(session: &mut Session) -> Result<GroupId> {

@@ -37,6 +37,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         Scenario::ConsumeTail => consume::tail(plan, &folder)?,
         Scenario::ConsumeCold => consume::cold(plan, &folder)?,
         Scenario::Queue => queue::run(plan, &folder)?,
+        Scenario::Backlog => queue::backlog(plan, &folder)?,
         Scenario::Latency => latency(plan, &folder)?,
     };
     if plan.scenario != Scenario::Bare {
@@ -45,7 +46,8 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     let batches = produce::batches(plan, plan.batch)?;
     let in_flight = produce::in_flight(plan, batches.size());
     let mut settings = Settings::new(plan, batches.size(), batches.records(), in_flight);
-    settings.rate = (plan.scenario == Scenario::Latency).then_some(plan.rate);
+    let is_open = matches!(plan.scenario, Scenario::Latency | Scenario::Backlog);
+    settings.rate = is_open.then_some(plan.rate);
     let name = clap::ValueEnum::to_possible_value(&plan.scenario);
     Ok(Report {
         scenario: name.map_or_else(String::new, |name| name.get_name().to_owned()),
@@ -68,7 +70,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
 /// The yardstick: the same load, without a broker.
 fn bare(plan: &Plan, folder: &Folder) -> Result<Reading> {
     let cluster = Cluster::start_bare(plan, folder)?;
-    let meter = if plan.scenario == Scenario::Latency {
+    let meter = if matches!(plan.scenario, Scenario::Latency | Scenario::Backlog) {
         latency::run_bare(plan, cluster.address())?
     } else {
         let lanes = produce::bare_lanes(plan, cluster.address())?;
