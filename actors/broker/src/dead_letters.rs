@@ -15,19 +15,17 @@
 //! keeps them waiting, and nobody else.
 //! Invariants: who travels in one batch follows from the list alone.
 
+mod letter;
+
 use std::time::Duration;
 
 use barrage_cluster::message::{Answer, Appended, Message};
-use barrage_model::batch::{
-    self, BatchBuilder, BatchError, BatchHeader, BatchView, Compression, DecompressionLimits,
-    NewRecord, Record,
-};
-use barrage_model::{
-    GroupName, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Sequence, TopicName,
-};
+use barrage_model::{Offset, PartitionId, PartitionKey, ProducerId, Sequence};
 use barrage_world::channel::oneshot;
-use barrage_world::{Instant, Slice, planted, sleep};
+use barrage_world::{Instant, planted, sleep};
 use bytes::Bytes;
+
+use self::letter::{Address, Unbuilt, build};
 
 use crate::api::{Acks, ProduceError, ProduceRequest};
 use crate::broker::Broker;
@@ -40,29 +38,16 @@ use crate::shard::Shard;
 use crate::shard::groups::{Op, Outcome, Slot, What};
 use crate::shard::handle::first_of;
 
-/// Records in one batch, and bytes of them, at most (one always goes). Few, because an entry of the
-/// topic's log must hold it, however small its segments are (`queue` seed 38).
-const RECORDS_PER_BATCH: usize = 64;
-const BYTES_PER_BATCH: usize = 16 << 10;
 /// When a dead-letter topic takes nothing, the next attempt.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long an append may take.
 const APPEND_DEADLINE: Duration = Duration::from_secs(5);
-/// A batch read from the log.
-const READ_BYTES: usize = 1;
 
 /// Records on their way, as whose they go, and where.
 struct Departed {
     producer: Option<ProducerId>,
     first: Sequence,
     list: Vec<(Offset, u16)>,
-}
-
-/// Where the dead letters of a slot go, and what is said of where they come from.
-struct Address {
-    key: PartitionKey,
-    topic: TopicName,
-    group: GroupName,
 }
 
 /// What became of one step.
@@ -251,111 +236,4 @@ async fn step(shard: &Shard, slot: Slot, what: What) -> Step {
         Ok(_) => Step::On,
         Err(_) => Step::Pause("the shard takes nothing"),
     }
-}
-
-/// Why there is no batch.
-enum Unbuilt {
-    /// Retention has dropped the record before it could be moved.
-    Gone(Offset),
-    Unreadable,
-}
-
-/// The next batch, and how many records are in it. Built of the same list it is the same.
-async fn build(
-    shard: &Shard,
-    slot: Slot,
-    address: &Address,
-    departed: &Departed,
-    producer: ProducerId,
-) -> Result<(Bytes, usize), Unbuilt> {
-    let mut builder: Option<BatchBuilder> = None;
-    let (mut count, mut size) = (0, 0);
-    for (offset, deliveries) in departed.list.iter().take(RECORDS_PER_BATCH) {
-        let found = read_one(shard, slot.key, *offset).await;
-        let batch = match found {
-            Ok(batch) => batch,
-            // What was put into the batch before goes first; then this one is met again.
-            Err(Unbuilt::Gone(_)) if count > 0 => break,
-            Err(error) => return Err(error),
-        };
-        let view = BatchView::check(&batch).map_err(|_| Unbuilt::Unreadable)?;
-        let records = view.records(&DecompressionLimits::default());
-        let records = records.map_err(|_| Unbuilt::Unreadable)?;
-        let record = records.iter().filter_map(Result::ok).find(|one| one.offset == *offset);
-        let record = record.ok_or(Unbuilt::Unreadable)?;
-        size += size_of(&record);
-        if count > 0 && size > BYTES_PER_BATCH {
-            break;
-        }
-        let builder = builder
-            .get_or_insert_with(|| BatchBuilder::new(Compression::None, record.timestamp_ms));
-        match push(builder, &record, slot, address, *deliveries) {
-            Ok(()) => count += 1,
-            // It goes with the next one.
-            Err(_) if count > 0 => break,
-            Err(_) => return Err(Unbuilt::Unreadable),
-        }
-    }
-    let mut bytes =
-        builder.ok_or(Unbuilt::Unreadable)?.finish().map_err(|_| Unbuilt::Unreadable)?;
-    batch::set_producer(&mut bytes, producer, ProducerEpoch(0), departed.first)
-        .map_err(|_| Unbuilt::Unreadable)?;
-    // Wrong when planted: a batch that is sent again is another one.
-    if planted("broker-dead-letters-unnumbered") {
-        let none = (ProducerId::NONE, ProducerEpoch::NONE, Sequence::NONE);
-        batch::set_producer(&mut bytes, none.0, none.1, none.2).map_err(|_| Unbuilt::Unreadable)?;
-    }
-    Ok((Bytes::from(bytes), count))
-}
-
-fn size_of(record: &Record<'_>) -> usize {
-    let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-    let headers = record.headers.iter().map(|header| header.key.len() + length(header.value));
-    length(record.key) + length(record.value) + headers.sum::<usize>()
-}
-
-/// Adds a record with what is to be known of where it comes from; without that where it has no room
-/// for more headers.
-fn push(
-    builder: &mut BatchBuilder,
-    record: &Record<'_>,
-    slot: Slot,
-    address: &Address,
-    deliveries: u16,
-) -> Result<(), BatchError> {
-    let (partition, offset) = (slot.key.partition.to_string(), record.offset.to_string());
-    let deliveries = deliveries.to_string();
-    let told: [(&[u8], &[u8]); 5] = [
-        (b"dead-letter-topic", address.topic.as_str().as_bytes()),
-        (b"dead-letter-group", address.group.as_str().as_bytes()),
-        (b"dead-letter-partition", partition.as_bytes()),
-        (b"dead-letter-offset", offset.as_bytes()),
-        (b"dead-letter-deliveries", deliveries.as_bytes()),
-    ];
-    let own = record.headers.iter().map(|header| (header.key, header.value.unwrap_or_default()));
-    let own: Vec<(&[u8], &[u8])> = own.collect();
-    let all: Vec<(&[u8], &[u8])> = own.iter().copied().chain(told).collect();
-    let new = NewRecord {
-        key: record.key,
-        value: record.value,
-        headers: &all,
-        timestamp_ms: record.timestamp_ms,
-    };
-    builder.push(&new).or_else(|_| builder.push(&NewRecord { headers: &own, ..new }))
-}
-
-/// The stored batch that holds a record.
-async fn read_one(shard: &Shard, key: PartitionKey, offset: Offset) -> Result<Slice, Unbuilt> {
-    let is_kept = shard.group().with_machine(|machine| {
-        let partition = machine.state().partitions.get(&key);
-        partition.is_some_and(|partition| partition.start_offset <= offset)
-    });
-    if !is_kept {
-        return Err(Unbuilt::Gone(offset));
-    }
-    let read = shard.group().log().read_batches(key, offset, READ_BYTES).await;
-    let slice = read.ok().and_then(|slices| slices.into_iter().next());
-    let slice = slice.ok_or(Unbuilt::Unreadable)?;
-    let size = BatchHeader::peek(&slice).map_err(|_| Unbuilt::Unreadable)?.batch_len_total;
-    Ok(slice.slice(0..size.min(slice.len())))
 }

@@ -4,6 +4,7 @@ use barrage_broker::{
     AdminError, GroupInfo, GroupSpec, Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest,
     Received, Seek, SettleRequest, Settlement,
 };
+use barrage_model::batch::HEADER_SIZE;
 use barrage_model::{Backoff, GroupId, GroupName, QueueSettings};
 
 use super::*;
@@ -183,6 +184,33 @@ fn dead_letters_arrive_once() {
         assert_eq!(found, wanted);
         let counts = brokers[0].counts(slot.0, slot.1).await.unwrap();
         assert_eq!((counts.dying, counts.start), (0, Offset(151)));
+    });
+}
+
+/// A batch whose producer wrote nonsense under a right CRC: nobody can read the record, and those
+/// that die behind it must not wait for it. What lies in the topic says where it is.
+#[test]
+fn an_unreadable_record_holds_no_dead_letter_back() {
+    run_on(10, &Disk::default(), async move {
+        let brokers = start(1).await;
+        let broker = &brokers[0];
+        let dead = create(broker, "dead", 1).await;
+        let slot = filled(broker, settings(Some(1)), 1).await;
+        let mut nonsense = batch("nonsense").to_vec();
+        nonsense[HEADER_SIZE..].fill(0xff);
+        let crc = crc32c::crc32c(&nonsense[21..]);
+        nonsense[17..21].copy_from_slice(&crc.to_be_bytes());
+        produce(broker, slot.0, Bytes::from(nonsense)).await.unwrap();
+        produce(broker, slot.0, batch("behind")).await.unwrap();
+        let received = receive(broker, slot, 9, NOW).await;
+        assert_eq!(leased(&received), [(0, 1), (1, 1), (2, 1)]);
+        let nack = Settlement::Nack { delay_ms: Some(0) };
+        settle(broker, slot, &received.leases, nack).await;
+        sleep(Duration::from_secs(2)).await;
+        let dead = PartitionKey { topic: dead.id, partition: PartitionId(0) };
+        assert_eq!(values(broker, dead).await, ["0", "", "behind"]);
+        let counts = broker.counts(slot.0, slot.1).await.unwrap();
+        assert_eq!((counts.dying, counts.start), (0, Offset(3)));
     });
 }
 

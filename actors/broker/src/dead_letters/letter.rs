@@ -1,0 +1,177 @@
+//! Dead letters as batches: records of a partition, each with headers that say where it comes from.
+//!
+//! Owns: what a letter looks like, and how many go together. Must never: let a record that cannot
+//! be read hold back the others.
+//! Invariants: of the same list and the same log the same batch is built, whoever does it.
+
+use barrage_model::batch::{
+    self, BatchBuilder, BatchError, BatchHeader, BatchView, Compression, DecompressionLimits,
+    NewRecord, Record,
+};
+use barrage_model::{
+    GroupName, Offset, PartitionKey, ProducerEpoch, ProducerId, Sequence, TopicName,
+};
+use barrage_world::{Slice, planted};
+use bytes::Bytes;
+
+use super::Departed;
+use crate::shard::Shard;
+use crate::shard::groups::Slot;
+
+/// Records in one batch, and bytes of them, at most (one always goes). Few, because an entry of the
+/// topic's log must hold it, however small its segments are (`queue` seed 38).
+const RECORDS_PER_BATCH: usize = 64;
+const BYTES_PER_BATCH: usize = 16 << 10;
+/// A batch read from the log.
+const READ_BYTES: usize = 1;
+
+/// Where the dead letters of a slot go, and what is said of where they come from.
+pub(super) struct Address {
+    pub(super) key: PartitionKey,
+    pub(super) topic: TopicName,
+    pub(super) group: GroupName,
+}
+
+/// Why there is no batch.
+pub(super) enum Unbuilt {
+    /// Retention has dropped the record before it could be moved.
+    Gone(Offset),
+    Unreadable,
+}
+
+/// The next batch, and how many records are in it. Built of the same list it is the same.
+pub(super) async fn build(
+    shard: &Shard,
+    slot: Slot,
+    address: &Address,
+    departed: &Departed,
+    producer: ProducerId,
+) -> Result<(Bytes, usize), Unbuilt> {
+    let mut builder: Option<BatchBuilder> = None;
+    let (mut count, mut size) = (0, 0);
+    for (offset, deliveries) in departed.list.iter().take(RECORDS_PER_BATCH) {
+        let found = read_one(shard, slot.key, *offset).await;
+        let batch = match found {
+            Ok(batch) => batch,
+            // What was put into the batch before goes first; then this one is met again.
+            Err(Unbuilt::Gone(_)) if count > 0 => break,
+            Err(error) => return Err(error),
+        };
+        let view = BatchView::check(&batch).map_err(|_| Unbuilt::Unreadable)?;
+        let records = view.records(&DecompressionLimits::default()).ok();
+        let mut records = records.iter().flatten().filter_map(Result::ok);
+        let record = records.find(|one| one.offset == *offset);
+        size += record.as_ref().map_or(0, size_of);
+        if count > 0 && size > BYTES_PER_BATCH {
+            break;
+        }
+        let builder = builder.get_or_insert_with(|| {
+            let timestamp_ms =
+                record.as_ref().map_or(view.base_timestamp(), |one| one.timestamp_ms);
+            BatchBuilder::new(Compression::None, timestamp_ms)
+        });
+        let origin = Origin { slot, address, offset: *offset, deliveries: *deliveries };
+        let timestamp_ms = view.base_timestamp();
+        let pushed = match &record {
+            Some(record) => push(builder, record, &origin),
+            None => push_stand_in(builder, timestamp_ms, &origin),
+        };
+        // One that fits into no batch at all is told of; beside others, it goes with the next.
+        let pushed = match pushed {
+            Err(_) if count == 0 => push_stand_in(builder, timestamp_ms, &origin),
+            pushed => pushed,
+        };
+        match pushed {
+            Ok(()) => count += 1,
+            Err(_) if count > 0 => break,
+            Err(_) => return Err(Unbuilt::Unreadable),
+        }
+    }
+    let mut bytes =
+        builder.ok_or(Unbuilt::Unreadable)?.finish().map_err(|_| Unbuilt::Unreadable)?;
+    batch::set_producer(&mut bytes, producer, ProducerEpoch(0), departed.first)
+        .map_err(|_| Unbuilt::Unreadable)?;
+    // Wrong when planted: a batch that is sent again is another one.
+    if planted("broker-dead-letters-unnumbered") {
+        let none = (ProducerId::NONE, ProducerEpoch::NONE, Sequence::NONE);
+        batch::set_producer(&mut bytes, none.0, none.1, none.2).map_err(|_| Unbuilt::Unreadable)?;
+    }
+    Ok((Bytes::from(bytes), count))
+}
+
+fn size_of(record: &Record<'_>) -> usize {
+    let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+    let headers = record.headers.iter().map(|header| header.key.len() + length(header.value));
+    length(record.key) + length(record.value) + headers.sum::<usize>()
+}
+
+/// Where a letter comes from.
+struct Origin<'a> {
+    slot: Slot,
+    address: &'a Address,
+    offset: Offset,
+    deliveries: u16,
+}
+
+impl Origin<'_> {
+    /// Hands over the headers that tell it.
+    fn tell<T>(&self, read: impl FnOnce(&[(&[u8], &[u8])]) -> T) -> T {
+        let partition = self.slot.key.partition.to_string();
+        let (offset, deliveries) = (self.offset.to_string(), self.deliveries.to_string());
+        read(&[
+            (b"dead-letter-topic", self.address.topic.as_str().as_bytes()),
+            (b"dead-letter-group", self.address.group.as_str().as_bytes()),
+            (b"dead-letter-partition", partition.as_bytes()),
+            (b"dead-letter-offset", offset.as_bytes()),
+            (b"dead-letter-deliveries", deliveries.as_bytes()),
+        ])
+    }
+}
+
+/// Adds a record with what is to be known of where it comes from; without that where it has no room
+/// for more headers.
+fn push(
+    builder: &mut BatchBuilder,
+    record: &Record<'_>,
+    origin: &Origin<'_>,
+) -> Result<(), BatchError> {
+    let own = record.headers.iter().map(|header| (header.key, header.value.unwrap_or_default()));
+    let own: Vec<(&[u8], &[u8])> = own.collect();
+    let Record { key, value, timestamp_ms, .. } = *record;
+    let told = origin.tell(|told| {
+        let headers = &[&own, told].concat();
+        builder.push(&NewRecord { key, value, headers, timestamp_ms })
+    });
+    told.or_else(|_| builder.push(&NewRecord { key, value, headers: &own, timestamp_ms }))
+}
+
+/// Adds a record that stands for one which cannot be moved: nobody can read it, or it fits into no
+/// batch. It lies in its topic as long as retention keeps it there, and the headers say where.
+fn push_stand_in(
+    builder: &mut BatchBuilder,
+    timestamp_ms: i64,
+    origin: &Origin<'_>,
+) -> Result<(), BatchError> {
+    let why: (&[u8], &[u8]) = (b"dead-letter-error", b"the record cannot be read or moved");
+    let value: Option<&[u8]> = Some(b"");
+    origin.tell(|told| {
+        let headers = &[told, &[why]].concat();
+        builder.push(&NewRecord { key: None, value, headers, timestamp_ms })
+    })
+}
+
+/// The stored batch that holds a record.
+async fn read_one(shard: &Shard, key: PartitionKey, offset: Offset) -> Result<Slice, Unbuilt> {
+    let is_kept = shard.group().with_machine(|machine| {
+        let partition = machine.state().partitions.get(&key);
+        partition.is_some_and(|partition| partition.start_offset <= offset)
+    });
+    if !is_kept {
+        return Err(Unbuilt::Gone(offset));
+    }
+    let read = shard.group().log().read_batches(key, offset, READ_BYTES).await;
+    let slice = read.ok().and_then(|slices| slices.into_iter().next());
+    let slice = slice.ok_or(Unbuilt::Unreadable)?;
+    let size = BatchHeader::peek(&slice).map_err(|_| Unbuilt::Unreadable)?.batch_len_total;
+    Ok(slice.slice(0..size.min(slice.len())))
+}
