@@ -47,6 +47,8 @@ pub(crate) enum Command {
     OpenGroups { groups: Vec<OpenGroup> },
     /// Closes queue groups and forgets what they have leased and settled.
     CloseGroups { slots: Vec<Slot> },
+    /// What is closed next is so in the catalog of this revision: no older one counts from here on.
+    Follow { revision: u64 },
     /// The lease clock moves to `now_ms`, and groups do what is wanted of them, in order.
     Queue { now_ms: u64, ops: Vec<Op> },
 }
@@ -62,6 +64,7 @@ enum CommandV1 {
     OpenGroups { groups: Vec<GroupV1> },
     CloseGroups { slots: Vec<(u64, u32, u64)> },
     Queue { now_ms: u64, ops: Vec<OpV1> },
+    Follow { revision: u64 },
 }
 
 /// A command's root lies at the end of its bytes: a larger one would move, and no older command
@@ -149,6 +152,7 @@ impl Command {
             Self::CloseGroups { slots } => {
                 CommandV1::CloseGroups { slots: slots.iter().map(store_slot).collect() }
             }
+            Self::Follow { revision } => CommandV1::Follow { revision: *revision },
             Self::Queue { now_ms, ops } => {
                 CommandV1::Queue { now_ms: *now_ms, ops: ops.iter().map(store_op).collect() }
             }
@@ -190,6 +194,7 @@ impl Command {
             CommandV1::CloseGroups { slots } => {
                 Self::CloseGroups { slots: slots.into_iter().map(load_slot).collect() }
             }
+            CommandV1::Follow { revision } => Self::Follow { revision },
             CommandV1::Queue { now_ms, ops } => {
                 Self::Queue { now_ms, ops: ops.into_iter().map(load_op).collect() }
             }
@@ -407,6 +412,7 @@ mod tests {
             Command::OpenGroups { groups: groups() },
             Command::CloseGroups { slots: vec![slot(), slot()] },
             Command::Queue { now_ms: 1 << 50, ops: ops() },
+            Command::Follow { revision: 1 << 40 },
         ]
     }
 

@@ -32,6 +32,7 @@ const OFFSET_MAX: Offset = Offset(1 << 62);
 struct StateV1 {
     log_time_ms: i64,
     sweep_after_ms: i64,
+    catalog_revision: u64,
     partitions: Vec<PartitionV1>,
     groups: Vec<GroupV1>,
     clock_ms: u64,
@@ -97,6 +98,7 @@ pub(crate) fn encode(state: &State, groups: &Groups) -> Vec<u8> {
     let stored = StateV1 {
         log_time_ms: state.log_time_ms,
         sweep_after_ms: state.sweep_after_ms,
+        catalog_revision: state.catalog_revision,
         partitions,
         groups: groups.slots.iter().map(store_group).collect(),
         clock_ms: groups.clock_ms,
@@ -141,6 +143,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(State, Groups), FormatError> {
         log_time_ms: stored.log_time_ms,
         producers,
         sweep_after_ms: stored.sweep_after_ms,
+        catalog_revision: stored.catalog_revision,
     };
     Ok((state, groups))
 }
@@ -396,12 +399,14 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let state = State { log_time_ms: 5, sweep_after_ms: 6, ..State::default() };
+        let (log_time_ms, sweep_after_ms, catalog_revision) = (5, 6, 9);
+        let state = State { log_time_ms, sweep_after_ms, catalog_revision, ..State::default() };
         let groups = Groups { clock_ms: 7, digest: 8, ..Groups::default() };
         let bytes = encode(&state, &groups);
-        assert_eq!(&bytes[..8], &[4, 1, 0, 0, 44, 0, 0, 0]);
-        assert_eq!(&bytes[44..], &[7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0]);
-        assert_eq!(&bytes[12..28], &[5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[..8], &[4, 1, 0, 0, 52, 0, 0, 0]);
+        assert_eq!(&bytes[52..], &[7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0]);
+        let numbers = [5_u64, 6, 9].map(u64::to_le_bytes).concat();
+        assert_eq!(&bytes[12..36], numbers);
     }
 
     #[test]

@@ -138,6 +138,7 @@ pub fn commands() -> Vec<Command> {
         command::Command::Queue { now_ms: 5, ops: leases(key(0)) },
         command::Command::Queue { now_ms: 9_000, ops: dead_letters(key(0)) },
         command::Command::CloseGroups { slots: vec![Slot { key: key(0), group: GroupId(2) }] },
+        command::Command::Follow { revision: 9 },
         command::Command::Compare { index: 3, hash: 7 },
         command::Command::Close { partitions: vec![key(1)] },
     ];

@@ -51,6 +51,9 @@ pub(crate) struct State {
     pub(crate) producers: usize,
     /// No sweep before this log time.
     pub(crate) sweep_after_ms: i64,
+    /// The newest catalog by which anything was closed here. What an older copy of it names may be
+    /// what was closed, so it opens nothing.
+    pub(crate) catalog_revision: u64,
 }
 
 impl State {

@@ -168,6 +168,9 @@ pub(crate) fn control(state: &mut State, command: &Command, effects: &mut Vec<Ef
             let closed = partitions.iter().filter(|key| state.close(**key));
             effects.extend(closed.map(|key| Effect::Closed { key: *key }));
         }
+        Command::Follow { revision } => {
+            state.catalog_revision = state.catalog_revision.max(*revision);
+        }
         Command::Compare { index, hash } => {
             effects.push(Effect::Compare { index: *index, hash: *hash });
         }
