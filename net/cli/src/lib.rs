@@ -9,6 +9,7 @@
 
 mod cluster;
 mod consume;
+mod dlq;
 mod exit;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -44,6 +45,9 @@ pub enum ClientCommand {
     /// Lease records of a queue group and settle them
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Look after the dead letters of a group
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Show a node's counters, per core and shard
     Stats(stats::StatsArgs),
     /// Show and change the cluster: nodes, shards, copies
@@ -68,6 +72,7 @@ pub fn run(command: ClientCommand) -> ExitCode {
             ClientCommand::Consume(args) => consume::run(args).await,
             ClientCommand::Group(command) => group::run(command).await,
             ClientCommand::Queue(command) => queue::run(command).await,
+            ClientCommand::Dlq(command) => dlq::run(command).await,
             ClientCommand::Stats(args) => stats::run(args).await,
             ClientCommand::Cluster(command) => cluster::run(command).await,
         }

@@ -250,7 +250,7 @@ async fn peek(args: PeekArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// What a record is called, a tab, its value as it is.
-fn print_line(name: &str, record: &Record, out: &mut Vec<u8>) {
+pub(crate) fn print_line(name: &str, record: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
     out.push(b'\t');
     out.extend_from_slice(record.value.as_deref().unwrap_or_default());
@@ -259,7 +259,7 @@ fn print_line(name: &str, record: &Record, out: &mut Vec<u8>) {
 
 /// A record as JSON. What is no text stands under a name that ends in `_base64`.
 #[derive(Serialize)]
-struct RecordRow {
+pub(crate) struct RecordRow {
     #[serde(flatten)]
     key: Map<String, Value>,
     #[serde(flatten)]
@@ -282,7 +282,7 @@ struct ReceivedRow {
 }
 
 impl RecordRow {
-    fn new(record: &Record) -> Self {
+    pub(crate) fn new(record: &Record) -> Self {
         let header = |(key, value): &(Bytes, Option<Bytes>)| {
             let mut row = text_or_base64("key", Some(key));
             row.extend(text_or_base64("value", value.as_ref()));

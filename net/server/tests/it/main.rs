@@ -14,6 +14,7 @@
 mod cluster;
 mod cores;
 mod crash;
+mod dlq;
 mod flags;
 mod garbage;
 mod idle;
