@@ -5,6 +5,8 @@
 //! Must never: store payload, a hash map or anything derived.
 //! Invariants: equal states give equal bytes; what is read back is equal to what was stored.
 
+mod streams;
+
 use barrage_cluster::catalog::PARTITIONS_MAX;
 use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::{
@@ -34,6 +36,7 @@ struct StateV1 {
     sweep_after_ms: i64,
     partitions: Vec<PartitionV1>,
     groups: Vec<GroupV1>,
+    streams: Vec<streams::StreamV1>,
     clock_ms: u64,
     digest: u32,
 }
@@ -99,6 +102,7 @@ pub(crate) fn encode(state: &State, groups: &Groups) -> Vec<u8> {
         sweep_after_ms: state.sweep_after_ms,
         partitions,
         groups: groups.slots.iter().map(store_group).collect(),
+        streams: streams::store(&groups.streams),
         clock_ms: groups.clock_ms,
         digest: groups.digest,
     };
@@ -135,7 +139,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(State, Groups), FormatError> {
     if slots.len() != count || !slots.iter().all(within) {
         return Err(FormatError::Content);
     }
-    let groups = Groups { slots, clock_ms: stored.clock_ms, digest: stored.digest };
+    let streams = streams::load(stored.streams).ok_or(FormatError::Content)?;
+    let groups = Groups { slots, streams, clock_ms: stored.clock_ms, digest: stored.digest };
     let state = State {
         partitions,
         log_time_ms: stored.log_time_ms,
@@ -399,8 +404,8 @@ mod tests {
         let state = State { log_time_ms: 5, sweep_after_ms: 6, ..State::default() };
         let groups = Groups { clock_ms: 7, digest: 8, ..Groups::default() };
         let bytes = encode(&state, &groups);
-        assert_eq!(&bytes[..8], &[4, 1, 0, 0, 44, 0, 0, 0]);
-        assert_eq!(&bytes[44..], &[7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0]);
+        assert_eq!(&bytes[..8], &[4, 1, 0, 0, 52, 0, 0, 0]);
+        assert_eq!(&bytes[52..], &[7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0]);
         assert_eq!(&bytes[12..28], &[5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
     }
 

@@ -23,7 +23,7 @@ mod fingerprint;
 mod format;
 #[doc(hidden)]
 pub mod fuzzing;
-#[allow(dead_code, reason = "the commands that use it come with the groups")]
+#[allow(dead_code, reason = "the commands of the classic way come with its gateway")]
 mod group;
 mod home;
 mod members;

@@ -389,6 +389,13 @@ impl StreamGroup {
         handover.share(id)
     }
 
+    /// Whether a member has what it is to have, and nothing is about to change that.
+    pub(crate) fn is_at_rest(&self, id: &MemberId) -> bool {
+        let Way::Native(handover) = &self.way else { return false };
+        let is_settled = |share: &Share| share.is_settled(self.generation);
+        handover.assignment_due_ms().is_none() && handover.share(id).is_some_and(is_settled)
+    }
+
     /// Who holds a partition.
     pub(crate) fn owner(&self, key: PartitionKey) -> Option<&MemberId> {
         let Way::Native(handover) = &self.way else { return None };
