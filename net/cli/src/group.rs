@@ -8,7 +8,7 @@ use barrage_client::{Client, ClientError, QueueOptions};
 use barrage_model::group::{VISIBILITY_MS_DEFAULT, VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
 use barrage_model::units::{format_duration_ms, parse_duration_ms};
 use barrage_model::{Backoff, GroupName, QueueSettings, TopicName};
-use barrage_wire::{ErrorCode, ErrorReply, GroupSummary};
+use barrage_wire::{ErrorCode, ErrorReply, GroupKind, GroupSummary};
 use serde::Serialize;
 
 use crate::exit::say;
@@ -261,7 +261,11 @@ async fn find(client: &Client, place: &GroupArgs) -> anyhow::Result<GroupSummary
 
 /// The settings as a server tells them.
 fn settings(group: &GroupSummary) -> anyhow::Result<QueueSettings> {
-    let settings = &group.settings;
+    let GroupKind::Queue(settings) = &group.kind else {
+        let message = format!("group {} is of kind stream: it has no settings", group.name);
+        let reply = ErrorReply::new(ErrorCode::InvalidArgument, message);
+        return Err(ClientError::Refused(reply).into());
+    };
     let dead_letter = settings.dead_letter.as_deref().map(TopicName::parse).transpose();
     Ok(QueueSettings {
         visibility_ms: settings.visibility_ms,
@@ -279,13 +283,6 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
     match args.output.output {
         Output::Json => print_json(&rows),
         Output::Table => {
-            let cells = |row: GroupRow| {
-                let visibility = format_duration_ms(row.visibility_ms);
-                let (deliveries, dead_letter) = row.limit();
-                let (id, created) = (row.id.to_string(), when(row.created_ms));
-                let kind = row.kind.to_owned();
-                vec![row.name, kind, visibility, deliveries, dead_letter, row.backoff, created, id]
-            };
             let heads = [
                 "NAME",
                 "KIND",
@@ -296,7 +293,7 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
                 "CREATED",
                 "ID",
             ];
-            print_table(&heads, rows.into_iter().map(cells).collect())
+            print_table(&heads, rows.into_iter().map(GroupRow::cells).collect())
         }
     }
 }
@@ -347,13 +344,16 @@ async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
 }
 
 fn in_words(group: &GroupSummary) -> String {
-    let row = GroupRow::new(group);
-    let limit = match (&row.deliveries_max, &row.dead_letter) {
+    let GroupRow { name, kind, settings, topics, .. } = GroupRow::new(group);
+    let Some(settings) = settings else {
+        return format!("{name}: {kind}, topics {}", topics.unwrap_or_default().join(", "));
+    };
+    let limit = match (&settings.deliveries_max, &settings.dead_letter) {
         (Some(count), Some(topic)) => format!("{count} deliveries, then to {topic}"),
         _ => "delivered for ever".to_owned(),
     };
-    let visibility = format_duration_ms(row.visibility_ms);
-    let GroupRow { name, kind, backoff, .. } = row;
+    let visibility = format_duration_ms(settings.visibility_ms);
+    let backoff = settings.backoff;
     format!("{name}: {kind}, visibility {visibility}, {limit}, back-off {backoff}")
 }
 
@@ -362,32 +362,55 @@ struct GroupRow {
     name: String,
     kind: &'static str,
     id: u64,
+    #[serde(flatten)]
+    settings: Option<SettingsRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topics: Option<Vec<String>>,
+    created_ms: i64,
+}
+
+/// What queue groups have.
+#[derive(Serialize)]
+struct SettingsRow {
     visibility_ms: u64,
     deliveries_max: Option<u16>,
     dead_letter: Option<String>,
     backoff: String,
-    created_ms: i64,
 }
 
 impl GroupRow {
     fn new(group: &GroupSummary) -> Self {
-        let settings = group.settings.clone();
-        Self {
-            name: group.name.clone(),
-            kind: "queue",
-            id: group.group.0,
-            visibility_ms: settings.visibility_ms,
-            deliveries_max: settings.deliveries_max,
-            dead_letter: settings.dead_letter,
-            backoff: settings.backoff,
-            created_ms: group.created_ms,
-        }
+        let (kind, settings, topics) = match group.kind.clone() {
+            GroupKind::Stream { topics } => ("stream", None, Some(topics)),
+            GroupKind::Queue(settings) => {
+                let settings = SettingsRow {
+                    visibility_ms: settings.visibility_ms,
+                    deliveries_max: settings.deliveries_max,
+                    dead_letter: settings.dead_letter,
+                    backoff: settings.backoff,
+                };
+                ("queue", Some(settings), None)
+            }
+        };
+        let (name, id, created_ms) = (group.name.clone(), group.group.0, group.created_ms);
+        Self { name, kind, id, settings, topics, created_ms }
     }
 
-    fn limit(&self) -> (String, String) {
+    fn cells(self) -> Vec<String> {
         let none = || "-".to_owned();
-        let deliveries = self.deliveries_max.map_or_else(none, |count| count.to_string());
-        (deliveries, self.dead_letter.clone().unwrap_or_else(none))
+        let settings = match self.settings {
+            None => [none(), none(), none(), none()],
+            Some(SettingsRow { visibility_ms, deliveries_max, dead_letter, backoff }) => [
+                format_duration_ms(visibility_ms),
+                deliveries_max.map_or_else(none, |count| count.to_string()),
+                dead_letter.unwrap_or_else(none),
+                backoff,
+            ],
+        };
+        let mut cells = vec![self.name, self.kind.to_owned()];
+        cells.extend(settings);
+        cells.extend([when(self.created_ms), self.id.to_string()]);
+        cells
     }
 }
 

@@ -6,7 +6,7 @@
 use barrage_model::{QueueSettings, TopicName};
 use barrage_wire::{
     GroupAlter, GroupCreate, GroupDelete, GroupList, GroupListReply, GroupSettings, GroupSummary,
-    Request, Response,
+    NewGroup, Request, Response,
 };
 
 use crate::client::{Client, Effect, Whom};
@@ -29,7 +29,25 @@ impl Client {
     ) -> Result<GroupSummary, ClientError> {
         let (topic, name) = (topic.to_owned(), name.to_owned());
         let at_end = begin == Begin::End;
-        let body = GroupCreate { topic, name, settings: on_the_wire(settings), at_end };
+        let kind = NewGroup::Queue { settings: on_the_wire(settings), at_end };
+        self.make_group(GroupCreate { topic, name, kind }).await
+    }
+
+    /// Makes a stream group, or takes the topic into the stream group of this name. It begins where
+    /// its members say, until something is stored: by a commit, or a reset.
+    ///
+    /// # Errors
+    /// The topic is unknown, the group exists, a name is not allowed, or no server answers.
+    pub async fn create_stream_group(
+        &self,
+        topic: &str,
+        name: &str,
+    ) -> Result<GroupSummary, ClientError> {
+        let (topic, name) = (topic.to_owned(), name.to_owned());
+        self.make_group(GroupCreate { topic, name, kind: NewGroup::Stream }).await
+    }
+
+    async fn make_group(&self, body: GroupCreate) -> Result<GroupSummary, ClientError> {
         let answer = self.ask(&Request::GroupCreate(body), Effect::Change).await?;
         match answer.decode()? {
             Response::GroupCreate(summary) => Ok(summary),
@@ -56,7 +74,8 @@ impl Client {
         }
     }
 
-    /// Removes a group, and what it has leased and settled. The records stay in the topic.
+    /// Removes a queue group, and what it has leased and settled; or takes the topic out of a
+    /// stream group, which is gone with its last one. The records stay in the topic.
     ///
     /// # Errors
     /// The topic or the group is unknown, or no server answers.

@@ -58,7 +58,8 @@ pub(crate) struct Passed {
 
 /// How a group stands, for those who look at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub enum Standing {
+    /// Nobody is in it.
     Empty,
     /// Native: partitions are to be shared out.
     Assigning,
@@ -68,6 +69,7 @@ pub(crate) enum Standing {
     Joining,
     /// Classic: the leader is at work.
     Syncing,
+    /// Everybody has what it is to have.
     Stable,
 }
 
@@ -259,6 +261,10 @@ impl StreamGroup {
 
     pub(crate) fn members(&self) -> impl Iterator<Item = (&MemberId, &Member)> {
         self.roster.iter()
+    }
+
+    pub(crate) fn member(&self, id: &MemberId) -> Option<&Member> {
+        self.roster.member(id)
     }
 
     /// What is stored of a partition.

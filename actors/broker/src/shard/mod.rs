@@ -10,6 +10,7 @@
 //! `machine::apply`, `entry`, `reconcile`.
 
 pub(crate) mod alarms;
+pub(crate) mod coordinate;
 pub(crate) mod decide;
 pub(crate) mod entry;
 pub(crate) mod fetch;

@@ -49,8 +49,8 @@ use std::time::Duration;
 
 use barrage_model::{GroupId, PartitionId};
 use barrage_wire::{
-    ErrorCode, ErrorReply, QueueSettle, QueueSettleReply, Receipt as WireReceipt, Request,
-    Response, Settled, Settlement,
+    ErrorCode, ErrorReply, GroupKind, GroupSummary, QueueSettle, QueueSettleReply,
+    Receipt as WireReceipt, Request, Response, Settled, Settlement,
 };
 use tokio::task::JoinSet;
 
@@ -282,7 +282,12 @@ async fn find(
         let same = reply.topic == routes.key(PartitionId(0)).topic;
         let found = reply.groups.iter().find(|group| same && group.name == name);
         match found {
-            Some(group) => return Ok(group.group),
+            Some(GroupSummary { group, kind: GroupKind::Queue(_), .. }) => return Ok(*group),
+            Some(_) => {
+                let message = format!("group {name} of {topic} is a stream group, no queue group");
+                let reply = ErrorReply::new(ErrorCode::InvalidArgument, message);
+                return Err(ClientError::Refused(reply));
+            }
             // A node that was away may not know what the others know.
             None if is_first && client.pool().servers().len() > 1 => {
                 whom = Whom { first: None, last: vec![server] };
