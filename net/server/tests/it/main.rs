@@ -24,3 +24,4 @@ mod queue;
 mod queue_commands;
 mod round_trip;
 mod stop;
+mod stream;
