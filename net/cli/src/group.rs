@@ -1,10 +1,12 @@
-//! `barrage group`: create, ls, describe, alter, rm.
+//! `barrage group`: create, ls, describe, alter, reset, rm; of both kinds.
+
+mod stream;
 
 use std::process::ExitCode;
 
 use anyhow::Context;
 use barrage_client::queue::{Begin, PartitionCounts};
-use barrage_client::{Client, ClientError, QueueOptions};
+use barrage_client::{Client, ClientError, From as Place, QueueOptions};
 use barrage_model::group::{VISIBILITY_MS_DEFAULT, VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
 use barrage_model::units::{format_duration_ms, parse_duration_ms};
 use barrage_model::{Backoff, GroupName, QueueSettings, TopicName};
@@ -13,22 +15,25 @@ use serde::Serialize;
 
 use crate::exit::say;
 use crate::output::{Output, OutputArgs, print_json, print_table, when};
+use crate::position::{Position, PositionError};
 use crate::server::ServerArgs;
 
 /// What can be done with groups.
 #[derive(Debug, clap::Subcommand)]
 pub enum GroupCommand {
-    /// Make a queue group
+    /// Make a group
     Create(CreateArgs),
     /// List the groups of a topic
     #[command(alias = "list")]
     Ls(ListArgs),
-    /// Show a group with its counts per partition
+    /// Show a group: the counts of a queue group, members, offsets and lag of a stream group
     #[command(alias = "info", alias = "show")]
     Describe(DescribeArgs),
-    /// Change a group
+    /// Change a queue group
     Alter(AlterArgs),
-    /// Remove a group; the records stay
+    /// Let a stream group go on from another place, while nobody is in it
+    Reset(ResetArgs),
+    /// Remove a group; the records stay. A stream group of other topics stays theirs
     #[command(alias = "delete")]
     Rm(RemoveArgs),
 }
@@ -56,12 +61,13 @@ impl GroupArgs {
 pub struct CreateArgs {
     #[command(flatten)]
     place: GroupArgs,
-    /// What kind of group
-    #[arg(long, value_name = "queue", default_value = "queue", value_parser = parse_kind)]
+    /// What kind of group: each record to one consumer until it is acked, or each partition to one
+    /// member, with an offset stored for it
+    #[arg(long, value_enum, default_value_t = Kind::Queue)]
     kind: Kind,
-    /// How long a record is leased where the consumer does not say
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_visibility)]
-    visibility: u64,
+    /// How long a record is leased where the consumer does not say [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = parse_visibility)]
+    visibility: Option<u64>,
     /// After so many deliveries a record goes to the dead-letter topic [default: never]
     #[arg(long, value_name = "N", requires = "dead_letter")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
@@ -71,28 +77,24 @@ pub struct CreateArgs {
     #[arg(value_parser = TopicName::parse)]
     dead_letter: Option<TopicName>,
     /// Wait before a record is delivered again: always the same, doubling, one by one, or rocketmq
-    #[arg(long, value_name = "10s|1s..5m|10s,30s|rocketmq", default_value = "0s")]
-    backoff: Backoff,
-    /// Where it begins in each partition
-    #[arg(long, value_enum, default_value_t = Place::Start)]
-    from: Place,
+    /// [default: 0s]
+    #[arg(long, value_name = "10s|1s..5m|10s,30s|rocketmq")]
+    backoff: Option<Backoff>,
+    /// Where it begins in each partition: start or end; a stream group also at a time
+    #[arg(long, value_name = "start|end|@TIME", default_value = "start")]
+    #[arg(allow_hyphen_values = true, value_parser = parse_beginning)]
+    from: Position,
     #[command(flatten)]
     server: ServerArgs,
 }
 
-/// The kinds that are served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Queue,
-}
-
-/// Where a group begins.
+/// How the readers of a group share work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Place {
-    /// At the first record there is
-    Start,
-    /// After the last record there is now
-    End,
+enum Kind {
+    /// Each record is leased, then acked alone
+    Queue,
+    /// Each partition has one reader, and an offset
+    Stream,
 }
 
 /// Flags of `group ls`.
@@ -149,6 +151,18 @@ struct Change {
     backoff: Option<Backoff>,
 }
 
+/// Flags of `group reset`.
+#[derive(Debug, clap::Args)]
+pub struct ResetArgs {
+    #[command(flatten)]
+    place: GroupArgs,
+    /// Where it goes on in each partition: start, end, an offset, or a time as @-10m
+    #[arg(long, value_name = "start|end|OFFSET|@TIME", allow_hyphen_values = true)]
+    to: Position,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
 /// Flags of `group rm`.
 #[derive(Debug, clap::Args)]
 pub struct RemoveArgs {
@@ -164,16 +178,19 @@ pub(crate) async fn run(command: GroupCommand) -> anyhow::Result<ExitCode> {
         GroupCommand::Ls(args) => list(args).await?,
         GroupCommand::Describe(args) => describe(args).await?,
         GroupCommand::Alter(args) => alter(args).await?,
+        GroupCommand::Reset(args) => reset(args).await?,
         GroupCommand::Rm(args) => remove(args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn parse_kind(text: &str) -> Result<Kind, String> {
-    match text {
-        "queue" => Ok(Kind::Queue),
-        "stream" => Err("stream groups are not served yet, only queue groups".to_owned()),
-        _ => Err("there is only queue".to_owned()),
+/// An offset means another record in each partition: where a group begins is meant for all.
+fn parse_beginning(text: &str) -> Result<Position, String> {
+    match text.parse() {
+        Ok(Position::At(Place::Offset(_))) => {
+            Err("a group begins at start, end or @TIME; group reset takes an offset".to_owned())
+        }
+        other => other.map_err(|error: PositionError| error.to_string()),
     }
 }
 
@@ -187,17 +204,62 @@ pub(crate) fn parse_visibility(text: &str) -> Result<u64, String> {
 }
 
 async fn create(args: CreateArgs) -> anyhow::Result<()> {
-    let Kind::Queue = args.kind;
+    match args.kind {
+        Kind::Queue => create_queue(args).await,
+        Kind::Stream => create_stream(args).await,
+    }
+}
+
+async fn create_stream(args: CreateArgs) -> anyhow::Result<()> {
+    let has_settings = args.visibility.is_some() || args.backoff.is_some();
+    if has_settings || args.dead_letter.is_some() {
+        return Err(usage("only queue groups have --visibility, --backoff and dead letters"));
+    }
+    let from = args.from.resolve();
     let client = args.server.connect().await?;
-    let settings = QueueSettings {
-        visibility_ms: args.visibility,
-        deliveries_max: args.max_deliveries,
-        dead_letter: args.dead_letter,
-        backoff: args.backoff,
-    };
-    let begin = match args.from {
+    let GroupArgs { topic, group } = &args.place;
+    let made = client.create_stream_group(topic.as_str(), group.as_str()).await;
+    let made = made.with_context(|| args.place.words())?;
+    if from != Place::Start {
+        let begun = move_to(&client, &args.place, from).await;
+        begun.with_context(|| format!("{} is made, and begins at start", args.place.words()))?;
+    }
+    say(&format!("created {}", in_words(&made)));
+    Ok(())
+}
+
+async fn reset(args: ResetArgs) -> anyhow::Result<()> {
+    let client = args.server.connect().await?;
+    let moved = move_to(&client, &args.place, args.to.resolve()).await;
+    moved.with_context(|| args.place.words())?;
+    say(&format!("reset {}", args.place.words()));
+    Ok(())
+}
+
+async fn move_to(client: &Client, place: &GroupArgs, to: Place) -> Result<(), ClientError> {
+    let GroupArgs { topic, group } = place;
+    client.stream_group(topic.as_str(), group.as_str()).await?.reset(to).await
+}
+
+fn usage(problem: &str) -> anyhow::Error {
+    let reply = ErrorReply::new(ErrorCode::InvalidArgument, problem);
+    ClientError::Refused(reply).into()
+}
+
+async fn create_queue(args: CreateArgs) -> anyhow::Result<()> {
+    let begin = match args.from.resolve() {
         Place::Start => Begin::Start,
         Place::End => Begin::End,
+        Place::Offset(_) | Place::Time(_) => {
+            return Err(usage("a queue group begins at start or end; see queue rewind"));
+        }
+    };
+    let client = args.server.connect().await?;
+    let settings = QueueSettings {
+        visibility_ms: args.visibility.unwrap_or(VISIBILITY_MS_DEFAULT),
+        deliveries_max: args.max_deliveries,
+        dead_letter: args.dead_letter,
+        backoff: args.backoff.unwrap_or_default(),
     };
     let GroupArgs { topic, group } = &args.place;
     let made = client.create_group(topic.as_str(), group.as_str(), &settings, begin).await;
@@ -249,7 +311,7 @@ async fn remove(args: RemoveArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn find(client: &Client, place: &GroupArgs) -> anyhow::Result<GroupSummary> {
+pub(crate) async fn find(client: &Client, place: &GroupArgs) -> anyhow::Result<GroupSummary> {
     let groups = client.list_groups(place.topic.as_str()).await;
     let groups = groups.with_context(|| format!("topic {}", place.topic))?;
     let found = groups.into_iter().find(|group| group.name == place.group.as_str());
@@ -262,9 +324,7 @@ async fn find(client: &Client, place: &GroupArgs) -> anyhow::Result<GroupSummary
 /// The settings as a server tells them.
 fn settings(group: &GroupSummary) -> anyhow::Result<QueueSettings> {
     let GroupKind::Queue(settings) = &group.kind else {
-        let message = format!("group {} is of kind stream: it has no settings", group.name);
-        let reply = ErrorReply::new(ErrorCode::InvalidArgument, message);
-        return Err(ClientError::Refused(reply).into());
+        return Err(usage("a stream group has no settings; group reset moves it"));
     };
     let dead_letter = settings.dead_letter.as_deref().map(TopicName::parse).transpose();
     Ok(QueueSettings {
@@ -301,6 +361,9 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
 async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
     let client = args.server.connect().await?;
     let group = find(&client, &args.place).await?;
+    if let GroupKind::Stream { .. } = group.kind {
+        return stream::describe(&client, &args.place, &group, args.output.output).await;
+    }
     let GroupArgs { topic, group: name } = &args.place;
     let queue = client.queue(topic.as_str(), name.as_str(), QueueOptions::default()).await;
     let counts = queue.with_context(|| args.place.words())?.counts().await;

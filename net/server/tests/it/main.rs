@@ -25,3 +25,4 @@ mod queue_commands;
 mod round_trip;
 mod stop;
 mod stream;
+mod stream_commands;
