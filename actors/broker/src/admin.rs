@@ -21,7 +21,7 @@ use std::time::Duration;
 use barrage_cluster::message::Outcome;
 use barrage_cluster::node::{Birth, LEVEL, Presence};
 use barrage_cluster::{Catalog, Command, plan};
-use barrage_model::{NodeId, ShardId, TopicId, TopicName};
+use barrage_model::{GroupName, NodeId, ShardId, TopicId, TopicName};
 use barrage_world::{Instant, planted, random_u64, sleep, timeout};
 
 use crate::api::AdminError;
@@ -75,7 +75,17 @@ impl Core {
                 self.change_topic(command, deadline).await
             }
             Admin::DeleteGroup { topic, name } => {
-                self.change_topic(Command::DeleteGroup { topic, name }, deadline).await
+                let shard = self.coordinator_named(&name);
+                let reply =
+                    self.change_topic(Command::DeleteGroup { topic, name }, deadline).await?;
+                self.agreed_by_coordinator(shard, deadline).await?;
+                Ok(reply)
+            }
+            Admin::CreateStream { topic, name } => {
+                let command = Command::CreateStream { topic, name: name.clone() };
+                let reply = self.change_topic(command, deadline).await?;
+                self.agreed_by_coordinator(self.coordinator_named(&name), deadline).await?;
+                Ok(reply)
             }
             Admin::AllocateProducers { count } => {
                 let command = Command::AllocateProducers { count };
@@ -109,6 +119,23 @@ impl Core {
             self.agreed(&shards, revision, deadline).await?;
         }
         Ok(AdminReply::Topic(topic))
+    }
+
+    /// The shard of the stream group of this name.
+    fn coordinator_named(&self, name: &GroupName) -> Option<ShardId> {
+        self.catalog().streams().named(name).map(|stream| stream.shard)
+    }
+
+    /// Waits until the shard of a stream group, if it is one, goes by what is known here.
+    async fn agreed_by_coordinator(
+        &self,
+        shard: Option<ShardId>,
+        deadline: Instant,
+    ) -> Result<(), AdminError> {
+        match shard {
+            Some(shard) => self.agreed(&[shard], self.catalog().revision(), deadline).await,
+            None => Ok(()),
+        }
     }
 
     async fn delete_topic(

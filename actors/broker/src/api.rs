@@ -10,6 +10,7 @@
 //! which.
 
 pub(crate) mod queue;
+pub(crate) mod stream;
 
 use barrage_model::batch::BatchError;
 use barrage_model::{

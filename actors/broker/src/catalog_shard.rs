@@ -148,8 +148,11 @@ fn admin_error(error: CatalogError) -> AdminError {
         CatalogError::UnknownTopic => AdminError::UnknownTopic,
         CatalogError::GroupExists => AdminError::GroupExists,
         CatalogError::UnknownGroup => AdminError::UnknownGroup,
-        CatalogError::Full | CatalogError::GroupsFull => AdminError::LimitReached { reason },
+        CatalogError::Full | CatalogError::GroupsFull | CatalogError::StreamsFull => {
+            AdminError::LimitReached { reason }
+        }
         CatalogError::Settings(_)
+        | CatalogError::NotQueue
         | CatalogError::PartitionCount { .. }
         | CatalogError::PartitionsShrink { .. }
         | CatalogError::ShardCount { .. }
@@ -174,6 +177,7 @@ fn frees_space(command: &Command) -> bool {
         | Command::CreateTopic { .. }
         | Command::CreateGroup { .. }
         | Command::AlterGroup { .. }
+        | Command::CreateStream { .. }
         | Command::AllocateProducers { .. }
         | Command::Join { .. }
         | Command::Announce { .. }

@@ -7,6 +7,8 @@
 //! Invariants: variants of `CommandV1` are only ever appended, and none is larger than the largest
 //! before it; a golden test holds the layout still.
 
+pub(crate) mod streams;
+
 use barrage_cluster::format::backoff::BackoffV1;
 use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::{
@@ -20,6 +22,9 @@ use crate::shard::decide::BatchRow;
 use crate::shard::groups::{GroupConfig, Op, OpenGroup, Slot, What};
 use crate::shard::partition::PartitionConfig;
 use crate::shard::producers::ProducerStamp;
+use crate::shard::streams::{OpenStream, StreamOp};
+
+use self::streams::{OpenStreamV1, StreamOpV1};
 
 const VERSION: u8 = 1;
 
@@ -51,6 +56,12 @@ pub(crate) enum Command {
     Follow { revision: u64 },
     /// The lease clock moves to `now_ms`, and groups do what is wanted of them, in order.
     Queue { now_ms: u64, ops: Vec<Op> },
+    /// Opens stream groups; one that is open takes over newer topics and sizes.
+    OpenStreams { streams: Vec<OpenStream> },
+    /// Closes stream groups and forgets their members and offsets.
+    CloseStreams { groups: Vec<GroupId> },
+    /// The lease clock moves to `now_ms`, and stream groups do what is wanted of them, in order.
+    Streams { now_ms: u64, ops: Vec<StreamOp> },
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -65,6 +76,9 @@ enum CommandV1 {
     CloseGroups { slots: Vec<(u64, u32, u64)> },
     Queue { now_ms: u64, ops: Vec<OpV1> },
     Follow { revision: u64 },
+    OpenStreams { streams: Vec<OpenStreamV1> },
+    CloseStreams { groups: Vec<u64> },
+    Streams { now_ms: u64, ops: Vec<StreamOpV1> },
 }
 
 /// A command's root lies at the end of its bytes: a larger one would move, and no older command
@@ -156,6 +170,16 @@ impl Command {
             Self::Queue { now_ms, ops } => {
                 CommandV1::Queue { now_ms: *now_ms, ops: ops.iter().map(store_op).collect() }
             }
+            Self::OpenStreams { streams } => CommandV1::OpenStreams {
+                streams: streams.iter().map(streams::store_open).collect(),
+            },
+            Self::CloseStreams { groups } => {
+                CommandV1::CloseStreams { groups: groups.iter().map(|group| group.0).collect() }
+            }
+            Self::Streams { now_ms, ops } => {
+                let ops = ops.iter().map(streams::store_op).collect();
+                CommandV1::Streams { now_ms: *now_ms, ops }
+            }
             Self::AdvanceStart { starts } => CommandV1::AdvanceStart {
                 starts: starts
                     .iter()
@@ -197,6 +221,16 @@ impl Command {
             CommandV1::Follow { revision } => Self::Follow { revision },
             CommandV1::Queue { now_ms, ops } => {
                 Self::Queue { now_ms, ops: ops.into_iter().map(load_op).collect() }
+            }
+            CommandV1::OpenStreams { streams } => {
+                Self::OpenStreams { streams: streams.into_iter().map(streams::load_open).collect() }
+            }
+            CommandV1::CloseStreams { groups } => {
+                Self::CloseStreams { groups: groups.into_iter().map(GroupId).collect() }
+            }
+            CommandV1::Streams { now_ms, ops } => {
+                let ops: Option<_> = ops.into_iter().map(streams::load_op).collect();
+                Self::Streams { now_ms, ops: ops.ok_or(FormatError::Content)? }
             }
             CommandV1::AdvanceStart { starts } => Self::AdvanceStart {
                 starts: starts
@@ -354,6 +388,7 @@ mod tests {
     #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
     use super::*;
+    use crate::fuzzing;
     use barrage_model::Backoff;
 
     fn slot() -> Slot {
@@ -413,6 +448,9 @@ mod tests {
             Command::CloseGroups { slots: vec![slot(), slot()] },
             Command::Queue { now_ms: 1 << 50, ops: ops() },
             Command::Follow { revision: 1 << 40 },
+            Command::OpenStreams { streams: fuzzing::open_streams() },
+            Command::CloseStreams { groups: vec![GroupId(3), GroupId(4)] },
+            Command::Streams { now_ms: 1 << 50, ops: fuzzing::stream_ops() },
         ]
     }
 

@@ -187,6 +187,11 @@ impl Core {
     /// still take itself for one: it had better name nobody.
     pub(crate) fn hint(&self, key: PartitionKey) -> Option<Leader> {
         let (_, shard) = self.place(key)?;
+        self.hint_of(shard)
+    }
+
+    /// As [`Self::hint`], for what is led beside a shard.
+    pub(crate) fn hint_of(&self, shard: ShardId) -> Option<Leader> {
         // Wrong when planted: a client goes round in circles.
         let may_be_here = planted("broker-hint-to-itself");
         self.leader_of(shard).filter(|leader| leader.node != self.node() || may_be_here)
@@ -290,6 +295,7 @@ impl Core {
             | Request::Seek { .. }
             | Request::Counts { .. }
             | Request::Peek { .. }
+            | Request::Stream { .. }
             | Request::ListOffset { .. }
             | Request::Describe { .. }
             | Request::Admin { .. }) => {
@@ -332,6 +338,9 @@ impl Core {
             Request::Seek { slot, seek } => Reply::Seek(self.seek_here(slot, seek).await),
             Request::Counts { slot } => Reply::Counts(self.counts_here(slot).await),
             Request::Peek { slot, count_max } => Reply::Peek(self.peek_here(slot, count_max)),
+            Request::Stream { shard, request } => {
+                Reply::Stream(self.coordinate_here(shard, request).await)
+            }
             Request::ListOffset { key, at } => Reply::ListOffset(match self.shard(key) {
                 Ok(shard) => shard.list_offset(key, at).await,
                 Err(error) => Err(error),

@@ -5,6 +5,8 @@
 //! Must never: store payload, a hash map or anything derived.
 //! Invariants: equal states give equal bytes; what is read back is equal to what was stored.
 
+mod streams;
+
 use barrage_cluster::catalog::PARTITIONS_MAX;
 use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::{
@@ -35,6 +37,7 @@ struct StateV1 {
     catalog_revision: u64,
     partitions: Vec<PartitionV1>,
     groups: Vec<GroupV1>,
+    streams: Vec<streams::StreamV1>,
     clock_ms: u64,
     digest: u32,
 }
@@ -101,6 +104,7 @@ pub(crate) fn encode(state: &State, groups: &Groups) -> Vec<u8> {
         catalog_revision: state.catalog_revision,
         partitions,
         groups: groups.slots.iter().map(store_group).collect(),
+        streams: streams::store(&groups.streams),
         clock_ms: groups.clock_ms,
         digest: groups.digest,
     };
@@ -137,7 +141,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(State, Groups), FormatError> {
     if slots.len() != count || !slots.iter().all(within) {
         return Err(FormatError::Content);
     }
-    let groups = Groups { slots, clock_ms: stored.clock_ms, digest: stored.digest };
+    let streams = streams::load(stored.streams).ok_or(FormatError::Content)?;
+    let groups = Groups { slots, streams, clock_ms: stored.clock_ms, digest: stored.digest };
     let state = State {
         partitions,
         log_time_ms: stored.log_time_ms,
@@ -403,8 +408,8 @@ mod tests {
         let state = State { log_time_ms, sweep_after_ms, catalog_revision, ..State::default() };
         let groups = Groups { clock_ms: 7, digest: 8, ..Groups::default() };
         let bytes = encode(&state, &groups);
-        assert_eq!(&bytes[..8], &[4, 1, 0, 0, 52, 0, 0, 0]);
-        assert_eq!(&bytes[52..], &[7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0]);
+        assert_eq!(&bytes[..8], &[4, 1, 0, 0, 60, 0, 0, 0]);
+        assert_eq!(&bytes[60..], &[7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0]);
         let numbers = [5_u64, 6, 9].map(u64::to_le_bytes).concat();
         assert_eq!(&bytes[12..36], numbers);
     }

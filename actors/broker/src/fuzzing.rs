@@ -7,12 +7,22 @@ use barrage_model::{
     Sequence, TopicId,
 };
 
+use crate::group::assignment::Assignor;
+use crate::group::generation::Generation;
+use crate::group::handover::TopicSize;
+use crate::group::name::{InstanceName, MemberId, Name};
+use crate::group::offsets::{Commit, LeaderEpoch};
+use crate::group::roster::{Caller, Timeouts};
+use crate::group::stream::Committer;
 use crate::queue::backlog::{Policy, Receipt};
 use crate::shard::decide::{self, BatchRow};
 use crate::shard::groups::{GroupConfig, Groups, Op, OpenGroup, Slot, What};
 use crate::shard::machine::{self, Reply};
 use crate::shard::partition::PartitionConfig;
 use crate::shard::producers::ProducerStamp;
+#[cfg(test)]
+use crate::shard::streams::Streams;
+use crate::shard::streams::{OpenStream, Reads, StreamConfig, StreamOp, StreamWhat};
 use crate::{command, format, home};
 
 /// A command of a data shard.
@@ -139,6 +149,9 @@ pub fn commands() -> Vec<Command> {
         command::Command::Queue { now_ms: 9_000, ops: dead_letters(key(0)) },
         command::Command::CloseGroups { slots: vec![Slot { key: key(0), group: GroupId(2) }] },
         command::Command::Follow { revision: 9 },
+        command::Command::OpenStreams { streams: open_streams() },
+        command::Command::Streams { now_ms: 10_000, ops: stream_ops() },
+        command::Command::CloseStreams { groups: vec![GroupId(6)] },
         command::Command::Compare { index: 3, hash: 7 },
         command::Command::Close { partitions: vec![key(1)] },
     ];
@@ -186,6 +199,66 @@ fn dead_letters(key: PartitionKey) -> Vec<Op> {
         What::Skip { to: Offset(2) },
     ];
     all.map(|what| Op { slot: Slot { key, group: GroupId(1) }, what }).into()
+}
+
+/// Two stream groups of two topics.
+pub(crate) fn open_streams() -> Vec<OpenStream> {
+    let size = |topic, partitions| TopicSize { topic: TopicId(topic), partitions };
+    let config = StreamConfig { topics: vec![size(1, 2), size(2, 3)], revision: 1 };
+    let open = |group| OpenStream { group: GroupId(group), config: config.clone() };
+    vec![open(5), open(6)]
+}
+
+/// Members come, read, commit, and go: every kind of operation, each of which does something.
+pub(crate) fn stream_ops() -> Vec<StreamOp> {
+    let instance = Name::new("place").map(InstanceName);
+    let member = |name| Name::new(name).map(MemberId);
+    let (Some(one), Some(two)) = (member("one"), member("two")) else { return Vec::new() };
+    let one = Caller { member: one, instance: None };
+    let two = Caller { member: two, instance };
+    let key =
+        |topic, number| PartitionKey { topic: TopicId(topic), partition: PartitionId(number) };
+    let reads = |topics: &[u64]| Reads {
+        topics: topics.iter().copied().map(TopicId).collect(),
+        assignor: Assignor::RoundRobin,
+    };
+    let commit = |key, offset, metadata: &str| Commit {
+        key,
+        offset: Offset(offset),
+        leader_epoch: Some(LeaderEpoch(2)),
+        metadata: metadata.to_owned(),
+    };
+    let timeouts = Timeouts::default();
+    let generation = Generation(1);
+    let held = Some(vec![key(1, 0), key(1, 1)]);
+    let (committer, everything) = (one.clone(), vec![commit(key(1, 0), 3, "m")]);
+    let committer = Committer::Member { caller: committer, generation };
+    let all = [
+        StreamWhat::Reset { to: vec![(key(1, 0), Offset(1)), (key(2, 2), Offset(2))] },
+        StreamWhat::Commit {
+            committer: Committer::Nobody,
+            commits: vec![commit(key(2, 0), 1, "")],
+        },
+        StreamWhat::Join { caller: one.clone(), timeouts, reads: reads(&[1]) },
+        StreamWhat::Join { caller: two.clone(), timeouts, reads: reads(&[1, 2]) },
+        StreamWhat::Commit { committer, commits: everything },
+        StreamWhat::PassTime,
+        StreamWhat::Beat { caller: one.clone(), generation, held, reads: Some(reads(&[1, 2])) },
+        StreamWhat::Beat { caller: one.clone(), generation, held: None, reads: None },
+        StreamWhat::Leave { caller: two },
+    ];
+    all.map(|what| StreamOp { group: GroupId(5), what }).into()
+}
+
+/// A group with members and offsets, and one without.
+#[cfg(test)]
+pub(crate) fn sample_streams() -> Streams {
+    let mut streams = Streams::default();
+    streams.open(&open_streams(), 0);
+    for (op, now_ms) in stream_ops().iter().take(8).zip(0_u64..) {
+        streams.apply(op, now_ms * 1_000);
+    }
+    streams
 }
 
 /// One command of every kind with so many rows.

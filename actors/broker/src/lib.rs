@@ -23,7 +23,7 @@ mod fingerprint;
 mod format;
 #[doc(hidden)]
 pub mod fuzzing;
-#[allow(dead_code, reason = "the commands that use it come with the groups")]
+#[allow(dead_code, reason = "the commands of the classic way come with its gateway")]
 mod group;
 mod home;
 mod members;
@@ -38,12 +38,18 @@ mod reply;
 mod router;
 mod shard;
 mod start;
+mod streams;
 
 pub use barrage_cluster::node::{Birth, Presence};
 
 pub use api::queue::{
-    GroupInfo, GroupSpec, Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest, Received,
-    Seek, SettleRequest, Settlement,
+    GroupInfo, GroupKind, GroupSpec, Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest,
+    Received, Seek, SettleRequest, Settlement,
+};
+pub use api::stream::{
+    Assignor, CommitError, CommitRequest, Heartbeat, HeartbeatRequest, OFFSETS_PER_REQUEST_MAX,
+    Standing, StreamBeat, StreamDescription, StreamError, StreamMember, StreamMemberDescription,
+    StreamOffset, StreamReads,
 };
 pub use api::{
     Acks, AdminError, At, CoreStats, ErrorClass, FetchError, FetchRequest, Fetched, FetchedBytes,

@@ -11,12 +11,19 @@ use std::sync::Arc;
 use barrage_cluster::beacon::{Board, Replica};
 use barrage_cluster::message::Bounds;
 use barrage_cluster::{Catalog, Topic};
-use barrage_model::{GroupName, Offset, PartitionKey, ProducerId, QueueSettings, TopicName};
+use barrage_model::{
+    GroupId, GroupName, Offset, PartitionKey, ProducerId, QueueSettings, ShardId, TopicId,
+    TopicName,
+};
 use barrage_world::Instant;
 use bytes::Bytes;
 
 use crate::api::queue::{
     GroupSpec, Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest, Seek, SettleRequest,
+};
+use crate::api::stream::{
+    CommitError, CommitRequest, Heartbeat, HeartbeatRequest, StreamDescription, StreamError,
+    StreamMember, StreamOffset,
 };
 use crate::api::{
     Acks, AdminError, At, CoreStats, FetchError, FetchRequest, ListedOffset, ProduceError,
@@ -70,6 +77,10 @@ pub(crate) enum Request {
         slot: Slot,
         count_max: usize,
     },
+    Stream {
+        shard: ShardId,
+        request: StreamRequest,
+    },
     Stats,
     /// To the catalog's core.
     Admin {
@@ -97,6 +108,7 @@ pub(crate) enum Admin {
     CreateGroup { topic: TopicName, spec: GroupSpec },
     AlterGroup { topic: TopicName, name: GroupName, settings: QueueSettings },
     DeleteGroup { topic: TopicName, name: GroupName },
+    CreateStream { topic: TopicName, name: GroupName },
     Cluster(ClusterChange),
 }
 
@@ -112,6 +124,7 @@ pub(crate) enum Reply {
     Seek(Result<(), QueueError>),
     Counts(Result<QueueCounts, QueueError>),
     Peek(Result<Vec<Offset>, QueueError>),
+    Stream(Result<StreamAnswer, StreamError>),
     Stats(CoreStats),
     Admin(Result<AdminReply, AdminError>),
     /// The catalog, the board or the report was taken.
@@ -129,6 +142,28 @@ pub(crate) enum AdminReply {
         first: ProducerId,
         count: u32,
     },
+}
+
+/// A request to the coordinator of a stream group.
+#[derive(Debug)]
+pub(crate) enum StreamRequest {
+    Heartbeat(HeartbeatRequest),
+    Leave { group: GroupId, member: StreamMember },
+    Commit(CommitRequest),
+    Offsets { group: GroupId, keys: Vec<PartitionKey> },
+    Reset { group: GroupId, to: Vec<(PartitionKey, Offset)> },
+    Describe { group: GroupId, topic: TopicId },
+}
+
+/// Its answers.
+#[derive(Debug)]
+pub(crate) enum StreamAnswer {
+    Heartbeat(Heartbeat),
+    Done,
+    /// Per offset.
+    Stored(Vec<Result<(), CommitError>>),
+    Offsets(Vec<StreamOffset>),
+    Described(StreamDescription),
 }
 
 /// A receive's result on its way to another core.

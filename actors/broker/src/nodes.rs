@@ -203,6 +203,7 @@ fn is_repeatable(command: &Command) -> bool {
         | Command::DeleteTopic { .. }
         | Command::CreateGroup { .. }
         | Command::DeleteGroup { .. }
+        | Command::CreateStream { .. }
         | Command::Remove { .. }
         | Command::Assign { .. } => false,
     }

@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
+use barrage_cluster::Catalog;
 use barrage_cluster::group::Group;
-use barrage_model::{GroupId, GroupName, Offset, PartitionKey, QueueSettings, TopicName};
+use barrage_cluster::stream::Stream;
+use barrage_model::{GroupId, GroupName, Offset, PartitionKey, QueueSettings, TopicId, TopicName};
 use barrage_world::Instant;
 
 use crate::api::queue::{
-    GroupInfo, GroupSpec, QueueCounts, QueueError, ReceiptError, ReceiveRequest, Received, Seek,
-    SettleRequest,
+    GroupInfo, GroupKind, GroupSpec, QueueCounts, QueueError, ReceiptError, ReceiveRequest,
+    Received, Seek, SettleRequest,
 };
 use crate::api::{AdminError, FetchedBytes, TopicInfo};
 use crate::broker::{Broker, info};
@@ -44,7 +46,9 @@ impl Broker {
         self.change_group(admin, &name, deadline).await
     }
 
-    /// Deletes a group and what it has leased and settled; answers when no partition has it.
+    /// Deletes a queue group and what it has leased and settled; answers when no partition has it.
+    /// Takes a topic out of a stream group, with the offsets of it; with its last topic the group
+    /// is gone.
     pub async fn delete_group(
         &self,
         topic: TopicName,
@@ -54,7 +58,7 @@ impl Broker {
         self.administer(Admin::DeleteGroup { topic, name }, deadline).await.map(drop)
     }
 
-    async fn change_group(
+    pub(crate) async fn change_group(
         &self,
         admin: Admin,
         name: &GroupName,
@@ -62,9 +66,10 @@ impl Broker {
     ) -> Result<GroupInfo, AdminError> {
         match self.administer(admin, deadline).await? {
             AdminReply::Topic(topic) => {
+                let queue = topic.groups.get(name).map(group_info);
+                let stream = || self.stream_info(topic.id, name);
                 // Deleted already by somebody else.
-                let group = topic.groups.get(name).ok_or(AdminError::UnknownGroup)?;
-                Ok(group_info(group))
+                queue.or_else(stream).ok_or(AdminError::UnknownGroup)
             }
             _ => Err(AdminError::NotLeader),
         }
@@ -74,7 +79,17 @@ impl Broker {
     pub fn list_groups(&self, topic: &TopicName) -> Option<(TopicInfo, Vec<GroupInfo>)> {
         let catalog = self.core.catalog();
         let topic = catalog.topic_named(topic)?;
-        Some((info(topic), topic.groups.iter().map(group_info).collect()))
+        let mut groups: Vec<GroupInfo> = topic.groups.iter().map(group_info).collect();
+        let streams = catalog.streams().of(topic.id);
+        groups.extend(streams.map(|stream| stream_info(&catalog, stream)));
+        groups.sort_by(|one, other| one.name.cmp(&other.name));
+        Some((info(topic), groups))
+    }
+
+    fn stream_info(&self, topic: TopicId, name: &GroupName) -> Option<GroupInfo> {
+        let catalog = self.core.catalog();
+        let stream = catalog.streams().of_topic_named(topic, name)?;
+        Some(stream_info(&catalog, stream))
     }
 
     /// Leases records of one partition; waits until `wait_until` for the first one. Dropping the
@@ -237,7 +252,17 @@ fn group_info(group: &Arc<Group>) -> GroupInfo {
     GroupInfo {
         name: group.name.clone(),
         id: group.id,
-        settings: group.settings.clone(),
+        kind: GroupKind::Queue(group.settings.clone()),
         created_ms: group.created_ms,
+    }
+}
+
+fn stream_info(catalog: &Catalog, stream: &Stream) -> GroupInfo {
+    let topics = stream.topics.iter().filter_map(|topic| catalog.topic(*topic));
+    GroupInfo {
+        name: stream.name.clone(),
+        id: stream.id,
+        kind: GroupKind::Stream { topics: topics.map(|topic| topic.name.clone()).collect() },
+        created_ms: stream.created_ms,
     }
 }

@@ -6,13 +6,14 @@
 //!                              +--+
 //! ```
 //!
-//! Owns: topics by id and name, their groups, placement, node and producer ids.
+//! Owns: topics by id and name, queue and stream groups, placement, node and producer ids.
 //! Must never: delete because something is absent; a topic goes through `closing` by a command, and
 //! a shard closes only partitions whose topic stands there.
 //! Invariants: `names` and `topics` mirror each other; the revision grows with every change; ids
 //! only grow.
 
 mod groups;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::format::{FormatError, checkpoint};
 use crate::group::Groups;
 use crate::node::{Birth, NodeError, Nodes, Presence};
 use crate::placement;
+use crate::stream::{STREAMS_MAX, Streams, TOPICS_PER_STREAM_MAX};
 use crate::topic::{Partition, Topic};
 
 pub use groups::GROUPS_MAX;
@@ -50,6 +52,7 @@ pub struct Catalog {
     topics: BTreeMap<TopicId, Arc<Topic>>,
     names: BTreeMap<TopicName, TopicId>,
     closing: BTreeMap<TopicId, u64>,
+    streams: Streams,
     next_topic: u64,
     next_group: u64,
     next_producer: i64,
@@ -63,6 +66,7 @@ pub(crate) struct Parts {
     pub(crate) nodes: Nodes,
     pub(crate) topics: Vec<Arc<Topic>>,
     pub(crate) closing: BTreeMap<TopicId, u64>,
+    pub(crate) streams: Streams,
     pub(crate) next_topic: u64,
     pub(crate) next_group: u64,
     pub(crate) next_producer: i64,
@@ -106,6 +110,15 @@ pub enum CatalogError {
     /// The topic has no group of this name.
     #[error("unknown group")]
     UnknownGroup,
+    /// A stream group has no settings.
+    #[error("the group is of kind stream: it has no settings to change")]
+    NotQueue,
+    /// As many stream groups as there may be.
+    #[error(
+        "a stream group has at most {TOPICS_PER_STREAM_MAX} topics, and the cluster {STREAMS_MAX} \
+         groups, each counted for every topic"
+    )]
+    StreamsFull,
     /// Settings of a group.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -200,6 +213,11 @@ impl Catalog {
         self.names.values().filter_map(|id| self.topics.get(id))
     }
 
+    /// The stream groups.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
     /// Deleted topics whose partitions may still be open somewhere, with the revision of their
     /// deletion.
     pub fn closing(&self) -> impl Iterator<Item = (TopicId, u64)> {
@@ -241,6 +259,7 @@ impl Catalog {
                 self.alter_group(&topic, &name, settings)
             }
             Command::DeleteGroup { topic, name } => self.delete_group(&topic, &name),
+            Command::CreateStream { topic, name } => self.create_stream(&topic, name, log_time_ms),
             Command::ForgetTopic { topic } => Ok(self.forget(topic)),
             Command::AllocateProducers { count } => Ok(self.allocate(count)),
             Command::Join { birth, presence } => self.join(birth, presence),
@@ -350,6 +369,7 @@ impl Catalog {
         let id = self.names.remove(name).ok_or(CatalogError::UnknownTopic)?;
         self.revision += 1;
         self.closing.insert(id, self.revision);
+        self.streams.remove_topic(id, self.revision);
         let topic = self.topics.remove(&id).ok_or(CatalogError::UnknownTopic)?;
         Ok(Reply::Topic(topic))
     }
@@ -413,6 +433,7 @@ impl Catalog {
             nodes: self.nodes.clone(),
             topics: self.topics.values().cloned().collect(),
             closing: self.closing.clone(),
+            streams: self.streams.clone(),
             next_topic: self.next_topic,
             next_group: self.next_group,
             next_producer: self.next_producer,
@@ -431,6 +452,7 @@ impl Catalog {
             topics: parts.topics.into_iter().map(|topic| (topic.id, topic)).collect(),
             names,
             closing: parts.closing,
+            streams: parts.streams,
             next_topic: parts.next_topic,
             next_group: parts.next_group,
             next_producer: parts.next_producer,
@@ -450,6 +472,7 @@ impl Catalog {
             && counted(self.next_topic)
             && counted(self.next_group)
             && self.groups_are_sound()
+            && self.streams_are_sound()
             && self.next_producer >= 0
             && self.topics.len() <= TOPICS_MAX
             && held as u64 <= PARTITIONS_MAX

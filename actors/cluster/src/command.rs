@@ -72,8 +72,16 @@ pub enum Command {
         /// All of its settings.
         settings: QueueSettings,
     },
-    /// Deletes a group: what it has leased and acked is forgotten.
+    /// Deletes a queue group, with what it has leased and acked; or takes the topic out of a stream
+    /// group, which is gone with its last one.
     DeleteGroup {
+        /// The topic's name.
+        topic: TopicName,
+        /// The group's name.
+        name: GroupName,
+    },
+    /// Makes a stream group of a topic, or takes the topic into the stream group of this name.
+    CreateStream {
         /// The topic's name.
         topic: TopicName,
         /// The group's name.
@@ -177,6 +185,7 @@ enum CommandV1 {
     CreateGroup { topic: String, name: String, settings: Box<SettingsV1>, at_end: bool },
     AlterGroup { topic: String, name: String, settings: Box<SettingsV1> },
     DeleteGroup { topic: String, name: String },
+    CreateStream { topic: String, name: String },
 }
 
 /// A command's root lies at the end of its bytes: a larger one would move, and no older command
@@ -283,6 +292,9 @@ impl Command {
             Self::DeleteGroup { topic, name } => {
                 CommandV1::DeleteGroup { topic: topic.to_string(), name: name.to_string() }
             }
+            Self::CreateStream { topic, name } => {
+                CommandV1::CreateStream { topic: topic.to_string(), name: name.to_string() }
+            }
         };
         format::seal(Kind::CatalogCommand, VERSION, &stored)
     }
@@ -340,6 +352,9 @@ impl Command {
             },
             CommandV1::DeleteGroup { topic, name } => {
                 Self::DeleteGroup { topic: topic_name(topic)?, name: group_name(name)? }
+            }
+            CommandV1::CreateStream { topic, name } => {
+                Self::CreateStream { topic: topic_name(topic)?, name: group_name(name)? }
             }
         })
     }
@@ -403,6 +418,7 @@ mod tests {
                 settings: settings(Backoff::Exponential { first_ms: 1, ms_max: 9 }),
             },
             Command::DeleteGroup { topic: name("orders"), name: GroupName::parse("pay").unwrap() },
+            Command::CreateStream { topic: name("orders"), name: GroupName::parse("pay").unwrap() },
         ]
     }
 

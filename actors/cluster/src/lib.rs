@@ -16,6 +16,7 @@ pub mod message;
 pub mod node;
 pub mod placement;
 pub mod plan;
+pub mod stream;
 pub mod topic;
 
 pub use catalog::{Catalog, CatalogError, Reply};

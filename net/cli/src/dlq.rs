@@ -18,7 +18,7 @@ use anyhow::{Context, anyhow};
 use barrage_client::queue::{Begin, Queue, Receipt, Received, Record};
 use barrage_client::{Client, Producer, ProducerOptions, QueueOptions, Record as NewRecord};
 use barrage_model::{Offset, PartitionId, QueueSettings, TopicName};
-use barrage_wire::ErrorCode;
+use barrage_wire::{ErrorCode, GroupKind};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 
@@ -192,7 +192,10 @@ impl Letters {
             asked.await.with_context(|| place.words())?;
             return Err(anyhow!("{} was removed", place.words()));
         };
-        let Some(dead) = &found.settings.dead_letter else {
+        let GroupKind::Queue(settings) = &found.kind else {
+            return Err(anyhow!("{} is a stream group: it has no dead letters", place.words()));
+        };
+        let Some(dead) = &settings.dead_letter else {
             return Err(anyhow!(
                 "{} has no dead-letter topic: `barrage group alter {topic} {group} \
                  --max-deliveries N --dead-letter TOPIC` gives it one",

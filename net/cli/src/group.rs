@@ -1,34 +1,39 @@
-//! `barrage group`: create, ls, describe, alter, rm.
+//! `barrage group`: create, ls, describe, alter, reset, rm; of both kinds.
+
+mod stream;
 
 use std::process::ExitCode;
 
 use anyhow::Context;
 use barrage_client::queue::{Begin, PartitionCounts};
-use barrage_client::{Client, ClientError, QueueOptions};
+use barrage_client::{Client, ClientError, From as Place, QueueOptions};
 use barrage_model::group::{VISIBILITY_MS_DEFAULT, VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
 use barrage_model::units::{format_duration_ms, parse_duration_ms};
 use barrage_model::{Backoff, GroupName, QueueSettings, TopicName};
-use barrage_wire::{ErrorCode, ErrorReply, GroupSummary};
+use barrage_wire::{ErrorCode, ErrorReply, GroupKind, GroupSummary};
 use serde::Serialize;
 
 use crate::exit::say;
 use crate::output::{Output, OutputArgs, print_json, print_table, when};
+use crate::position::{Position, PositionError};
 use crate::server::ServerArgs;
 
 /// What can be done with groups.
 #[derive(Debug, clap::Subcommand)]
 pub enum GroupCommand {
-    /// Make a queue group
+    /// Make a group
     Create(CreateArgs),
     /// List the groups of a topic
     #[command(alias = "list")]
     Ls(ListArgs),
-    /// Show a group with its counts per partition
+    /// Show a group: the counts of a queue group, members, offsets and lag of a stream group
     #[command(alias = "info", alias = "show")]
     Describe(DescribeArgs),
-    /// Change a group
+    /// Change a queue group
     Alter(AlterArgs),
-    /// Remove a group; the records stay
+    /// Let a stream group go on from another place, while nobody is in it
+    Reset(ResetArgs),
+    /// Remove a group; the records stay. A stream group of other topics stays theirs
     #[command(alias = "delete")]
     Rm(RemoveArgs),
 }
@@ -56,12 +61,13 @@ impl GroupArgs {
 pub struct CreateArgs {
     #[command(flatten)]
     place: GroupArgs,
-    /// What kind of group
-    #[arg(long, value_name = "queue", default_value = "queue", value_parser = parse_kind)]
+    /// What kind of group: each record to one consumer until it is acked, or each partition to one
+    /// member, with an offset stored for it
+    #[arg(long, value_enum, default_value_t = Kind::Queue)]
     kind: Kind,
-    /// How long a record is leased where the consumer does not say
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_visibility)]
-    visibility: u64,
+    /// How long a record is leased where the consumer does not say [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = parse_visibility)]
+    visibility: Option<u64>,
     /// After so many deliveries a record goes to the dead-letter topic [default: never]
     #[arg(long, value_name = "N", requires = "dead_letter")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
@@ -71,28 +77,24 @@ pub struct CreateArgs {
     #[arg(value_parser = TopicName::parse)]
     dead_letter: Option<TopicName>,
     /// Wait before a record is delivered again: always the same, doubling, one by one, or rocketmq
-    #[arg(long, value_name = "10s|1s..5m|10s,30s|rocketmq", default_value = "0s")]
-    backoff: Backoff,
-    /// Where it begins in each partition
-    #[arg(long, value_enum, default_value_t = Place::Start)]
-    from: Place,
+    /// [default: 0s]
+    #[arg(long, value_name = "10s|1s..5m|10s,30s|rocketmq")]
+    backoff: Option<Backoff>,
+    /// Where it begins in each partition: start or end; a stream group also at a time
+    #[arg(long, value_name = "start|end|@TIME", default_value = "start")]
+    #[arg(allow_hyphen_values = true, value_parser = parse_beginning)]
+    from: Position,
     #[command(flatten)]
     server: ServerArgs,
 }
 
-/// The kinds that are served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Queue,
-}
-
-/// Where a group begins.
+/// How the readers of a group share work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Place {
-    /// At the first record there is
-    Start,
-    /// After the last record there is now
-    End,
+enum Kind {
+    /// Each record is leased, then acked alone
+    Queue,
+    /// Each partition has one reader, and an offset
+    Stream,
 }
 
 /// Flags of `group ls`.
@@ -149,6 +151,18 @@ struct Change {
     backoff: Option<Backoff>,
 }
 
+/// Flags of `group reset`.
+#[derive(Debug, clap::Args)]
+pub struct ResetArgs {
+    #[command(flatten)]
+    place: GroupArgs,
+    /// Where it goes on in each partition: start, end, an offset, or a time as @-10m
+    #[arg(long, value_name = "start|end|OFFSET|@TIME", allow_hyphen_values = true)]
+    to: Position,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
 /// Flags of `group rm`.
 #[derive(Debug, clap::Args)]
 pub struct RemoveArgs {
@@ -164,16 +178,19 @@ pub(crate) async fn run(command: GroupCommand) -> anyhow::Result<ExitCode> {
         GroupCommand::Ls(args) => list(args).await?,
         GroupCommand::Describe(args) => describe(args).await?,
         GroupCommand::Alter(args) => alter(args).await?,
+        GroupCommand::Reset(args) => reset(args).await?,
         GroupCommand::Rm(args) => remove(args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn parse_kind(text: &str) -> Result<Kind, String> {
-    match text {
-        "queue" => Ok(Kind::Queue),
-        "stream" => Err("stream groups are not served yet, only queue groups".to_owned()),
-        _ => Err("there is only queue".to_owned()),
+/// An offset means another record in each partition: where a group begins is meant for all.
+fn parse_beginning(text: &str) -> Result<Position, String> {
+    match text.parse() {
+        Ok(Position::At(Place::Offset(_))) => {
+            Err("a group begins at start, end or @TIME; group reset takes an offset".to_owned())
+        }
+        other => other.map_err(|error: PositionError| error.to_string()),
     }
 }
 
@@ -187,17 +204,62 @@ pub(crate) fn parse_visibility(text: &str) -> Result<u64, String> {
 }
 
 async fn create(args: CreateArgs) -> anyhow::Result<()> {
-    let Kind::Queue = args.kind;
+    match args.kind {
+        Kind::Queue => create_queue(args).await,
+        Kind::Stream => create_stream(args).await,
+    }
+}
+
+async fn create_stream(args: CreateArgs) -> anyhow::Result<()> {
+    let has_settings = args.visibility.is_some() || args.backoff.is_some();
+    if has_settings || args.dead_letter.is_some() {
+        return Err(usage("only queue groups have --visibility, --backoff and dead letters"));
+    }
+    let from = args.from.resolve();
     let client = args.server.connect().await?;
-    let settings = QueueSettings {
-        visibility_ms: args.visibility,
-        deliveries_max: args.max_deliveries,
-        dead_letter: args.dead_letter,
-        backoff: args.backoff,
-    };
-    let begin = match args.from {
+    let GroupArgs { topic, group } = &args.place;
+    let made = client.create_stream_group(topic.as_str(), group.as_str()).await;
+    let made = made.with_context(|| args.place.words())?;
+    if from != Place::Start {
+        let begun = move_to(&client, &args.place, from).await;
+        begun.with_context(|| format!("{} is made, and begins at start", args.place.words()))?;
+    }
+    say(&format!("created {}", in_words(&made)));
+    Ok(())
+}
+
+async fn reset(args: ResetArgs) -> anyhow::Result<()> {
+    let client = args.server.connect().await?;
+    let moved = move_to(&client, &args.place, args.to.resolve()).await;
+    moved.with_context(|| args.place.words())?;
+    say(&format!("reset {}", args.place.words()));
+    Ok(())
+}
+
+async fn move_to(client: &Client, place: &GroupArgs, to: Place) -> Result<(), ClientError> {
+    let GroupArgs { topic, group } = place;
+    client.stream_group(topic.as_str(), group.as_str()).await?.reset(to).await
+}
+
+fn usage(problem: &str) -> anyhow::Error {
+    let reply = ErrorReply::new(ErrorCode::InvalidArgument, problem);
+    ClientError::Refused(reply).into()
+}
+
+async fn create_queue(args: CreateArgs) -> anyhow::Result<()> {
+    let begin = match args.from.resolve() {
         Place::Start => Begin::Start,
         Place::End => Begin::End,
+        Place::Offset(_) | Place::Time(_) => {
+            return Err(usage("a queue group begins at start or end; see queue rewind"));
+        }
+    };
+    let client = args.server.connect().await?;
+    let settings = QueueSettings {
+        visibility_ms: args.visibility.unwrap_or(VISIBILITY_MS_DEFAULT),
+        deliveries_max: args.max_deliveries,
+        dead_letter: args.dead_letter,
+        backoff: args.backoff.unwrap_or_default(),
     };
     let GroupArgs { topic, group } = &args.place;
     let made = client.create_group(topic.as_str(), group.as_str(), &settings, begin).await;
@@ -249,7 +311,7 @@ async fn remove(args: RemoveArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn find(client: &Client, place: &GroupArgs) -> anyhow::Result<GroupSummary> {
+pub(crate) async fn find(client: &Client, place: &GroupArgs) -> anyhow::Result<GroupSummary> {
     let groups = client.list_groups(place.topic.as_str()).await;
     let groups = groups.with_context(|| format!("topic {}", place.topic))?;
     let found = groups.into_iter().find(|group| group.name == place.group.as_str());
@@ -261,7 +323,9 @@ async fn find(client: &Client, place: &GroupArgs) -> anyhow::Result<GroupSummary
 
 /// The settings as a server tells them.
 fn settings(group: &GroupSummary) -> anyhow::Result<QueueSettings> {
-    let settings = &group.settings;
+    let GroupKind::Queue(settings) = &group.kind else {
+        return Err(usage("a stream group has no settings; group reset moves it"));
+    };
     let dead_letter = settings.dead_letter.as_deref().map(TopicName::parse).transpose();
     Ok(QueueSettings {
         visibility_ms: settings.visibility_ms,
@@ -279,13 +343,6 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
     match args.output.output {
         Output::Json => print_json(&rows),
         Output::Table => {
-            let cells = |row: GroupRow| {
-                let visibility = format_duration_ms(row.visibility_ms);
-                let (deliveries, dead_letter) = row.limit();
-                let (id, created) = (row.id.to_string(), when(row.created_ms));
-                let kind = row.kind.to_owned();
-                vec![row.name, kind, visibility, deliveries, dead_letter, row.backoff, created, id]
-            };
             let heads = [
                 "NAME",
                 "KIND",
@@ -296,7 +353,7 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
                 "CREATED",
                 "ID",
             ];
-            print_table(&heads, rows.into_iter().map(cells).collect())
+            print_table(&heads, rows.into_iter().map(GroupRow::cells).collect())
         }
     }
 }
@@ -304,6 +361,9 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
 async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
     let client = args.server.connect().await?;
     let group = find(&client, &args.place).await?;
+    if let GroupKind::Stream { .. } = group.kind {
+        return stream::describe(&client, &args.place, &group, args.output.output).await;
+    }
     let GroupArgs { topic, group: name } = &args.place;
     let queue = client.queue(topic.as_str(), name.as_str(), QueueOptions::default()).await;
     let counts = queue.with_context(|| args.place.words())?.counts().await;
@@ -347,13 +407,16 @@ async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
 }
 
 fn in_words(group: &GroupSummary) -> String {
-    let row = GroupRow::new(group);
-    let limit = match (&row.deliveries_max, &row.dead_letter) {
+    let GroupRow { name, kind, settings, topics, .. } = GroupRow::new(group);
+    let Some(settings) = settings else {
+        return format!("{name}: {kind}, topics {}", topics.unwrap_or_default().join(", "));
+    };
+    let limit = match (&settings.deliveries_max, &settings.dead_letter) {
         (Some(count), Some(topic)) => format!("{count} deliveries, then to {topic}"),
         _ => "delivered for ever".to_owned(),
     };
-    let visibility = format_duration_ms(row.visibility_ms);
-    let GroupRow { name, kind, backoff, .. } = row;
+    let visibility = format_duration_ms(settings.visibility_ms);
+    let backoff = settings.backoff;
     format!("{name}: {kind}, visibility {visibility}, {limit}, back-off {backoff}")
 }
 
@@ -362,32 +425,55 @@ struct GroupRow {
     name: String,
     kind: &'static str,
     id: u64,
+    #[serde(flatten)]
+    settings: Option<SettingsRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topics: Option<Vec<String>>,
+    created_ms: i64,
+}
+
+/// What queue groups have.
+#[derive(Serialize)]
+struct SettingsRow {
     visibility_ms: u64,
     deliveries_max: Option<u16>,
     dead_letter: Option<String>,
     backoff: String,
-    created_ms: i64,
 }
 
 impl GroupRow {
     fn new(group: &GroupSummary) -> Self {
-        let settings = group.settings.clone();
-        Self {
-            name: group.name.clone(),
-            kind: "queue",
-            id: group.group.0,
-            visibility_ms: settings.visibility_ms,
-            deliveries_max: settings.deliveries_max,
-            dead_letter: settings.dead_letter,
-            backoff: settings.backoff,
-            created_ms: group.created_ms,
-        }
+        let (kind, settings, topics) = match group.kind.clone() {
+            GroupKind::Stream { topics } => ("stream", None, Some(topics)),
+            GroupKind::Queue(settings) => {
+                let settings = SettingsRow {
+                    visibility_ms: settings.visibility_ms,
+                    deliveries_max: settings.deliveries_max,
+                    dead_letter: settings.dead_letter,
+                    backoff: settings.backoff,
+                };
+                ("queue", Some(settings), None)
+            }
+        };
+        let (name, id, created_ms) = (group.name.clone(), group.group.0, group.created_ms);
+        Self { name, kind, id, settings, topics, created_ms }
     }
 
-    fn limit(&self) -> (String, String) {
+    fn cells(self) -> Vec<String> {
         let none = || "-".to_owned();
-        let deliveries = self.deliveries_max.map_or_else(none, |count| count.to_string());
-        (deliveries, self.dead_letter.clone().unwrap_or_else(none))
+        let settings = match self.settings {
+            None => [none(), none(), none(), none()],
+            Some(SettingsRow { visibility_ms, deliveries_max, dead_letter, backoff }) => [
+                format_duration_ms(visibility_ms),
+                deliveries_max.map_or_else(none, |count| count.to_string()),
+                dead_letter.unwrap_or_else(none),
+                backoff,
+            ],
+        };
+        let mut cells = vec![self.name, self.kind.to_owned()];
+        cells.extend(settings);
+        cells.extend([when(self.created_ms), self.id.to_string()]);
+        cells
     }
 }
 

@@ -136,9 +136,12 @@ impl ClientError {
                 ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownGroup => {
                     ErrorKind::NotFound
                 }
-                ErrorCode::TopicExists | ErrorCode::GroupExists | ErrorCode::ProducerFenced => {
-                    ErrorKind::Conflict
-                }
+                ErrorCode::TopicExists
+                | ErrorCode::GroupExists
+                | ErrorCode::ProducerFenced
+                | ErrorCode::MemberFenced
+                | ErrorCode::GroupHasMembers
+                | ErrorCode::OtherProtocol => ErrorKind::Conflict,
                 ErrorCode::InvalidArgument => ErrorKind::Usage,
                 ErrorCode::ShuttingDown | ErrorCode::NotLeader => ErrorKind::Unreachable,
                 _ => ErrorKind::Other,

@@ -3,10 +3,10 @@
 //! Owns: the words between the settings that programs hold and those on the wire. Must never: judge
 //! them; the server does.
 
-use barrage_model::{QueueSettings, TopicName};
+use barrage_model::{QueueSettings, TopicId, TopicName};
 use barrage_wire::{
-    GroupAlter, GroupCreate, GroupDelete, GroupList, GroupListReply, GroupSettings, GroupSummary,
-    Request, Response,
+    ErrorCode, ErrorReply, GroupAlter, GroupCreate, GroupDelete, GroupList, GroupListReply,
+    GroupSettings, GroupSummary, NewGroup, Request, Response,
 };
 
 use crate::client::{Client, Effect, Whom};
@@ -29,7 +29,25 @@ impl Client {
     ) -> Result<GroupSummary, ClientError> {
         let (topic, name) = (topic.to_owned(), name.to_owned());
         let at_end = begin == Begin::End;
-        let body = GroupCreate { topic, name, settings: on_the_wire(settings), at_end };
+        let kind = NewGroup::Queue { settings: on_the_wire(settings), at_end };
+        self.make_group(GroupCreate { topic, name, kind }).await
+    }
+
+    /// Makes a stream group, or takes the topic into the stream group of this name. It begins where
+    /// its members say, until something is stored: by a commit, or a reset.
+    ///
+    /// # Errors
+    /// The topic is unknown, the group exists, a name is not allowed, or no server answers.
+    pub async fn create_stream_group(
+        &self,
+        topic: &str,
+        name: &str,
+    ) -> Result<GroupSummary, ClientError> {
+        let (topic, name) = (topic.to_owned(), name.to_owned());
+        self.make_group(GroupCreate { topic, name, kind: NewGroup::Stream }).await
+    }
+
+    async fn make_group(&self, body: GroupCreate) -> Result<GroupSummary, ClientError> {
         let answer = self.ask(&Request::GroupCreate(body), Effect::Change).await?;
         match answer.decode()? {
             Response::GroupCreate(summary) => Ok(summary),
@@ -56,7 +74,8 @@ impl Client {
         }
     }
 
-    /// Removes a group, and what it has leased and settled. The records stay in the topic.
+    /// Removes a queue group, and what it has leased and settled; or takes the topic out of a
+    /// stream group, which is gone with its last one. The records stay in the topic.
     ///
     /// # Errors
     /// The topic or the group is unknown, or no server answers.
@@ -76,6 +95,34 @@ impl Client {
     pub async fn list_groups(&self, topic: &str) -> Result<Vec<GroupSummary>, ClientError> {
         let (reply, _) = self.list_groups_from(topic, Whom::default()).await?;
         Ok(reply.groups)
+    }
+
+    /// The group of a topic by its name; of the topic with this id, if there is one to be.
+    pub(crate) async fn group(
+        &self,
+        topic: &str,
+        name: &str,
+        id: Option<TopicId>,
+    ) -> Result<GroupSummary, ClientError> {
+        let mut whom = Whom::default();
+        loop {
+            let is_first = whom.last.is_empty();
+            let (reply, server) = self.list_groups_from(topic, whom).await?;
+            let is_same = id.is_none_or(|id| reply.topic == id);
+            let found = reply.groups.into_iter().find(|group| is_same && group.name == name);
+            match found {
+                Some(group) => return Ok(group),
+                // A node that was away may not know what the others know.
+                None if is_first && self.pool().servers().len() > 1 => {
+                    whom = Whom { first: None, last: vec![server] };
+                }
+                None => {
+                    let message = format!("topic {topic} has no group {name}");
+                    let reply = ErrorReply::new(ErrorCode::UnknownGroup, message);
+                    return Err(ClientError::Refused(reply));
+                }
+            }
+        }
     }
 
     /// The groups and who told them.

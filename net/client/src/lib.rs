@@ -14,6 +14,8 @@
 //! - A consumer gives each record once, in order within its partition, checked against the CRC
 //!   that the producer made.
 //! - A queue group leases each record to one consumer at a time, until it is acked: [`queue`].
+//! - A stream group gives each partition to one member at a time, and stores how far it was read:
+//!   [`stream`].
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -60,11 +62,13 @@ mod pool;
 mod producer;
 pub mod queue;
 mod route;
+pub mod stream;
 
 pub use client::Client;
 pub use consumer::{Consumer, FetchedBatch};
 pub use error::{ClientError, ErrorKind, Stage};
 pub use options::{
     ClientOptions, ConsumerOptions, From, ProducerOptions, QueueOptions, SERVER_DEFAULT,
+    StreamOptions,
 };
 pub use producer::{Delivery, DeliveryError, OnReport, Outcome, Producer, Receipt, Record, Report};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use barrage_model::batch::Compression;
 use barrage_model::limits::BATCH_BYTES_MAX;
 use barrage_model::{Offset, PartitionId};
-use barrage_wire::Acks;
+use barrage_wire::{Acks, Assignor};
 
 use crate::error::ClientError;
 
@@ -191,6 +191,70 @@ impl QueueOptions {
             return Err(invalid("bytes_max", "must be above zero"));
         }
         Ok(())
+    }
+}
+
+/// How a member of a stream group reads.
+#[derive(Clone, Debug)]
+pub struct StreamOptions {
+    /// The place that it keeps: whoever comes next under this name takes over its partitions, and
+    /// nothing is shared out anew. For members that are restarted under one name.
+    pub instance: Option<String>,
+    /// How it wants partitions shared out; the majority of the members decides.
+    pub assignor: Assignor,
+    /// Not heard of for so long it is gone, 6 s to 30 min.
+    pub session: Duration,
+    /// So long it may take to the next poll while it is to give up partitions, 1 s to 12 h.
+    pub rebalance: Duration,
+    /// Where it begins in partitions of which nothing is stored: start, end or time.
+    pub from: From,
+    /// How often what was handed out is stored; `None` leaves that to `commit`.
+    pub commit_every: Option<Duration>,
+    /// Bytes asked for at once, per partition.
+    pub fetch_bytes_max: u32,
+    /// How long the server holds an empty answer back.
+    pub fetch_wait: Duration,
+    /// Fetched answers that may wait to be read, over all partitions.
+    pub prefetch_max: usize,
+    /// How long to look for a lost server before a partition is given up as unreadable.
+    pub reconnect_timeout: Duration,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        let ConsumerOptions {
+            fetch_bytes_max, fetch_wait, prefetch_max, reconnect_timeout, ..
+        } = ConsumerOptions::default();
+        Self {
+            instance: None,
+            assignor: Assignor::Sticky,
+            session: Duration::from_secs(45),
+            rebalance: Duration::from_secs(5 * 60),
+            from: From::Start,
+            commit_every: Some(Duration::from_secs(1)),
+            fetch_bytes_max,
+            fetch_wait,
+            prefetch_max,
+            reconnect_timeout,
+        }
+    }
+}
+
+impl StreamOptions {
+    pub(crate) fn check(&self) -> Result<(), ClientError> {
+        if self.fetch_bytes_max == 0 {
+            return Err(invalid("fetch_bytes_max", "must be above zero"));
+        }
+        if self.prefetch_max == 0 {
+            return Err(invalid("prefetch_max", "must be above zero"));
+        }
+        if self.commit_every.is_some_and(|every| every.is_zero()) {
+            return Err(invalid("commit_every", "must be above zero"));
+        }
+        match self.from {
+            From::Offset(_) => Err(invalid("from", "must be start, end or a time")),
+            _ => Ok(()),
+        }
     }
 }
 

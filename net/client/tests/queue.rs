@@ -12,9 +12,9 @@ use barrage_client::{Client, ClientError, ClientOptions, QueueOptions};
 use barrage_model::batch::{BatchBuilder, Compression, NewRecord};
 use barrage_model::{CoreId, GroupId, NodeId, Offset, PartitionId, ShardId, TopicId};
 use barrage_wire::{
-    ErrorCode, ErrorReply, FrameDecoder, GroupListReply, GroupSettings, GroupSummary, HelloReply,
-    Hint, Lease, MetadataReply, PartitionRoute, QueueReceiveReply, QueueSettleReply, Request,
-    Response, SessionLimits, Settled, TopicRoutes,
+    ErrorCode, ErrorReply, FrameDecoder, GroupKind, GroupListReply, GroupSettings, GroupSummary,
+    HelloReply, Hint, Lease, MetadataReply, PartitionRoute, QueueReceiveReply, QueueSettleReply,
+    Request, Response, SessionLimits, Settled, TopicRoutes,
 };
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -125,7 +125,8 @@ impl Server {
                     backoff: "0ms".to_owned(),
                 };
                 let (name, group) = ("workers".to_owned(), GroupId(9));
-                let summary = GroupSummary { name, group, settings, created_ms: 0 };
+                let kind = GroupKind::Queue(settings);
+                let summary = GroupSummary { name, group, kind, created_ms: 0 };
                 let (topic, partitions) = (TopicId(7), self.partitions);
                 Response::GroupList(GroupListReply { topic, partitions, groups: vec![summary] })
             }

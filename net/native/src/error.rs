@@ -1,6 +1,6 @@
 //! The one place where the broker's errors become codes of the native protocol.
 
-use barrage_broker::{AdminError, FetchError, Leader, ProduceError, QueueError};
+use barrage_broker::{AdminError, FetchError, Leader, ProduceError, QueueError, StreamError};
 use barrage_wire::{ErrorCode, ErrorReply, Hint};
 
 /// How long a client should wait when the server is full, in milliseconds.
@@ -66,6 +66,27 @@ pub(crate) fn queue(error: &QueueError) -> ErrorReply {
     ErrorReply::new(code, error.to_string())
 }
 
+pub(crate) fn stream(error: &StreamError) -> ErrorReply {
+    let code = match error {
+        StreamError::UnknownGroup => ErrorCode::UnknownGroup,
+        StreamError::UnknownTopic { .. } => ErrorCode::UnknownTopic,
+        StreamError::NotLeader { hint } => return not_leader(hint.as_ref()),
+        StreamError::UnknownMember => ErrorCode::UnknownMember,
+        StreamError::Fenced => ErrorCode::MemberFenced,
+        StreamError::StaleGeneration => ErrorCode::StaleGeneration,
+        StreamError::HasMembers => ErrorCode::GroupHasMembers,
+        StreamError::OtherProtocol => ErrorCode::OtherProtocol,
+        StreamError::Full => ErrorCode::LimitReached,
+        StreamError::Invalid { .. } => ErrorCode::InvalidArgument,
+        StreamError::QueueFull => return queue_full(error.to_string()),
+        StreamError::DiskFull => return disk_full(error.to_string()),
+        StreamError::Timeout => ErrorCode::Timeout,
+        StreamError::Poisoned => ErrorCode::StorageFailed,
+        StreamError::ShuttingDown => ErrorCode::ShuttingDown,
+    };
+    ErrorReply::new(code, error.to_string())
+}
+
 pub(crate) fn admin(error: &AdminError) -> ErrorReply {
     let code = match error {
         AdminError::TopicExists => ErrorCode::TopicExists,
@@ -90,7 +111,11 @@ fn not_leader(leader: Option<&Leader>) -> ErrorReply {
         core: leader.core,
         address: leader.address.clone(),
     });
-    ErrorReply::with_hint(ErrorCode::NotLeader, "this node does not lead the partition", hint)
+    ErrorReply::with_hint(
+        ErrorCode::NotLeader,
+        "this node does not lead the partition or group",
+        hint,
+    )
 }
 
 fn queue_full(message: String) -> ErrorReply {

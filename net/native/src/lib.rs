@@ -24,6 +24,7 @@ mod options;
 mod outbox;
 mod queue;
 mod session;
+mod stream;
 mod timing;
 mod translate;
 mod write;

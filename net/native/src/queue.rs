@@ -36,9 +36,13 @@ pub(crate) async fn answer(
     match request {
         GroupRequest::Create(request) => {
             let (topic, name) = (topic_name(&request.topic)?, group_name(&request.name)?);
-            let settings = settings(request.settings)?;
-            let spec = broker::GroupSpec { name, settings, at_end: request.at_end };
-            let group = broker.create_group(topic, spec, deadline).await;
+            let group = match request.kind {
+                wire::NewGroup::Queue { settings: asked, at_end } => {
+                    let spec = broker::GroupSpec { name, settings: settings(asked)?, at_end };
+                    broker.create_group(topic, spec, deadline).await
+                }
+                wire::NewGroup::Stream => broker.create_stream_group(topic, name, deadline).await,
+            };
             Ok(Response::GroupCreate(summary(&group.map_err(|e| error::admin(&e))?)))
         }
         GroupRequest::Alter(request) => {
@@ -153,16 +157,20 @@ fn invalid(message: String) -> ErrorReply {
 }
 
 fn summary(group: &broker::GroupInfo) -> wire::GroupSummary {
-    let QueueSettings { visibility_ms, deliveries_max, dead_letter, backoff } = &group.settings;
-    wire::GroupSummary {
-        name: group.name.to_string(),
-        group: group.id,
-        settings: wire::GroupSettings {
-            visibility_ms: *visibility_ms,
-            deliveries_max: *deliveries_max,
-            dead_letter: dead_letter.as_ref().map(TopicName::to_string),
-            backoff: backoff.to_string(),
-        },
-        created_ms: group.created_ms,
-    }
+    let kind = match &group.kind {
+        broker::GroupKind::Stream { topics } => {
+            wire::GroupKind::Stream { topics: topics.iter().map(TopicName::to_string).collect() }
+        }
+        broker::GroupKind::Queue(settings) => {
+            let QueueSettings { visibility_ms, deliveries_max, dead_letter, backoff } = settings;
+            wire::GroupKind::Queue(wire::GroupSettings {
+                visibility_ms: *visibility_ms,
+                deliveries_max: *deliveries_max,
+                dead_letter: dead_letter.as_ref().map(TopicName::to_string),
+                backoff: backoff.to_string(),
+            })
+        }
+    };
+    let (name, created_ms) = (group.name.to_string(), group.created_ms);
+    wire::GroupSummary { name, group: group.id, kind, created_ms }
 }

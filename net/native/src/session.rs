@@ -38,6 +38,7 @@ use crate::gateway::Shared;
 use crate::inbox::{Inbox, is_large};
 use crate::outbox::Outbox;
 use crate::queue::{self, GroupRequest};
+use crate::stream::StreamRequest;
 use crate::timing::Timing;
 use crate::translate::{self, Administration};
 use crate::write;
@@ -246,7 +247,7 @@ impl Session {
             self.reply(correlation, &Response::Error { opcode: header.opcode, error });
             return Ok(());
         }
-        let group = Administration::Group;
+        let (group, stream) = (Administration::Group, Administration::Stream);
         let request = match request {
             Request::Hello(_) => return Err(CloseReason::HelloTwice),
             Request::Ping => {
@@ -284,6 +285,12 @@ impl Session {
             Request::QueuePeek(request) => group(GroupRequest::Peek(request)),
             Request::QueueSeek(request) => group(GroupRequest::Seek(request)),
             Request::QueueCounts(request) => group(GroupRequest::Counts(request)),
+            Request::StreamHeartbeat(request) => stream(StreamRequest::Heartbeat(request)),
+            Request::StreamLeave(request) => stream(StreamRequest::Leave(request)),
+            Request::StreamCommit(request) => stream(StreamRequest::Commit(request)),
+            Request::StreamOffsets(request) => stream(StreamRequest::Offsets(request)),
+            Request::StreamReset(request) => stream(StreamRequest::Reset(request)),
+            Request::StreamDescribe(request) => stream(StreamRequest::Describe(request)),
         };
         self.administer(header.opcode, correlation, request, permit);
         Ok(())

@@ -15,6 +15,7 @@ use crate::cluster;
 use crate::error;
 use crate::options::Options;
 use crate::queue::{self, GroupRequest};
+use crate::stream::{self, StreamRequest};
 
 /// A request that is answered from the catalog or by a whole node, not by one partition.
 pub(crate) enum Administration {
@@ -30,6 +31,7 @@ pub(crate) enum Administration {
     ClusterDescribe,
     ClusterChange(wire::ClusterChange),
     Group(GroupRequest),
+    Stream(StreamRequest),
 }
 
 /// How many partitions a topic gets that names no number.
@@ -118,6 +120,7 @@ pub(crate) async fn administer(
             Ok(Response::TopicDescribe(description(&topic)))
         }
         Administration::Group(request) => queue::answer(broker, request, deadline).await,
+        Administration::Stream(request) => stream::answer(broker, request).await,
         Administration::ClusterDescribe => {
             Ok(Response::ClusterDescribe(cluster::description(broker.describe_cluster())))
         }

@@ -134,6 +134,20 @@ codes! {
         "Count it as appended."
     39 UnknownProducer false
         "The server does not know this producer id any more." "Take a new producer id."
+    40 UnknownMember false
+        "The group does not know the member: it never joined, left, or was silent for a session."
+        "Stop reading, and join again; nothing is committed for it any more."
+    41 MemberFenced false
+        "Another member came under the name of this instance." "Stop this member."
+    42 StaleGeneration false
+        "The member speaks of an assignment that is over."
+        "Send a heartbeat with the generation that it was told last, and go by its answer."
+    43 GroupHasMembers false
+        "Only a group without members is changed from outside."
+        "Stop its members, or wait until their sessions end; barrage group describe lists them."
+    44 OtherProtocol false
+        "The members of the group speak the Kafka protocol, in which they share out partitions."
+        "Read with that protocol, or with another group."
     48 QueueFull true
         "More is waiting than the server holds." "Wait a little and send again."
     49 DiskFull true

@@ -10,16 +10,20 @@ use barrage_model::{
 use bytes::BytesMut;
 
 use crate::{
-    Acks, At, ClusterChange, ClusterChanged, ClusterDescription, ClusterJoin, CoreStats,
+    Acks, Assignor, At, ClusterChange, ClusterChanged, ClusterDescription, ClusterJoin, CoreStats,
     Correlation, ErrorCode, ErrorReply, FetchReply, FetchRequest, FrameDecoder, FrameHeader,
-    GroupAlter, GroupCreate, GroupDelete, GroupList, GroupListReply, GroupSettings, GroupSummary,
-    Hello, HelloReply, Hint, InitProducerReply, Lease, ListOffsetReply, ListOffsetRequest,
-    MetadataReply, MetadataRequest, NodeAddress, NodeDescription, OPCODES, Opcode,
-    PartitionDescription, PartitionRoute, ProduceReply, ProduceRequest, QueueCounts,
-    QueueCountsReply, QueuePeek, QueuePeekReply, QueueReceive, QueueReceiveReply, QueueSeek,
-    QueueSettle, QueueSettleReply, Receipt, Request, Response, Seek, SessionLimits, Settled,
-    Settlement, ShardDescription, ShardStats, StatsReply, TopicAlter, TopicCreate, TopicDelete,
-    TopicDescribe, TopicDescription, TopicListReply, TopicRoutes, TopicSummary,
+    GroupAlter, GroupCreate, GroupDelete, GroupKind, GroupList, GroupListReply, GroupSettings,
+    GroupSummary, Hello, HelloReply, Hint, InitProducerReply, Lease, ListOffsetReply,
+    ListOffsetRequest, MetadataReply, MetadataRequest, NewGroup, NodeAddress, NodeDescription,
+    OPCODES, Opcode, PartitionDescription, PartitionOffset, PartitionRoute, ProduceReply,
+    ProduceRequest, QueueCounts, QueueCountsReply, QueuePeek, QueuePeekReply, QueueReceive,
+    QueueReceiveReply, QueueSeek, QueueSettle, QueueSettleReply, Receipt, Request, ResetTo,
+    Response, Seek, SessionLimits, Settled, Settlement, ShardDescription, ShardStats, Standing,
+    StatsReply, Stored, StreamBeat, StreamCommit, StreamCommitter, StreamDescribe,
+    StreamDescription, StreamHeartbeat, StreamHeartbeatReply, StreamLeave, StreamMember,
+    StreamMemberDescription, StreamOffset, StreamOffsets, StreamOffsetsReply, StreamReads,
+    StreamReset, StreamStoredReply, TopicAlter, TopicCreate, TopicDelete, TopicDescribe,
+    TopicDescription, TopicListReply, TopicRoutes, TopicSummary,
 };
 
 const KEY: PartitionKey = PartitionKey { topic: TopicId(5), partition: PartitionId(3) };
@@ -84,6 +88,7 @@ fn requests() -> Vec<Request<'static>> {
     .into_iter()
     .chain(cluster_changes().map(Request::ClusterChange))
     .chain(group_requests())
+    .chain(stream_requests())
     .collect()
 }
 
@@ -107,8 +112,12 @@ fn group_requests() -> Vec<Request<'static>> {
         Request::GroupCreate(GroupCreate {
             topic: topic.clone(),
             name: name.clone(),
-            settings: settings.clone(),
-            at_end: true,
+            kind: NewGroup::Queue { settings: settings.clone(), at_end: true },
+        }),
+        Request::GroupCreate(GroupCreate {
+            topic: topic.clone(),
+            name: name.clone(),
+            kind: NewGroup::Stream,
         }),
         Request::GroupAlter(GroupAlter { topic: topic.clone(), name: name.clone(), settings }),
         Request::GroupDelete(GroupDelete { topic: topic.clone(), name }),
@@ -128,6 +137,75 @@ fn group_requests() -> Vec<Request<'static>> {
         Request::QueueSeek(QueueSeek { key: KEY, group, to: Seek::Rewind(Offset(7)) }),
         Request::QueueSeek(QueueSeek { key: KEY, group, to: Seek::Skip(Offset(7)) }),
         Request::QueueCounts(QueueCounts { key: KEY, group }),
+    ]
+}
+
+fn stream_member() -> StreamMember {
+    StreamMember { id: "m".to_owned(), instance: Some("i".to_owned()) }
+}
+
+fn stream_offset() -> StreamOffset {
+    let metadata = "x".to_owned();
+    StreamOffset { key: KEY, offset: Offset(7), leader_epoch: Some(2), metadata }
+}
+
+fn stream_requests() -> Vec<Request<'static>> {
+    let group = GroupId(6);
+    let beat =
+        |beat| Request::StreamHeartbeat(StreamHeartbeat { group, member: stream_member(), beat });
+    let reads = StreamReads { topics: vec![TopicId(5)], assignor: Assignor::Range };
+    let committer = StreamCommitter { member: stream_member(), generation: 4 };
+    vec![
+        beat(StreamBeat::Join { reads: reads.clone(), session_ms: 45_000, rebalance_ms: 300_000 }),
+        beat(StreamBeat::Stay { generation: 4, held: Some(vec![KEY]), reads: Some(reads) }),
+        Request::StreamLeave(StreamLeave { group, member: stream_member() }),
+        Request::StreamCommit(StreamCommit {
+            group,
+            committer: Some(committer),
+            offsets: vec![stream_offset()],
+        }),
+        Request::StreamOffsets(StreamOffsets { group, keys: vec![KEY] }),
+        Request::StreamReset(StreamReset {
+            group,
+            to: vec![ResetTo { key: KEY, offset: Offset(7) }],
+        }),
+        Request::StreamDescribe(StreamDescribe { group, topic: TopicId(5) }),
+    ]
+}
+
+fn stream_responses() -> Vec<Response<'static>> {
+    let results = vec![
+        Stored::Done,
+        Stored::NotOwner,
+        Stored::Behind { stored: Offset(9) },
+        Stored::UnknownPartition,
+        Stored::OutOfRange,
+        Stored::MetadataTooLong,
+        Stored::Full,
+    ];
+    vec![
+        Response::StreamHeartbeat(StreamHeartbeatReply {
+            member: "m".to_owned(),
+            generation: 4,
+            own: vec![KEY],
+            give_up: vec![KEY],
+            interval_ms: 3_000,
+        }),
+        Response::StreamLeave,
+        Response::StreamCommit(StreamStoredReply { results }),
+        Response::StreamOffsets(StreamOffsetsReply { offsets: vec![stream_offset()] }),
+        Response::StreamReset(StreamStoredReply { results: vec![Stored::Done] }),
+        Response::StreamDescribe(StreamDescription {
+            generation: 4,
+            standing: Standing::Reconciling,
+            members: vec![StreamMemberDescription {
+                member: stream_member(),
+                generation: 3,
+                own: vec![PartitionId(3)],
+                give_up: vec![PartitionId(1)],
+            }],
+            offsets: vec![PartitionOffset { partition: PartitionId(3), offset: Offset(7) }],
+        }),
     ]
 }
 
@@ -248,25 +326,26 @@ fn responses() -> Vec<Response<'static>> {
     ]
     .into_iter()
     .chain(group_responses())
+    .chain(stream_responses())
     .collect()
 }
 
 fn group_responses() -> Vec<Response<'static>> {
-    let summary = || GroupSummary {
-        name: "g".to_owned(),
-        group: GroupId(6),
-        settings: group_settings(),
-        created_ms: 8,
+    let summary = |kind| {
+        let (name, group) = ("g".to_owned(), GroupId(6));
+        GroupSummary { name, group, kind, created_ms: 8 }
     };
+    let queue = || summary(GroupKind::Queue(group_settings()));
+    let stream = summary(GroupKind::Stream { topics: vec!["t".to_owned()] });
     let lease = Lease { offset: Offset(7), tag: 8, deliveries: 2, first_ms: 9, left_ms: 5_000 };
     vec![
-        Response::GroupCreate(summary()),
-        Response::GroupAlter(summary()),
+        Response::GroupCreate(queue()),
+        Response::GroupAlter(queue()),
         Response::GroupDelete,
         Response::GroupList(GroupListReply {
             topic: TopicId(5),
             partitions: 4,
-            groups: vec![summary()],
+            groups: vec![queue(), stream],
         }),
         Response::QueueReceive(QueueReceiveReply {
             more: true,

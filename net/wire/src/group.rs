@@ -1,8 +1,9 @@
 //! Consumer groups: create, alter, delete, list.
 
 use barrage_model::{GroupId, TopicId};
+use bytes::BytesMut;
 
-use crate::field::fields;
+use crate::field::{DecodeError, Field, Reader, fields};
 
 /// What a queue group does with records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,21 +19,99 @@ pub struct GroupSettings {
 }
 fields!(GroupSettings { visibility_ms, deliveries_max, dead_letter, backoff });
 
-/// Make a queue group. Answered with a [`GroupSummary`] when every partition has it.
+/// How the readers of a new group share work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewGroup {
+    /// Each record is leased, then settled alone.
+    Queue {
+        /// What the group does with records.
+        settings: GroupSettings,
+        /// It begins at the end of the partitions, not at their start.
+        at_end: bool,
+    },
+    /// Each partition is read by one member, and an offset is stored for it. A group of this name
+    /// on another topic becomes one of this topic, too.
+    Stream,
+}
+
+impl Field for NewGroup {
+    fn put(&self, out: &mut BytesMut) {
+        match self {
+            Self::Queue { settings, at_end } => {
+                0_u8.put(out);
+                settings.put(out);
+                at_end.put(out);
+            }
+            Self::Stream => 1_u8.put(out),
+        }
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match reader.take::<u8>()? {
+            0 => Ok(Self::Queue { settings: reader.take()?, at_end: reader.take()? }),
+            1 => Ok(Self::Stream),
+            value => Err(DecodeError::BadTag { what: "kind", value: u32::from(value) }),
+        }
+    }
+
+    fn size_min() -> usize {
+        1
+    }
+}
+
+/// How the readers of a group share work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupKind {
+    /// Each record is leased, then settled alone.
+    Queue(GroupSettings),
+    /// Each partition is read by one member, and an offset is stored for it.
+    Stream {
+        /// The names of all topics of the group.
+        topics: Vec<String>,
+    },
+}
+
+impl Field for GroupKind {
+    fn put(&self, out: &mut BytesMut) {
+        match self {
+            Self::Queue(settings) => {
+                0_u8.put(out);
+                settings.put(out);
+            }
+            Self::Stream { topics } => {
+                1_u8.put(out);
+                topics.put(out);
+            }
+        }
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match reader.take::<u8>()? {
+            0 => Ok(Self::Queue(reader.take()?)),
+            1 => Ok(Self::Stream { topics: reader.take()? }),
+            value => Err(DecodeError::BadTag { what: "kind", value: u32::from(value) }),
+        }
+    }
+
+    fn size_min() -> usize {
+        1
+    }
+}
+
+/// Make a group. Answered with a [`GroupSummary`] when every partition of a queue group has it, and
+/// when a stream group has its coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupCreate {
     /// The topic's name.
     pub topic: String,
     /// The group's name: 1 to 249 of `[a-zA-Z0-9._~+%|:@-]`.
     pub name: String,
-    /// What it does with records.
-    pub settings: GroupSettings,
-    /// It begins at the end of the partitions, not at their start.
-    pub at_end: bool,
+    /// What it shall be.
+    pub kind: NewGroup,
 }
-fields!(GroupCreate { topic, name, settings, at_end });
+fields!(GroupCreate { topic, name, kind });
 
-/// Change a group. Answered with a [`GroupSummary`].
+/// Change a queue group. Answered with a [`GroupSummary`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupAlter {
     /// The topic's name.
@@ -44,7 +123,8 @@ pub struct GroupAlter {
 }
 fields!(GroupAlter { topic, name, settings });
 
-/// Remove a group, and what it has leased and settled. The reply is empty.
+/// Remove a queue group, and what it has leased and settled; or take the topic out of a stream
+/// group, which is gone with its last one. The reply is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupDelete {
     /// The topic's name.
@@ -69,12 +149,12 @@ pub struct GroupSummary {
     pub name: String,
     /// Its id; a group made again under the same name has another.
     pub group: GroupId,
-    /// What it does with records.
-    pub settings: GroupSettings,
+    /// What it is.
+    pub kind: GroupKind,
     /// When it was made, milliseconds since 1970.
     pub created_ms: i64,
 }
-fields!(GroupSummary { name, group, settings, created_ms });
+fields!(GroupSummary { name, group, kind, created_ms });
 
 /// The groups of a topic, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]

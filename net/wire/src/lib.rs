@@ -25,6 +25,7 @@ mod queue;
 mod request;
 mod response;
 mod stats;
+mod stream;
 mod topic;
 
 pub use cluster::{
@@ -36,7 +37,8 @@ pub use fetch::{FetchReply, FetchRequest};
 pub use field::DecodeError;
 pub use frame::{Correlation, Frame, FrameDecoder, FrameError, FrameHeader};
 pub use group::{
-    GroupAlter, GroupCreate, GroupDelete, GroupList, GroupListReply, GroupSettings, GroupSummary,
+    GroupAlter, GroupCreate, GroupDelete, GroupKind, GroupList, GroupListReply, GroupSettings,
+    GroupSummary, NewGroup,
 };
 pub use hello::{
     HELLO_MAGIC, Hello, HelloReply, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, SessionLimits,
@@ -54,6 +56,12 @@ pub use queue::{
 pub use request::{Request, RequestError};
 pub use response::Response;
 pub use stats::{CoreStats, ShardStats, StatsReply};
+pub use stream::{
+    Assignor, PartitionOffset, ResetTo, Standing, Stored, StreamBeat, StreamCommit,
+    StreamCommitter, StreamDescribe, StreamDescription, StreamHeartbeat, StreamHeartbeatReply,
+    StreamLeave, StreamMember, StreamMemberDescription, StreamOffset, StreamOffsets,
+    StreamOffsetsReply, StreamReads, StreamReset, StreamStoredReply,
+};
 pub use topic::{
     PartitionDescription, TopicAlter, TopicCreate, TopicDelete, TopicDescribe, TopicDescription,
     TopicListReply, TopicSummary,

@@ -37,7 +37,7 @@ pub enum Opcode {
     ClusterDescribe = 48,
     /// Change who is a member, or who holds and leads what.
     ClusterChange = 49,
-    /// Make a queue group of a topic.
+    /// Make a group of a topic.
     GroupCreate = 64,
     /// Change a group.
     GroupAlter = 65,
@@ -55,10 +55,22 @@ pub enum Opcode {
     QueueSeek = 83,
     /// How many records wait for what.
     QueueCounts = 84,
+    /// A member comes to a stream group, or is there.
+    StreamHeartbeat = 96,
+    /// A member goes.
+    StreamLeave = 97,
+    /// Store offsets.
+    StreamCommit = 98,
+    /// Stored offsets.
+    StreamOffsets = 99,
+    /// Set offsets, back or forth.
+    StreamReset = 100,
+    /// Members and offsets of a stream group.
+    StreamDescribe = 101,
 }
 
 /// Every opcode, in order of its number.
-pub const OPCODES: [Opcode; 24] = [
+pub const OPCODES: [Opcode; 30] = [
     Opcode::Hello,
     Opcode::Ping,
     Opcode::Metadata,
@@ -83,6 +95,12 @@ pub const OPCODES: [Opcode; 24] = [
     Opcode::QueuePeek,
     Opcode::QueueSeek,
     Opcode::QueueCounts,
+    Opcode::StreamHeartbeat,
+    Opcode::StreamLeave,
+    Opcode::StreamCommit,
+    Opcode::StreamOffsets,
+    Opcode::StreamReset,
+    Opcode::StreamDescribe,
 ];
 
 impl Opcode {

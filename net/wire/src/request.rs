@@ -14,6 +14,9 @@ use crate::offset::ListOffsetRequest;
 use crate::opcode::Opcode;
 use crate::produce::ProduceRequest;
 use crate::queue::{QueueCounts, QueuePeek, QueueReceive, QueueSeek, QueueSettle};
+use crate::stream::{
+    StreamCommit, StreamDescribe, StreamHeartbeat, StreamLeave, StreamOffsets, StreamReset,
+};
 use crate::topic::{TopicAlter, TopicCreate, TopicDelete, TopicDescribe};
 
 /// What a client asks.
@@ -67,6 +70,18 @@ pub enum Request<'a> {
     QueueSeek(QueueSeek),
     /// How many records wait for what.
     QueueCounts(QueueCounts),
+    /// A member comes, or is there.
+    StreamHeartbeat(StreamHeartbeat),
+    /// A member goes.
+    StreamLeave(StreamLeave),
+    /// Store offsets.
+    StreamCommit(StreamCommit),
+    /// Stored offsets.
+    StreamOffsets(StreamOffsets),
+    /// Set offsets.
+    StreamReset(StreamReset),
+    /// Members and offsets.
+    StreamDescribe(StreamDescribe),
 }
 
 /// Why a frame is no request. The connection can go on: the frame's end is known.
@@ -137,6 +152,12 @@ impl<'a> Request<'a> {
             Self::QueuePeek(_) => Opcode::QueuePeek,
             Self::QueueSeek(_) => Opcode::QueueSeek,
             Self::QueueCounts(_) => Opcode::QueueCounts,
+            Self::StreamHeartbeat(_) => Opcode::StreamHeartbeat,
+            Self::StreamLeave(_) => Opcode::StreamLeave,
+            Self::StreamCommit(_) => Opcode::StreamCommit,
+            Self::StreamOffsets(_) => Opcode::StreamOffsets,
+            Self::StreamReset(_) => Opcode::StreamReset,
+            Self::StreamDescribe(_) => Opcode::StreamDescribe,
         }
     }
 
@@ -167,6 +188,12 @@ impl<'a> Request<'a> {
             Self::QueuePeek(body) => body.put(out),
             Self::QueueSeek(body) => body.put(out),
             Self::QueueCounts(body) => body.put(out),
+            Self::StreamHeartbeat(body) => body.put(out),
+            Self::StreamLeave(body) => body.put(out),
+            Self::StreamCommit(body) => body.put(out),
+            Self::StreamOffsets(body) => body.put(out),
+            Self::StreamReset(body) => body.put(out),
+            Self::StreamDescribe(body) => body.put(out),
             Self::Ping
             | Self::Stats
             | Self::InitProducer
@@ -215,6 +242,12 @@ impl<'a> Request<'a> {
             Opcode::QueuePeek => Self::QueuePeek(reader.take()?),
             Opcode::QueueSeek => Self::QueueSeek(reader.take()?),
             Opcode::QueueCounts => Self::QueueCounts(reader.take()?),
+            Opcode::StreamHeartbeat => Self::StreamHeartbeat(reader.take()?),
+            Opcode::StreamLeave => Self::StreamLeave(reader.take()?),
+            Opcode::StreamCommit => Self::StreamCommit(reader.take()?),
+            Opcode::StreamOffsets => Self::StreamOffsets(reader.take()?),
+            Opcode::StreamReset => Self::StreamReset(reader.take()?),
+            Opcode::StreamDescribe => Self::StreamDescribe(reader.take()?),
         };
         reader.finish()?;
         Ok(request)

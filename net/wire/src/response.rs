@@ -16,6 +16,9 @@ use crate::produce::ProduceReply;
 use crate::producer::InitProducerReply;
 use crate::queue::{QueueCountsReply, QueuePeekReply, QueueReceiveReply, QueueSettleReply};
 use crate::stats::StatsReply;
+use crate::stream::{
+    StreamDescription, StreamHeartbeatReply, StreamOffsetsReply, StreamStoredReply,
+};
 use crate::topic::{TopicDescription, TopicListReply, TopicSummary};
 
 /// What a server answers.
@@ -76,6 +79,18 @@ pub enum Response<'a> {
     QueueSeek,
     /// The counts.
     QueueCounts(QueueCountsReply),
+    /// What the member is to read.
+    StreamHeartbeat(StreamHeartbeatReply),
+    /// The member is gone.
+    StreamLeave,
+    /// What became of each offset.
+    StreamCommit(StreamStoredReply),
+    /// The offsets.
+    StreamOffsets(StreamOffsetsReply),
+    /// What became of each offset.
+    StreamReset(StreamStoredReply),
+    /// The group.
+    StreamDescribe(StreamDescription),
 }
 
 impl<'a> Response<'a> {
@@ -108,6 +123,12 @@ impl<'a> Response<'a> {
             Self::QueuePeek(_) => Opcode::QueuePeek.reply_code(),
             Self::QueueSeek => Opcode::QueueSeek.reply_code(),
             Self::QueueCounts(_) => Opcode::QueueCounts.reply_code(),
+            Self::StreamHeartbeat(_) => Opcode::StreamHeartbeat.reply_code(),
+            Self::StreamLeave => Opcode::StreamLeave.reply_code(),
+            Self::StreamCommit(_) => Opcode::StreamCommit.reply_code(),
+            Self::StreamOffsets(_) => Opcode::StreamOffsets.reply_code(),
+            Self::StreamReset(_) => Opcode::StreamReset.reply_code(),
+            Self::StreamDescribe(_) => Opcode::StreamDescribe.reply_code(),
         }
     }
 
@@ -121,7 +142,11 @@ impl<'a> Response<'a> {
         match self {
             Self::Error { error, .. } => error.put(out),
             Self::Hello(body) => body.put(out),
-            Self::Ping | Self::TopicDelete | Self::GroupDelete | Self::QueueSeek => {}
+            Self::Ping
+            | Self::TopicDelete
+            | Self::GroupDelete
+            | Self::QueueSeek
+            | Self::StreamLeave => {}
             Self::Metadata(body) => body.put(out),
             Self::Stats(body) => body.put(out),
             Self::Produce(body) => body.put(out),
@@ -143,6 +168,10 @@ impl<'a> Response<'a> {
             Self::QueueSettle(body) => body.put(out),
             Self::QueuePeek(body) => body.put(out),
             Self::QueueCounts(body) => body.put(out),
+            Self::StreamHeartbeat(body) => body.put(out),
+            Self::StreamCommit(body) | Self::StreamReset(body) => body.put(out),
+            Self::StreamOffsets(body) => body.put(out),
+            Self::StreamDescribe(body) => body.put(out),
         }
         finish_frame(at, out);
     }
@@ -189,6 +218,12 @@ impl<'a> Response<'a> {
             Opcode::QueuePeek => Self::QueuePeek(reader.take()?),
             Opcode::QueueSeek => Self::QueueSeek,
             Opcode::QueueCounts => Self::QueueCounts(reader.take()?),
+            Opcode::StreamHeartbeat => Self::StreamHeartbeat(reader.take()?),
+            Opcode::StreamLeave => Self::StreamLeave,
+            Opcode::StreamCommit => Self::StreamCommit(reader.take()?),
+            Opcode::StreamOffsets => Self::StreamOffsets(reader.take()?),
+            Opcode::StreamReset => Self::StreamReset(reader.take()?),
+            Opcode::StreamDescribe => Self::StreamDescribe(reader.take()?),
         };
         reader.finish()?;
         Ok(response)

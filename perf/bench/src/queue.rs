@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use barrage_model::GroupId;
-use barrage_wire::{GroupCreate, GroupSettings, Request, Response, TopicRoutes};
+use barrage_wire::{GroupCreate, GroupSettings, NewGroup, Request, Response, TopicRoutes};
 
 use crate::args::{Plan, WARM_UP};
 use crate::child::Folder;
@@ -93,7 +93,8 @@ fn create_group(session: &mut Session) -> Result<GroupId> {
         backoff: "1s".to_owned(),
     };
     let (topic, name) = (TOPIC.to_owned(), GROUP.to_owned());
-    let create = GroupCreate { topic, name, settings, at_end: false };
+    let kind = NewGroup::Queue { settings, at_end: false };
+    let create = GroupCreate { topic, name, kind };
     session.ask(&Request::GroupCreate(create), |response| match response {
         Response::GroupCreate(summary) => Some(summary.group),
         _ => None,

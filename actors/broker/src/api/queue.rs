@@ -1,6 +1,6 @@
 //! What is asked of queue groups, and what they answer.
 
-use barrage_model::{GroupId, GroupName, Offset, PartitionKey, QueueSettings};
+use barrage_model::{GroupId, GroupName, Offset, PartitionKey, QueueSettings, TopicName};
 use barrage_world::Instant;
 use thiserror::Error;
 
@@ -13,13 +13,35 @@ pub struct GroupInfo {
     pub name: GroupName,
     /// Its id, never used again after it is deleted.
     pub id: GroupId,
-    /// What it does with records.
-    pub settings: QueueSettings,
+    /// What it is.
+    pub kind: GroupKind,
     /// Log time of its creation in milliseconds since 1970.
     pub created_ms: i64,
 }
 
-/// A group to be made.
+/// How the readers of a group share work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupKind {
+    /// Each record is leased, then settled alone.
+    Queue(QueueSettings),
+    /// Each partition is read by one member, and an offset is stored for it.
+    Stream {
+        /// All of its topics.
+        topics: Vec<TopicName>,
+    },
+}
+
+impl GroupInfo {
+    /// What a queue group does with records.
+    pub fn settings(&self) -> Option<&QueueSettings> {
+        match &self.kind {
+            GroupKind::Queue(settings) => Some(settings),
+            GroupKind::Stream { .. } => None,
+        }
+    }
+}
+
+/// A queue group to be made.
 #[derive(Clone, Debug)]
 pub struct GroupSpec {
     /// Its name.

@@ -19,7 +19,7 @@ use super::balance::Balance;
 
 /// How partitions are shared out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Assignor {
+pub enum Assignor {
     /// Even, with as few moves as can be.
     #[default]
     Sticky,

@@ -28,19 +28,19 @@
 //! Must never: know a clock, a topic's name, or what is in metadata and assignments of clients.
 //! Not here: commits inside of transactions; members of both ways in one group at a time.
 
-mod assignment;
+pub(crate) mod assignment;
 mod balance;
-mod generation;
-mod handover;
-mod name;
-mod offsets;
-mod partition_set;
+pub(crate) mod generation;
+pub(crate) mod handover;
+pub(crate) mod name;
+pub(crate) mod offsets;
+pub(crate) mod partition_set;
 #[cfg(test)]
 mod proof;
-mod rebalance;
-mod refused;
-mod roster;
-mod saved;
+pub(crate) mod rebalance;
+pub(crate) mod refused;
+pub(crate) mod roster;
+pub(crate) mod saved;
 #[cfg(test)]
 mod script;
-mod stream;
+pub(crate) mod stream;

@@ -49,6 +49,9 @@ pub(crate) enum NotStored {
         /// What is stored, and stays.
         stored: Offset,
     },
+    /// The group does not read this partition.
+    #[error("the group does not read this partition")]
+    UnknownPartition,
     /// No record can have this offset.
     #[error("no record can have this offset")]
     OutOfRange,

@@ -58,7 +58,8 @@ pub(crate) struct Passed {
 
 /// How a group stands, for those who look at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub enum Standing {
+    /// Nobody is in it.
     Empty,
     /// Native: partitions are to be shared out.
     Assigning,
@@ -68,6 +69,7 @@ pub(crate) enum Standing {
     Joining,
     /// Classic: the leader is at work.
     Syncing,
+    /// Everybody has what it is to have.
     Stable,
 }
 
@@ -261,6 +263,10 @@ impl StreamGroup {
         self.roster.iter()
     }
 
+    pub(crate) fn member(&self, id: &MemberId) -> Option<&Member> {
+        self.roster.member(id)
+    }
+
     /// What is stored of a partition.
     pub(crate) fn offset(&self, key: PartitionKey) -> Option<&Stored> {
         self.offsets.at(key)
@@ -387,6 +393,13 @@ impl StreamGroup {
     pub(crate) fn share(&self, id: &MemberId) -> Option<&Share> {
         let Way::Native(handover) = &self.way else { return None };
         handover.share(id)
+    }
+
+    /// Whether a member has what it is to have, and nothing is about to change that.
+    pub(crate) fn is_at_rest(&self, id: &MemberId) -> bool {
+        let Way::Native(handover) = &self.way else { return false };
+        let is_settled = |share: &Share| share.is_settled(self.generation);
+        handover.assignment_due_ms().is_none() && handover.share(id).is_some_and(is_settled)
     }
 
     /// Who holds a partition.

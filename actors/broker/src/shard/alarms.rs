@@ -1,9 +1,11 @@
-//! When the leases and delays of a shard's groups fall due: the leader's own, in no checkpoint.
+//! When the leases and delays of a shard's queue groups fall due, and the sessions of its stream
+//! groups: the leader's own, in no checkpoint.
 //!
 //! ```text
 //!   comes to lead: looks through all marks once, in slices -> notes
 //!   apply: another time to wait for                        -> notes
-//!   time comes: chunks of windows that are due -> `PassTime` in the log -> apply ends what is over
+//!   time comes: chunks of windows and stream groups that are due
+//!                                           -> `PassTime` in the log -> apply ends what is over
 //! ```
 //!
 //! Owns: the timers, and the task that proposes. Must never: end a lease itself.
@@ -15,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_model::{Offset, Term};
+use barrage_model::{GroupId, Offset, Term};
 use barrage_world::channel::Event;
 use barrage_world::channel::event::Listener;
 use barrage_world::{planted, sleep, yield_if_needed};
@@ -23,6 +25,7 @@ use barrage_world::{planted, sleep, yield_if_needed};
 use super::Shard;
 use super::groups::{Op, Slot, What};
 use super::handle::first_of;
+use super::streams::{StreamOp, StreamWhat};
 use crate::queue::timers::Timers;
 
 /// Slots whose time is passed at once.
@@ -45,6 +48,9 @@ struct Inner {
     /// Whether anybody looks: on a follower nothing is noted.
     is_on: Cell<bool>,
     slots: RefCell<BTreeMap<Slot, Timers>>,
+    /// When it is worth to let time pass for a stream group, and for which first.
+    stream_dues: RefCell<BTreeMap<GroupId, u64>>,
+    streams: RefCell<BTreeSet<(u64, GroupId)>>,
     /// Where records are on their way to a dead-letter topic, or wait to go there.
     dying: RefCell<BTreeSet<Slot>>,
     somebody_dies: Event,
@@ -71,6 +77,38 @@ impl Alarms {
         }
     }
 
+    /// A stream group waits for this time now, or for none.
+    pub(crate) fn note_stream(&self, group: GroupId, due_ms: Option<u64>) {
+        if !self.inner.is_on.get() {
+            return;
+        }
+        let mut streams = self.inner.streams.borrow_mut();
+        let before = match due_ms {
+            Some(due_ms) => self.inner.stream_dues.borrow_mut().insert(group, due_ms),
+            None => self.inner.stream_dues.borrow_mut().remove(&group),
+        };
+        if let Some(before_ms) = before {
+            streams.remove(&(before_ms, group));
+        }
+        let first_ms = streams.first().map(|(first_ms, _)| *first_ms);
+        streams.extend(due_ms.map(|due_ms| (due_ms, group)));
+        if due_ms.is_some_and(|due_ms| first_ms.is_none_or(|first_ms| due_ms < first_ms)) {
+            self.inner.earlier.notify_all();
+        }
+    }
+
+    /// The stream groups that are due, some at most.
+    fn due_streams(&self, now_ms: u64) -> Vec<GroupId> {
+        let streams = self.inner.streams.borrow();
+        let due = streams.iter().take_while(|(due_ms, _)| *due_ms <= now_ms);
+        due.take(SLOTS_AT_ONCE).map(|(_, group)| *group).collect()
+    }
+
+    /// When a stream group is due first.
+    fn next_stream(&self) -> Option<(GroupId, u64)> {
+        self.inner.streams.borrow().first().map(|(due_ms, group)| (*group, *due_ms))
+    }
+
     /// Records of a slot are to go to its dead-letter topic.
     pub(crate) fn note_dying(&self, slot: Slot) {
         if self.inner.is_on.get() && self.inner.dying.borrow_mut().insert(slot) {
@@ -92,6 +130,8 @@ impl Alarms {
         self.inner.is_on.set(is_on);
         self.inner.slots.borrow_mut().clear();
         self.inner.dying.borrow_mut().clear();
+        self.inner.stream_dues.borrow_mut().clear();
+        self.inner.streams.borrow_mut().clear();
     }
 
     /// What is due, some slots at most.
@@ -140,15 +180,21 @@ impl Shard {
                 true => Vec::new(),
                 false => self.inner.alarms.due(now_ms),
             };
-            if !due.is_empty() {
+            let due_streams = self.inner.alarms.due_streams(now_ms);
+            if !due.is_empty() || !due_streams.is_empty() {
+                let streams = self.pass_stream_time(due_streams);
                 self.pass_time(due).await;
+                streams.await;
                 continue;
             }
-            let left = match self.inner.alarms.next() {
+            let next = self.inner.alarms.next();
+            let next_stream = self.inner.alarms.next_stream();
+            self.keep_clock(next, next_stream, now_ms).await;
+            let next_ms = [next.map(|(_, at)| at), next_stream.map(|(_, at)| at)];
+            let left = match next_ms.into_iter().flatten().min() {
                 None => NEVER,
-                Some((slot, next_ms)) => {
-                    self.keep_clock(slot, now_ms).await;
-                    Duration::from_millis(next_ms.saturating_sub(now_ms).max(1)).min(CLOCK_EVERY)
+                Some(at) => {
+                    Duration::from_millis(at.saturating_sub(now_ms).max(1)).min(CLOCK_EVERY)
                 }
             };
             first_of(first_of(earlier, lead_changed), sleep(left)).await;
@@ -157,11 +203,21 @@ impl Shard {
 
     /// Sees that the lease clock in the log is not far behind: the next leader goes on from there,
     /// and what waits would wait so much longer.
-    async fn keep_clock(&self, slot: Slot, now_ms: u64) {
+    async fn keep_clock(
+        &self,
+        next: Option<(Slot, u64)>,
+        next_stream: Option<(GroupId, u64)>,
+        now_ms: u64,
+    ) {
         let applied_ms = self.inner.group.with_machine(|machine| machine.groups().clock_ms);
-        if Duration::from_millis(now_ms.saturating_sub(applied_ms)) >= CLOCK_EVERY {
-            // That it cannot be told now is no harm; it is told later.
+        if Duration::from_millis(now_ms.saturating_sub(applied_ms)) < CLOCK_EVERY {
+            return;
+        }
+        // That it cannot be told now is no harm; it is told later.
+        if let Some((slot, _)) = next {
             drop(self.submit_op(Op { slot, what: What::PassTime(Vec::new()) }).await);
+        } else if let Some((group, _)) = next_stream {
+            drop(self.submit_stream_op(StreamOp { group, what: StreamWhat::PassTime }).await);
         }
     }
 
@@ -188,6 +244,43 @@ impl Shard {
                 self.inner.alarms.note(slot, notes.into_iter());
                 from = next;
                 yield_if_needed().await;
+            }
+        }
+        self.note_all_streams().await;
+    }
+
+    async fn note_all_streams(&self) {
+        let groups = self.inner.group.with_machine(|machine| {
+            machine.groups().streams.groups.keys().copied().collect::<Vec<_>>()
+        });
+        for group in groups {
+            self.note_stream(group, 0);
+            yield_if_needed().await;
+        }
+    }
+
+    fn note_stream(&self, group: GroupId, not_before_ms: u64) {
+        let due_ms =
+            self.inner.group.with_machine(|machine| machine.groups().streams.next_due_ms(group));
+        self.inner.alarms.note_stream(group, due_ms.map(|due_ms| due_ms.max(not_before_ms)));
+    }
+
+    /// Lets time pass for stream groups: all are submitted at once, and share an entry.
+    fn pass_stream_time(&self, due: Vec<GroupId>) -> impl Future<Output = ()> {
+        let submit = |group: GroupId| {
+            let what = StreamWhat::PassTime;
+            (group, self.submit_stream_op(StreamOp { group, what }))
+        };
+        let submitted: Vec<_> = due.into_iter().map(submit).collect();
+        async move {
+            for (group, answer) in submitted {
+                let is_passed = answer.await.is_ok();
+                // What is due still is looked at again after a pause, if it could not be passed.
+                let retry_ms = match is_passed {
+                    true => 0,
+                    false => self.inner.lease_now_ms() + RETRY.as_millis() as u64,
+                };
+                self.note_stream(group, retry_ms);
             }
         }
     }

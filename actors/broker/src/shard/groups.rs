@@ -1,4 +1,5 @@
-//! The queue groups of a shard: for each partition and group of its topic a backlog.
+//! The groups of a shard: of queue groups, for each partition and group of its topic, a backlog;
+//! of stream groups those that it coordinates, see `streams`.
 //!
 //! The leader does not decide about them before it proposes: a command says what is wanted, and
 //! apply says what came of it, on every replica alike. So nothing in flight has to be foreseen, and
@@ -17,6 +18,7 @@ use barrage_world::planted;
 use crc32c::crc32c_append;
 
 use super::decide::State;
+use super::streams::{self, StreamOp, StreamOutcome, Streams};
 use crate::api::queue::ReceiptError;
 use crate::queue::backlog::{Backlog, Leased, Policy, Receipt, Want};
 
@@ -106,6 +108,7 @@ pub(crate) enum Outcome {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Groups {
     pub(crate) slots: BTreeMap<Slot, QueueGroup>,
+    pub(crate) streams: Streams,
     /// The lease clock, in milliseconds.
     pub(crate) clock_ms: u64,
     /// Hash of every operation and what came of it: two replicas that differ in it once differ for
@@ -160,7 +163,14 @@ impl Groups {
         self.clock_ms = self.clock_ms.max(now_ms);
     }
 
-    /// Does what is wanted.
+    /// Does what is wanted of a stream group.
+    pub(crate) fn apply_stream(&mut self, op: &StreamOp) -> StreamOutcome {
+        let outcome = self.streams.apply(op, self.clock_ms);
+        self.digest = streams::digest(self.digest, op.group, &outcome);
+        outcome
+    }
+
+    /// Does what is wanted of a queue group.
     pub(crate) fn apply(&mut self, state: &State, log_time_ms: i64, op: &Op) -> Outcome {
         let now_ms = self.clock_ms;
         let bounds = state.partitions.get(&op.slot.key).map(|p| (p.start_offset, p.next_offset));

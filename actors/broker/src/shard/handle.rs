@@ -22,7 +22,8 @@ use super::groups::{Op, Outcome};
 use super::machine::ShardMachine;
 use super::proposer::Proposer;
 use super::readers::Readers;
-use super::waiting::{Control, Waiting, WaitingOp};
+use super::streams::{StreamOp, StreamOutcome};
+use super::waiting::{Control, Waiting, WaitingOp, WaitingStreamOp};
 use crate::api::queue::QueueError;
 use crate::api::{FetchError, ProduceError, ShardStats};
 use crate::command::Command;
@@ -151,7 +152,7 @@ impl Shard {
         self.inner.group.shard()
     }
 
-    /// The timers of this shard's queue groups.
+    /// The timers of this shard's groups.
     pub(crate) fn alarms(&self) -> &Alarms {
         &self.inner.alarms
     }
@@ -198,34 +199,50 @@ impl Shard {
         }
     }
 
-    /// Takes an operation on a group up, in the order of the calls.
+    /// Takes an operation on a queue group up, in the order of the calls.
     pub(crate) fn submit_op(
         &self,
         op: Op,
     ) -> impl Future<Output = Result<Outcome, QueueError>> + 'static {
         let (reply, answer) = oneshot::channel();
-        let refusal = if self.inner.is_closing() {
-            Some(QueueError::ShuttingDown)
-        } else if self.inner.group.log().is_full() {
-            Some(QueueError::DiskFull)
-        } else if self.inner.group.leader_term().is_none() {
-            Some(QueueError::NotLeader { hint: None })
-        } else {
-            let pushed = self.inner.waiting.borrow_mut().push_op(WaitingOp { op, reply });
-            match pushed {
-                Ok(waker) => {
-                    waker.into_iter().for_each(Waker::wake);
-                    None
-                }
-                Err(_) => Some(QueueError::QueueFull),
-            }
-        };
+        let waiting = WaitingOp { op, reply };
+        let taken = self.take_op(|all| all.push_op(waiting).map_err(drop));
         async move {
-            match refusal {
-                Some(error) => Err(error),
-                None => answer.await.unwrap_or(Err(QueueError::ShuttingDown)),
-            }
+            taken?;
+            answer.await.unwrap_or(Err(QueueError::ShuttingDown))
         }
+    }
+
+    /// Takes an operation on a stream group up, in the order of the calls.
+    pub(crate) fn submit_stream_op(
+        &self,
+        op: StreamOp,
+    ) -> impl Future<Output = Result<StreamOutcome, QueueError>> + 'static {
+        let (reply, answer) = oneshot::channel();
+        let waiting = WaitingStreamOp { op, reply };
+        let taken = self.take_op(|all| all.push_stream_op(waiting).map_err(drop));
+        async move {
+            taken?;
+            answer.await.unwrap_or(Err(QueueError::ShuttingDown))
+        }
+    }
+
+    fn take_op(
+        &self,
+        push: impl FnOnce(&mut Waiting) -> Result<Option<Waker>, ()>,
+    ) -> Result<(), QueueError> {
+        if self.inner.is_closing() {
+            return Err(QueueError::ShuttingDown);
+        }
+        if self.inner.group.log().is_full() {
+            return Err(QueueError::DiskFull);
+        }
+        if self.inner.group.leader_term().is_none() {
+            return Err(QueueError::NotLeader { hint: None });
+        }
+        let pushed = push(&mut self.inner.waiting.borrow_mut());
+        pushed.map_err(|()| QueueError::QueueFull)?.into_iter().for_each(Waker::wake);
+        Ok(())
     }
 
     /// Proposes a command without records, in order with the batches; answers when it is applied.

@@ -11,7 +11,7 @@
 
 use barrage_cluster::format::FormatError;
 use barrage_commitlog::{CommitLog, Run};
-use barrage_model::{Offset, PartitionKey};
+use barrage_model::{GroupId, Offset, PartitionKey};
 use barrage_raft::{Applied, Machine, RestoreError, UnknownCommand};
 use barrage_world::channel::Event;
 use barrage_world::{planted, unix_time_ms};
@@ -20,6 +20,7 @@ use super::alarms::Alarms;
 use super::decide::{BatchRow, RunStamp, State};
 use super::groups::{Groups, Op, Outcome, Slot, What};
 use super::readers::Readers;
+use super::streams::StreamOutcome;
 use crate::command::Command;
 use crate::{fingerprint, format};
 
@@ -30,6 +31,8 @@ pub(crate) enum Reply {
     Produced(Vec<bool>),
     /// What came of each operation on a group.
     Queue(Vec<Outcome>),
+    /// What came of each operation on a stream group.
+    Streams(Vec<StreamOutcome>),
     /// Done.
     Done,
     /// The command cannot be read; nothing was changed.
@@ -47,6 +50,8 @@ pub(crate) enum Effect {
     Closed { key: PartitionKey },
     /// Records of a group wait for other times now.
     Touched { slot: Slot },
+    /// A stream group waits for another time now.
+    TouchedStream { group: GroupId },
     /// Records of a partition may be leased again.
     Visible { key: PartitionKey },
     /// At this index the leader's state had this hash.
@@ -67,6 +72,21 @@ pub(crate) fn apply(
             Reply::Queue(
                 ops.iter().map(|op| operate(groups, state, log_time_ms, op, effects)).collect(),
             )
+        }
+        Ok(Command::Streams { now_ms, ops }) => {
+            groups.pass_to(now_ms);
+            effects.extend(ops.iter().map(|op| Effect::TouchedStream { group: op.group }));
+            Reply::Streams(ops.iter().map(|op| groups.apply_stream(op)).collect())
+        }
+        Ok(Command::OpenStreams { streams }) => {
+            groups.streams.open(&streams, groups.clock_ms);
+            effects.extend(streams.iter().map(|open| Effect::TouchedStream { group: open.group }));
+            Reply::Done
+        }
+        Ok(Command::CloseStreams { groups: closed }) => {
+            groups.streams.close(&closed);
+            effects.extend(closed.iter().map(|group| Effect::TouchedStream { group: *group }));
+            Reply::Done
         }
         Ok(Command::Produce { batch_counts, rows }) => {
             Reply::Produced(produce(state, log_time_ms, &batch_counts, &rows, runs, effects))
@@ -157,7 +177,10 @@ pub(crate) fn control(state: &mut State, command: &Command, effects: &mut Vec<Ef
         Command::Produce { .. }
         | Command::OpenGroups { .. }
         | Command::CloseGroups { .. }
-        | Command::Queue { .. } => {}
+        | Command::Queue { .. }
+        | Command::OpenStreams { .. }
+        | Command::CloseStreams { .. }
+        | Command::Streams { .. } => {}
         Command::Open { partitions } => {
             partitions.iter().for_each(|(key, config)| state.open(*key, *config));
         }
@@ -328,6 +351,10 @@ impl Machine for ShardMachine {
                 }
                 continue;
             }
+            if let Effect::TouchedStream { group } = effect {
+                self.alarms.note_stream(group, self.groups.streams.next_due_ms(group));
+                continue;
+            }
             match (effect, &self.log) {
                 (Effect::Visible { key }, _) => self.readers.wake(key),
                 (Effect::Readable { run, key }, Some(log)) => {
@@ -339,7 +366,11 @@ impl Machine for ShardMachine {
                     log.forget(key);
                     self.readers.forget(key);
                 }
-                (Effect::Compare { .. } | Effect::Touched { .. }, Some(_)) | (_, None) => {}
+                (
+                    Effect::Compare { .. } | Effect::Touched { .. } | Effect::TouchedStream { .. },
+                    Some(_),
+                )
+                | (_, None) => {}
             }
         }
         self.effects = effects;

@@ -6,10 +6,11 @@
 //!            fetch <--wake-- Readers <--index, wake-- machine <--apply-+ real State
 //! ```
 //!
-//! Pure, without a clock or I/O: `producers`, `partition`, `decide`, `groups`, `machine::apply`,
-//! `entry`, `reconcile`.
+//! Pure, without a clock or I/O: `producers`, `partition`, `decide`, `groups`, `streams`,
+//! `machine::apply`, `entry`, `reconcile`.
 
 pub(crate) mod alarms;
+pub(crate) mod coordinate;
 pub(crate) mod decide;
 pub(crate) mod entry;
 pub(crate) mod fetch;
@@ -24,6 +25,7 @@ pub(crate) mod receive;
 pub(crate) mod reconcile;
 pub(crate) mod retention;
 pub(crate) mod scrub;
+pub(crate) mod streams;
 pub(crate) mod waiting;
 pub(crate) mod whole;
 

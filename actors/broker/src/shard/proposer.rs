@@ -37,7 +37,7 @@ use super::groups::{Outcome, What};
 use super::handle::Inner;
 use super::machine::{self, Reply};
 use super::producers::Refusal;
-use super::waiting::{Control, OpReply, WaitingOp};
+use super::waiting::{Control, OpReply, StreamOpReply, WaitingOp, WaitingStreamOp};
 use crate::api::queue::QueueError;
 use crate::api::{Acks, ProduceError, Produced};
 use crate::command::Command;
@@ -50,6 +50,8 @@ const ENTRY_BYTES_TARGET: usize = 4 << 20;
 /// Operations on groups in one entry, at most, and records that all of them touch, about.
 const OPS_PER_ENTRY: usize = 1024;
 const RECORDS_PER_ENTRY: usize = 64 * 1024;
+/// Bytes of operations on stream groups in one entry; a larger one goes alone.
+const STREAM_BYTES_TARGET: usize = 1 << 20;
 /// How often deadlines are looked at while anything waits.
 const DEADLINE_TICK: Duration = Duration::from_millis(100);
 /// The log time of a batch whose entry is no longer known (a duplicate of an older batch).
@@ -62,8 +64,8 @@ pub(crate) struct Proposer {
     term: Option<Term>,
     stale: bool,
     one_at_a_time: bool,
-    /// The last entry was of batches: operations on groups are next, if any wait.
-    ops_next: bool,
+    /// What the next entry is of, if any of that waits.
+    next_turn: Turn,
     in_flight: VecDeque<InFlight>,
     tick: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
@@ -78,6 +80,28 @@ enum Content {
     Batches(Vec<RunWaiters<ProduceReply>>),
     Control(oneshot::Sender<Result<(), ProposeError>>),
     Ops(Vec<OpReply>),
+    StreamOps(Vec<StreamOpReply>),
+}
+
+/// What entries are of, in turn where several wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Operations on queue groups.
+    Ops,
+    /// Operations on stream groups.
+    StreamOps,
+    /// Batches.
+    Batches,
+}
+
+impl Turn {
+    fn following(self) -> Self {
+        match self {
+            Self::Ops => Self::StreamOps,
+            Self::StreamOps => Self::Batches,
+            Self::Batches => Self::Ops,
+        }
+    }
 }
 
 /// Everything that can wake the proposer.
@@ -97,7 +121,7 @@ impl Proposer {
             projected: State::default(),
             term: None,
             stale: true,
-            ops_next: true,
+            next_turn: Turn::Ops,
             one_at_a_time: buggify("broker-one-entry-in-flight", 1),
             in_flight: VecDeque::new(),
             tick: None,
@@ -176,8 +200,7 @@ impl Proposer {
                     let control = self.shard.waiting.borrow_mut().pop_control();
                     match control {
                         Some(control) => self.propose_control(control, term),
-                        None if self.takes_ops() => self.propose_ops(term),
-                        None => self.propose_batches(term),
+                        None => self.propose_next(term),
                     }
                 }
             }
@@ -190,8 +213,14 @@ impl Proposer {
             let control = self.shard.waiting.borrow_mut().pop_control();
             let batch = self.shard.waiting.borrow_mut().pop_if(|_| true);
             let ops = self.shard.waiting.borrow_mut().pop_ops(OPS_PER_ENTRY, usize::MAX);
-            if control.is_none() && batch.is_none() && ops.is_empty() {
+            let stream_ops =
+                self.shard.waiting.borrow_mut().pop_stream_ops(OPS_PER_ENTRY, usize::MAX);
+            let is_empty = ops.is_empty() && stream_ops.is_empty();
+            if control.is_none() && batch.is_none() && is_empty {
                 return;
+            }
+            for WaitingStreamOp { reply, .. } in stream_ops {
+                drop(reply.send(Err(QueueError::NotLeader { hint: None })));
             }
             for WaitingOp { reply, .. } in ops {
                 drop(reply.send(Err(QueueError::NotLeader { hint: None })));
@@ -221,12 +250,35 @@ impl Proposer {
         self.propose(command, Vec::new(), log_time_ms, term, Content::Control(control.reply));
     }
 
-    /// Batches and operations on groups take turns where both wait.
-    fn takes_ops(&mut self) -> bool {
-        let waiting = self.shard.waiting.borrow();
-        let takes = waiting.has_ops() && (self.ops_next || !waiting.has_batches());
-        self.ops_next = !takes;
-        takes
+    /// Batches and operations on groups take turns where more than one kind waits.
+    fn propose_next(&mut self, term: Term) {
+        let waits = |turn: &Turn| {
+            let waiting = self.shard.waiting.borrow();
+            match turn {
+                Turn::Ops => waiting.has_ops(),
+                Turn::StreamOps => waiting.has_stream_ops(),
+                Turn::Batches => waiting.has_batches(),
+            }
+        };
+        let second = self.next_turn.following();
+        let turns = [self.next_turn, second, second.following()];
+        let turn = turns.into_iter().find(waits).unwrap_or(Turn::Batches);
+        self.next_turn = turn.following();
+        match turn {
+            Turn::Ops => self.propose_ops(term),
+            Turn::StreamOps => self.propose_stream_ops(term),
+            Turn::Batches => self.propose_batches(term),
+        }
+    }
+
+    fn propose_stream_ops(&mut self, term: Term) {
+        let log_time_ms = self.log_time_ms();
+        let bytes_max = STREAM_BYTES_TARGET.min(self.shard.entry_bytes_max());
+        let taken = self.shard.waiting.borrow_mut().pop_stream_ops(OPS_PER_ENTRY, bytes_max);
+        let (ops, replies) = taken.into_iter().map(|waiting| (waiting.op, waiting.reply)).unzip();
+        self.projected.end_entry(log_time_ms);
+        let command = Command::Streams { now_ms: self.shard.lease_now_ms(), ops }.encode();
+        self.propose(command, Vec::new(), log_time_ms, term, Content::StreamOps(replies));
     }
 
     fn propose_ops(&mut self, term: Term) {
@@ -351,6 +403,19 @@ impl Proposer {
                 }
             }
             (Content::Ops(replies), other) => {
+                self.stale = true;
+                let error = other.err();
+                for reply in replies {
+                    let error = error.as_ref().map_or(QueueError::Timeout, |e| self.op_error(e));
+                    drop(reply.send(Err(error)));
+                }
+            }
+            (Content::StreamOps(replies), Ok(Reply::Streams(outcomes))) => {
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    drop(reply.send(Ok(outcome)));
+                }
+            }
+            (Content::StreamOps(replies), other) => {
                 self.stale = true;
                 let error = other.err();
                 for reply in replies {

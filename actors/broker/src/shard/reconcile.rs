@@ -2,20 +2,24 @@
 //! any time.
 //!
 //! Owns: the rule that turns a catalog into commands that open, configure and close partitions and
-//! groups.
+//! groups of both kinds.
 //! Must never: close because something is absent; only a topic that stands in the catalog's
-//! `closing` is closed, and only a group that its topic, which is there, does not name. Anything
-//! else that is unknown is kept and reported.
+//! `closing` is closed, only a group that its topic, which is there, does not name, and only a
+//! stream group that the catalog has counted and does not have. Anything else that is unknown is
+//! kept and reported.
 //! Invariants: no difference once the commands are applied; a crash in between loses nothing.
 
 use barrage_cluster::group::Group;
+use barrage_cluster::stream::Stream;
 use barrage_cluster::{Catalog, Topic};
-use barrage_model::{PartitionKey, ShardId};
+use barrage_model::{GroupId, PartitionKey, ShardId};
 
 use super::decide::State;
 use super::groups::{GroupConfig, Groups, OpenGroup, Slot};
 use super::partition::PartitionConfig;
+use super::streams::{OpenStream, StreamConfig, Streams};
 use crate::command::Command;
+use crate::group::handover::TopicSize;
 use crate::queue::backlog::Policy;
 
 /// Partitions in one command, at most.
@@ -59,8 +63,9 @@ pub(crate) fn difference(
     let unknown = state.partitions.keys().filter(|key| catalog.topic(key.topic).is_none());
     let (close, orphans): (Vec<_>, _) = unknown.partition(|key| catalog.is_closing(key.topic));
     let (open_groups, close_groups) = group_difference(groups, catalog, shard);
+    let (open_streams, close_streams) = stream_difference(&groups.streams, catalog, shard);
     let mut commands = Vec::new();
-    let closes = !close.is_empty() || !close_groups.is_empty();
+    let closes = !(close.is_empty() && close_groups.is_empty() && close_streams.is_empty());
     if closes && catalog.revision() > state.catalog_revision {
         commands.push(Command::Follow { revision: catalog.revision() });
     }
@@ -69,6 +74,8 @@ pub(crate) fn difference(
     commands.extend(chunks(&close, |partitions| Command::Close { partitions }));
     commands.extend(chunks(&open_groups, |groups| Command::OpenGroups { groups }));
     commands.extend(chunks(&close_groups, |slots| Command::CloseGroups { slots }));
+    commands.extend(chunks(&open_streams, |streams| Command::OpenStreams { streams }));
+    commands.extend(chunks(&close_streams, |groups| Command::CloseStreams { groups }));
     Difference { commands, orphans }
 }
 
@@ -99,6 +106,40 @@ fn group_difference(
         slot.group <= catalog.newest_group() && !is_named
     };
     (open, groups.slots.keys().filter(is_gone).copied().collect())
+}
+
+/// Stream groups to open or change, and those to close: that are not there any more, in a catalog
+/// that is not too old to know them.
+fn stream_difference(
+    streams: &Streams,
+    catalog: &Catalog,
+    shard: ShardId,
+) -> (Vec<OpenStream>, Vec<GroupId>) {
+    let revision = catalog.revision();
+    let mut open = Vec::new();
+    for stream in catalog.streams().iter().filter(|stream| stream.shard == shard) {
+        let known = streams.groups.get(&stream.id).map(|known| &known.config);
+        let is_as_known = |config: &StreamConfig| {
+            revision <= config.revision || config.topics.iter().copied().eq(sizes(catalog, stream))
+        };
+        if !known.is_some_and(is_as_known) {
+            let config = StreamConfig { topics: sizes(catalog, stream).collect(), revision };
+            open.push(OpenStream { group: stream.id, config });
+        }
+    }
+    let is_gone = |group: &&GroupId| {
+        let here = catalog.streams().get(**group).is_some_and(|stream| stream.shard == shard);
+        **group <= catalog.newest_group() && !here
+    };
+    (open, streams.groups.keys().filter(is_gone).copied().collect())
+}
+
+/// The topics of a stream group with their sizes, by topic.
+fn sizes(catalog: &Catalog, stream: &Stream) -> impl Iterator<Item = TopicSize> {
+    stream.topics.iter().filter_map(|topic| {
+        let partitions = catalog.topic(*topic)?.partitions.len();
+        Some(TopicSize { topic: *topic, partitions: u32::try_from(partitions).unwrap_or(u32::MAX) })
+    })
 }
 
 fn policy(group: &Group) -> Policy {
@@ -227,5 +268,43 @@ mod tests {
         assert_eq!(settle(&catalog), (2, 0));
         assert_eq!(settle(&old), (0, 0), "a copy that is older than the group's end");
         assert_eq!(settle(&tests::catalog(&[])), (0, 0));
+    }
+
+    #[test]
+    fn stream_groups_follow_the_catalog() {
+        let mut streams = Groups::default();
+        let mut catalog = catalog(&[("a", 4), ("b", 2)]);
+        let name = |text: &str| GroupName::parse(text).unwrap();
+        let topic = |text: &str| TopicName::parse(text).unwrap();
+        let change = |catalog: &mut Catalog, command| drop(catalog.apply(command, 0));
+        let settle = |groups: &mut Groups, catalog: &Catalog| {
+            // Shard 2 has the groups with odd ids.
+            let wanted = |groups: &Groups| stream_difference(&groups.streams, catalog, ShardId(2));
+            let (open, close) = wanted(groups);
+            groups.streams.open(&open, 0);
+            groups.streams.close(&close);
+            assert_eq!(wanted(groups), (Vec::new(), Vec::new()));
+            let topics = groups.streams.groups.values().flat_map(|stream| &stream.config.topics);
+            let sizes: Vec<_> = topics.map(|size| (size.topic.0, size.partitions)).collect();
+            (open.len(), close.len(), sizes)
+        };
+        for (text, group) in [("a", "one"), ("a", "two"), ("b", "one")] {
+            let command = CatalogCommand::CreateStream { topic: topic(text), name: name(group) };
+            change(&mut catalog, command);
+        }
+        let old = catalog.clone();
+        assert_eq!(settle(&mut streams, &catalog), (1, 0, vec![(1, 4), (2, 2)]));
+        let grow =
+            CatalogCommand::AlterTopic { name: topic("a"), partitions: Some(5), retention: None };
+        change(&mut catalog, grow);
+        assert_eq!(settle(&mut streams, &catalog), (1, 0, vec![(1, 5), (2, 2)]));
+        assert_eq!(settle(&mut streams, &old), (0, 0, vec![(1, 5), (2, 2)]), "old news");
+        change(&mut catalog, CatalogCommand::DeleteTopic { name: topic("b") });
+        assert_eq!(settle(&mut streams, &catalog), (1, 0, vec![(1, 5)]));
+        let empty = tests::catalog(&[]);
+        assert_eq!(settle(&mut streams, &empty), (0, 0, vec![(1, 5)]), "a lost catalog");
+        let gone = CatalogCommand::DeleteGroup { topic: topic("a"), name: name("one") };
+        change(&mut catalog, gone);
+        assert_eq!(settle(&mut streams, &catalog), (0, 1, vec![]));
     }
 }

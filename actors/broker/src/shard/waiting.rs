@@ -13,6 +13,7 @@ use barrage_world::channel::oneshot;
 
 use super::entry::{BATCH_OVERHEAD, WaitingBatch};
 use super::groups::{LEASE_MAX, Op, Outcome, What};
+use super::streams::{StreamOp, StreamOutcome};
 use crate::api::queue::QueueError;
 use crate::command::Command;
 use crate::queue::window::CHUNK;
@@ -40,11 +41,26 @@ pub(crate) struct WaitingOp {
 /// The way back to who wants it.
 pub(crate) type OpReply = oneshot::Sender<Result<Outcome, QueueError>>;
 
+/// Operations on stream groups that may wait for one shard, and bytes of all of them together.
+const STREAM_OPS_WAITING_MAX: usize = 16 * 1024;
+const STREAM_BYTES_WAITING_MAX: usize = 32 << 20;
+
+/// An operation on a stream group that waits to be proposed.
+pub(crate) struct WaitingStreamOp {
+    pub(crate) op: StreamOp,
+    pub(crate) reply: StreamOpReply,
+}
+
+/// The way back to who wants it.
+pub(crate) type StreamOpReply = oneshot::Sender<Result<StreamOutcome, QueueError>>;
+
 /// A shard's proposal buffer.
 pub(crate) struct Waiting {
     controls: VecDeque<Control>,
     ops: VecDeque<WaitingOp>,
     receipts: usize,
+    stream_ops: VecDeque<WaitingStreamOp>,
+    stream_bytes: usize,
     batches: VecDeque<WaitingBatch<ProduceReply>>,
     bytes: usize,
     bytes_max: usize,
@@ -58,6 +74,8 @@ impl Waiting {
             controls: VecDeque::new(),
             ops: VecDeque::new(),
             receipts: 0,
+            stream_ops: VecDeque::new(),
+            stream_bytes: 0,
             batches: VecDeque::new(),
             bytes: 0,
             bytes_max,
@@ -115,7 +133,49 @@ impl Waiting {
         taken
     }
 
-    /// True if operations on groups wait.
+    /// Takes an operation on a stream group, or gives it back when full.
+    pub(crate) fn push_stream_op(
+        &mut self,
+        op: WaitingStreamOp,
+    ) -> Result<Option<Waker>, WaitingStreamOp> {
+        let bytes = self.stream_bytes.saturating_add(op.op.size());
+        let fits =
+            bytes <= STREAM_BYTES_WAITING_MAX && self.stream_ops.len() < STREAM_OPS_WAITING_MAX;
+        if !self.stream_ops.is_empty() && !fits {
+            return Err(op);
+        }
+        self.stream_bytes = bytes;
+        self.stream_ops.push_back(op);
+        Ok(self.waker.take())
+    }
+
+    /// The next operations on stream groups for one entry, of so many bytes at most.
+    pub(crate) fn pop_stream_ops(
+        &mut self,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Vec<WaitingStreamOp> {
+        let mut taken = Vec::new();
+        let mut bytes: usize = 0;
+        while taken.len() < count_max {
+            let Some(next) = self.stream_ops.front() else { break };
+            let size = next.op.size();
+            bytes = bytes.saturating_add(size);
+            if !taken.is_empty() && bytes > bytes_max {
+                break;
+            }
+            self.stream_bytes -= size;
+            taken.extend(self.stream_ops.pop_front());
+        }
+        taken
+    }
+
+    /// True if operations on stream groups wait.
+    pub(crate) fn has_stream_ops(&self) -> bool {
+        !self.stream_ops.is_empty()
+    }
+
+    /// True if operations on queue groups wait.
     pub(crate) fn has_ops(&self) -> bool {
         !self.ops.is_empty()
     }
@@ -174,7 +234,10 @@ impl Waiting {
 
     /// True if nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
-        self.controls.is_empty() && self.ops.is_empty() && self.batches.is_empty()
+        self.controls.is_empty()
+            && self.ops.is_empty()
+            && self.stream_ops.is_empty()
+            && self.batches.is_empty()
     }
 
     /// Batches that wait.

@@ -8,6 +8,7 @@
 #![allow(clippy::panic, reason = "tests fail by panicking")]
 
 mod queues;
+mod streams;
 
 use std::time::Duration;
 

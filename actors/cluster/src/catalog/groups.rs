@@ -4,6 +4,8 @@
 //! Invariants: a group that is gone leaves no trace but the counter of ids: a shard closes what it
 //! holds of a group that its topic does not name any more.
 
+use std::sync::Arc;
+
 use barrage_model::limits::GROUPS_PER_TOPIC_MAX;
 use barrage_model::{GroupId, GroupName, QueueSettings, TopicName};
 
@@ -25,14 +27,9 @@ impl Catalog {
         log_time_ms: i64,
     ) -> Result<Reply, CatalogError> {
         let mut topic = self.topic_to_change(topic)?;
-        if topic.groups.get(&name).is_some() {
-            return Err(CatalogError::GroupExists);
-        }
+        self.check_new(&topic, &name)?;
         settings.check(&topic.name)?;
         let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
-        if topic.groups.len() >= GROUPS_PER_TOPIC_MAX {
-            return Err(CatalogError::GroupsFull);
-        }
         self.check_groups(u64::from(partitions))?;
         self.next_group += 1;
         self.revision += 1;
@@ -55,6 +52,9 @@ impl Catalog {
         settings: QueueSettings,
     ) -> Result<Reply, CatalogError> {
         let mut topic = self.topic_to_change(topic)?;
+        if self.streams.of_topic_named(topic.id, name).is_some() {
+            return Err(CatalogError::NotQueue);
+        }
         settings.check(&topic.name)?;
         let group = topic.groups.get(name).ok_or(CatalogError::UnknownGroup)?;
         self.revision += 1;
@@ -69,9 +69,27 @@ impl Catalog {
         name: &GroupName,
     ) -> Result<Reply, CatalogError> {
         let mut topic = self.topic_to_change(topic)?;
+        if let Some(stream) = self.streams.of_topic_named(topic.id, name) {
+            let id = stream.id;
+            self.revision += 1;
+            self.streams.leave(id, topic.id, self.revision);
+            return Ok(Reply::Topic(Arc::new(topic)));
+        }
         topic.groups.remove(name).ok_or(CatalogError::UnknownGroup)?;
         self.revision += 1;
         Ok(self.put(topic))
+    }
+
+    /// Whether a topic may have a group of this name, of whichever kind.
+    pub(super) fn check_new(&self, topic: &Topic, name: &GroupName) -> Result<(), CatalogError> {
+        let stream = self.streams.of_topic_named(topic.id, name);
+        if topic.groups.get(name).is_some() || stream.is_some() {
+            return Err(CatalogError::GroupExists);
+        }
+        match topic.groups.len() + self.streams.count_of(topic.id) < GROUPS_PER_TOPIC_MAX {
+            true => Ok(()),
+            false => Err(CatalogError::GroupsFull),
+        }
     }
 
     /// Whether there may be so many more.
@@ -87,7 +105,7 @@ impl Catalog {
         self.topics.values().map(|topic| held(topic)).sum()
     }
 
-    fn topic_to_change(&self, name: &TopicName) -> Result<Topic, CatalogError> {
+    pub(super) fn topic_to_change(&self, name: &TopicName) -> Result<Topic, CatalogError> {
         self.topic_named(name).map(|topic| Topic::clone(topic)).ok_or(CatalogError::UnknownTopic)
     }
 
@@ -106,8 +124,6 @@ impl Catalog {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     #![allow(clippy::panic, reason = "tests fail by panicking")]
-
-    use std::sync::Arc;
 
     use super::*;
     use crate::command::Command;

@@ -13,6 +13,7 @@ use crate::command::SettingsV1;
 use crate::format::{self, FormatError, Kind};
 use crate::group::{Group, Groups};
 use crate::node::{Birth, Node, Nodes, Presence};
+use crate::stream::{Stream, Streams};
 use crate::topic::{Partition, Span, Topic};
 
 const VERSION: u8 = 1;
@@ -25,6 +26,7 @@ struct CatalogV1 {
     nodes: NodesV1,
     topics: Vec<TopicV1>,
     closing: Vec<(u64, u64)>,
+    streams: Vec<StreamV1>,
     next_topic: u64,
     next_group: u64,
     next_producer: i64,
@@ -71,6 +73,16 @@ struct GroupV1 {
     created_ms: i64,
 }
 
+#[derive(Archive, Serialize, Deserialize)]
+struct StreamV1 {
+    id: u64,
+    name: String,
+    shard: u32,
+    topics: Vec<u64>,
+    revision: u64,
+    created_ms: i64,
+}
+
 /// The catalog as bytes.
 pub fn encode(catalog: &Catalog) -> Vec<u8> {
     let parts = catalog.parts();
@@ -81,6 +93,7 @@ pub fn encode(catalog: &Catalog) -> Vec<u8> {
         nodes: store_nodes(&parts.nodes),
         topics: parts.topics.iter().map(|topic| store(topic)).collect(),
         closing: parts.closing.iter().map(|(topic, revision)| (topic.0, *revision)).collect(),
+        streams: parts.streams.iter().map(|stream| store_stream(stream)).collect(),
         next_topic: parts.next_topic,
         next_group: parts.next_group,
         next_producer: parts.next_producer,
@@ -105,6 +118,7 @@ pub fn decode(bytes: &[u8]) -> Result<Catalog, FormatError> {
         nodes: load_nodes(stored.nodes)?,
         topics: topics?,
         closing: stored.closing.into_iter().map(|(topic, at)| (TopicId(topic), at)).collect(),
+        streams: load_streams(stored.streams)?,
         next_topic: stored.next_topic,
         next_group: stored.next_group,
         next_producer: stored.next_producer,
@@ -209,4 +223,37 @@ fn load_group(stored: GroupV1) -> Result<Group, FormatError> {
         revision: stored.revision,
         created_ms: stored.created_ms,
     })
+}
+
+fn store_stream(stream: &Stream) -> StreamV1 {
+    StreamV1 {
+        id: stream.id.0,
+        name: stream.name.to_string(),
+        shard: stream.shard.0,
+        topics: stream.topics.iter().map(|topic| topic.0).collect(),
+        revision: stream.revision,
+        created_ms: stream.created_ms,
+    }
+}
+
+fn load_streams(stored: Vec<StreamV1>) -> Result<Streams, FormatError> {
+    let count = stored.len();
+    let mut streams = Streams::default();
+    for StreamV1 { id, name, shard, topics, revision, created_ms } in stored {
+        let topic_count = topics.len();
+        let stream = Stream {
+            id: GroupId(id),
+            name: GroupName::parse(&name).map_err(|_| FormatError::Content)?,
+            shard: ShardId(shard),
+            topics: topics.into_iter().map(TopicId).collect(),
+            revision,
+            created_ms,
+        };
+        if stream.topics.is_empty() || stream.topics.len() != topic_count {
+            return Err(FormatError::Content);
+        }
+        streams.put(stream);
+    }
+    let is_distinct = streams.len() == count && streams.name_count() == count;
+    is_distinct.then_some(streams).ok_or(FormatError::Content)
 }

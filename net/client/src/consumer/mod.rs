@@ -15,9 +15,9 @@ use barrage_wire::{At, ErrorCode, ErrorReply, Hint, ListOffsetReply};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use self::cursor::Cursor;
+pub(crate) use self::cursor::Cursor;
 pub use self::cursor::FetchedBatch;
-use self::reader::{FetchOptions, Message, Reader};
+pub(crate) use self::reader::{FetchOptions, Message, Reader};
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::options::{ConsumerOptions, From};
@@ -48,13 +48,11 @@ impl Consumer {
         for partition in partitions {
             cursors.push(place(&routes, partition, &options).await?);
         }
-        // Long polls of many partitions share a connection, and the server bounds what it holds.
-        let limit = client.server().await?.limits.in_flight_requests_max / 2;
-        let permits = usize::try_from(limit).unwrap_or(1).clamp(1, Semaphore::MAX_PERMITS);
-        let crowded = cursors.len() > permits;
+        let FetchLimits { permits, wait } =
+            fetch_limits(client, cursors.len(), options.fetch_wait).await?;
         let fetch = FetchOptions {
             bytes_max: options.fetch_bytes_max,
-            wait: if crowded { WAIT_WHEN_CROWDED } else { options.fetch_wait },
+            wait,
             reconnect_timeout: options.reconnect_timeout,
         };
         let permits = Arc::new(Semaphore::new(permits));
@@ -105,6 +103,24 @@ impl Consumer {
     pub fn is_drained(&self) -> bool {
         self.ready.is_empty() && self.messages.is_empty()
     }
+}
+
+/// What one consumer may hold open at a server.
+pub(crate) struct FetchLimits {
+    pub(crate) permits: usize,
+    pub(crate) wait: Duration,
+}
+
+/// Long polls of many partitions share a connection, and the server bounds what it holds.
+pub(crate) async fn fetch_limits(
+    client: &Client,
+    partitions: usize,
+    wait: Duration,
+) -> Result<FetchLimits, ClientError> {
+    let limit = client.server().await?.limits.in_flight_requests_max / 2;
+    let permits = usize::try_from(limit).unwrap_or(1).clamp(1, Semaphore::MAX_PERMITS);
+    let is_crowded = partitions > permits;
+    Ok(FetchLimits { permits, wait: if is_crowded { WAIT_WHEN_CROWDED } else { wait } })
 }
 
 fn chosen(options: &ConsumerOptions, partitions: u32) -> Result<Vec<PartitionId>, ClientError> {

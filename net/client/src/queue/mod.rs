@@ -49,8 +49,8 @@ use std::time::Duration;
 
 use barrage_model::{GroupId, PartitionId};
 use barrage_wire::{
-    ErrorCode, ErrorReply, QueueSettle, QueueSettleReply, Receipt as WireReceipt, Request,
-    Response, Settled, Settlement,
+    ErrorCode, ErrorReply, GroupKind, GroupSummary, QueueSettle, QueueSettleReply,
+    Receipt as WireReceipt, Request, Response, Settled, Settlement,
 };
 use tokio::task::JoinSet;
 
@@ -61,7 +61,7 @@ use self::receipt::verdict;
 pub use self::receipt::{Receipt, ReceiptParseError, SettleError};
 pub use self::record::{Received, Record};
 use self::waits::Waits;
-use crate::client::{Client, Whom};
+use crate::client::Client;
 use crate::error::ClientError;
 use crate::options::QueueOptions;
 use crate::route::Routes;
@@ -275,23 +275,14 @@ async fn find(
     topic: &str,
     name: &str,
 ) -> Result<GroupId, ClientError> {
-    let mut whom = Whom::default();
-    loop {
-        let is_first = whom.last.is_empty();
-        let (reply, server) = client.list_groups_from(topic, whom).await?;
-        let same = reply.topic == routes.key(PartitionId(0)).topic;
-        let found = reply.groups.iter().find(|group| same && group.name == name);
-        match found {
-            Some(group) => return Ok(group.group),
-            // A node that was away may not know what the others know.
-            None if is_first && client.pool().servers().len() > 1 => {
-                whom = Whom { first: None, last: vec![server] };
-            }
-            None => {
-                let message = format!("topic {topic} has no group {name}");
-                let reply = ErrorReply::new(ErrorCode::UnknownGroup, message);
-                return Err(ClientError::Refused(reply));
-            }
+    let id = routes.key(PartitionId(0)).topic;
+    let GroupSummary { group, kind, .. } = client.group(topic, name, Some(id)).await?;
+    match kind {
+        GroupKind::Queue(_) => Ok(group),
+        GroupKind::Stream { .. } => {
+            let message = format!("group {name} of {topic} is a stream group, no queue group");
+            let reply = ErrorReply::new(ErrorCode::InvalidArgument, message);
+            Err(ClientError::Refused(reply))
         }
     }
 }

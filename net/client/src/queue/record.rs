@@ -42,7 +42,7 @@ impl Record {
         size(&self.key) + size(&self.value) + headers.sum::<usize>()
     }
 
-    fn copy(partition: PartitionId, record: &batch::Record<'_>) -> Self {
+    pub(crate) fn copy(partition: PartitionId, record: &batch::Record<'_>) -> Self {
         let mut buffer = BytesMut::new();
         let mut copy = |bytes: &[u8]| {
             buffer.extend_from_slice(bytes);

@@ -1,7 +1,7 @@
 //! Several nodes as processes: they join, lose a leader, grow and shrink, and repair each other.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
@@ -82,8 +82,15 @@ impl Cluster {
 
     /// The node, by number, that leads the first partition of a topic.
     fn leader_of(&self, topic: &str) -> usize {
+        self.leader_where(topic, |partition| partition["partition"] == 0)
+    }
+
+    /// The node, by number, that leads the first partition of a topic of which this holds.
+    fn leader_where(&self, topic: &str, is_so: impl Fn(&Value) -> bool) -> usize {
         let described = self.json(&["topic", "describe", topic, "-o", "json"]);
-        let leader = described["partitions"][0]["leader"]["node"].as_u64().unwrap();
+        let partitions = described["partitions"].as_array().unwrap();
+        let partition = partitions.iter().find(|partition| is_so(partition)).unwrap();
+        let leader = partition["leader"]["node"].as_u64().unwrap();
         let leads = |node: &Option<Node>| {
             node.as_ref().is_some_and(|node| node.ready()["node"].as_u64() == Some(leader))
         };
@@ -135,6 +142,92 @@ fn a_killed_leader_loses_nothing_and_comes_back() {
         cluster.await_healthy();
     }
     assert_eq!(cluster.values("t").len(), 20_000);
+}
+
+/// A member of a stream group, as a process: what it prints is heard when it has ended.
+struct Member {
+    child: std::process::Child,
+    printed: thread::JoinHandle<String>,
+}
+
+impl Member {
+    fn start(servers: &str, topic: &str, group: &str) -> Self {
+        let mut consume = command(&["consume", topic, "--group", group, "--server", servers]);
+        let mut child = consume.stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let printed = thread::spawn(move || {
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).unwrap();
+            text
+        });
+        Self { child, printed }
+    }
+
+    fn values(self) -> Vec<u32> {
+        self.printed.join().unwrap().lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    /// Interrupted, it stores what it has printed and leaves.
+    fn interrupt(mut self) -> Vec<u32> {
+        let pid = self.child.id().to_string();
+        let kill = std::process::Command::new("kill").args(["-INT", &pid]).status();
+        assert!(kill.unwrap().success() && self.child.wait().unwrap().success());
+        self.values()
+    }
+
+    fn kill(mut self) -> Vec<u32> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.values()
+    }
+}
+
+/// Members of a stream group come and go while nodes are killed, the coordinator of the group among
+/// them: nothing is skipped, and the group ends with nothing left to read.
+#[test]
+fn a_stream_group_reads_on_when_its_coordinator_is_killed() {
+    let mut cluster = Cluster::start(3);
+    cluster.run(&["topic", "create", "t", "--partitions", "3"]);
+    cluster.run(&["group", "create", "t", "g", "--kind", "stream"]);
+    let servers = cluster.servers();
+    let mut members = vec![Member::start(&servers, "t", "g"), Member::start(&servers, "t", "g")];
+    let mut values = Vec::new();
+    // The first group of a cluster of three shards is coordinated by the leader of the second.
+    let first = cluster.leader_where("t", |partition| partition["shard"] == 2);
+    let second = (first + 1) % 3;
+    for part in 0..8_u32 {
+        let text = numbers(part * 1000 + 1, part * 1000 + 1000);
+        let mut produce = command(&["produce", "t", "--timeout", "60s", "--server", &servers]);
+        produce.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut produce = produce.spawn().unwrap();
+        produce.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        match part {
+            2 => cluster.down(first).kill(),
+            3 => members.push(Member::start(&servers, "t", "g")),
+            4 => {
+                cluster.up(first);
+                cluster.await_healthy();
+                values.extend(members.remove(0).interrupt());
+            }
+            5 => cluster.down(second).kill(),
+            6 => values.extend(members.remove(0).kill()),
+            _ => {}
+        }
+        assert!(produce.wait().unwrap().success(), "{}", cluster.logs());
+        thread::sleep(Duration::from_millis(500));
+    }
+    cluster.up(second);
+    cluster.await_healthy();
+    let lag = || cluster.json(&["group", "describe", "t", "g", "-o", "json"])["lag"].as_u64();
+    let began = std::time::Instant::now();
+    while lag() != Some(0) {
+        assert!(began.elapsed() < Duration::from_secs(180), "lag {:?}", lag());
+        thread::sleep(Duration::from_millis(500));
+    }
+    values.extend(members.remove(0).interrupt());
+    values.sort_unstable();
+    values.dedup();
+    assert_eq!(values, (1..=8_000).collect::<Vec<u32>>());
 }
 
 #[test]

@@ -25,3 +25,5 @@ mod queue;
 mod queue_commands;
 mod round_trip;
 mod stop;
+mod stream;
+mod stream_commands;

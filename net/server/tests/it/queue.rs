@@ -10,6 +10,7 @@ use barrage_client::{
     QueueOptions, Record,
 };
 use barrage_model::{Backoff, Offset, PartitionId, QueueSettings, TopicName};
+use barrage_wire::GroupKind;
 
 use crate::node::{Home, Node};
 
@@ -277,7 +278,8 @@ fn a_group_is_looked_at_purged_and_rewound() {
 
         let settings = QueueSettings { visibility_ms: 5_000, ..settings };
         let altered = client.alter_group("orders", "workers", &settings).await.unwrap();
-        assert_eq!((altered.group, altered.settings.visibility_ms), (made.group, 5_000));
+        let GroupKind::Queue(settings) = altered.kind else { panic!("it is a queue group") };
+        assert_eq!((altered.group, settings.visibility_ms), (made.group, 5_000));
         client.delete_group("orders", "workers").await.unwrap();
         let gone = client.queue("orders", "workers", QueueOptions::default()).await;
         assert_eq!(gone.unwrap_err().kind(), ErrorKind::NotFound);

@@ -20,8 +20,8 @@ pub(super) const TARGET: Target =
     Target { name: "catalog", input_bytes_max: 4 * 1024, run, memory_extra, seeds, large };
 
 const HISTORY: u8 = 2;
-/// With topics; with a group.
-const CHECKPOINTS_AFTER: [usize; 2] = [4, 6];
+/// With topics; with a queue group; with a stream group.
+const CHECKPOINTS_AFTER: [usize; 3] = [4, 6, 8];
 const NUMBERS_MAX: u64 = 1 << 60;
 /// 200,000 partitions and the loads of 65,536 shards, twice while they are made.
 const HISTORY_BYTES_MAX: usize = 48 << 20;
@@ -117,6 +117,7 @@ fn commands() -> Vec<Command> {
             settings: settings(Backoff::Exponential { first_ms: 1, ms_max: 9 }),
         }),
         grouped(|topic, name| Command::DeleteGroup { topic, name }),
+        grouped(|topic, name| Command::CreateStream { topic, name }),
         named("orders", |name| Command::DeleteTopic { name }),
         Some(Command::ForgetTopic { topic: TopicId(1) }),
         Some(Command::AllocateProducers { count: 1000 }),

@@ -7,10 +7,12 @@ use barrage_model::{
     GroupId, NodeId, Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId,
 };
 use barrage_wire::{
-    Acks, At, ClusterChange, ClusterJoin, Correlation, FetchRequest, FrameHeader, GroupAlter,
-    GroupCreate, GroupDelete, GroupList, GroupSettings, Hello, ListOffsetRequest, MetadataRequest,
-    ProduceRequest, QueueCounts, QueuePeek, QueueReceive, QueueSeek, QueueSettle, Receipt, Request,
-    Seek, Settlement, TopicAlter, TopicCreate, TopicDelete, TopicDescribe,
+    Acks, Assignor, At, ClusterChange, ClusterJoin, Correlation, FetchRequest, FrameHeader,
+    GroupAlter, GroupCreate, GroupDelete, GroupList, GroupSettings, Hello, ListOffsetRequest,
+    MetadataRequest, NewGroup, ProduceRequest, QueueCounts, QueuePeek, QueueReceive, QueueSeek,
+    QueueSettle, Receipt, Request, ResetTo, Seek, Settlement, StreamBeat, StreamCommit,
+    StreamCommitter, StreamDescribe, StreamHeartbeat, StreamLeave, StreamMember, StreamOffset,
+    StreamOffsets, StreamReads, StreamReset, TopicAlter, TopicCreate, TopicDelete, TopicDescribe,
 };
 use bytes::BytesMut;
 
@@ -80,7 +82,8 @@ pub(super) fn seeds() -> Vec<Seed> {
         Request::ClusterDescribe,
     ];
     let changes = cluster_changes().map(Request::ClusterChange);
-    let all = requests.into_iter().chain(changes).chain(groups()).chain(queues(key));
+    let groups = groups().into_iter().chain(queues(key)).chain(streams(key));
+    let all = requests.into_iter().chain(changes).chain(groups);
     let encode = |(index, request): (u32, Request<'_>)| {
         let mut out = BytesMut::new();
         request.encode(Correlation(index), &mut out);
@@ -98,14 +101,18 @@ pub(super) fn group_settings() -> GroupSettings {
     }
 }
 
-fn groups() -> [Request<'static>; 4] {
+fn groups() -> [Request<'static>; 5] {
     let (topic, name, settings) = ("orders".to_owned(), "pay".to_owned(), group_settings());
     [
         Request::GroupCreate(GroupCreate {
             topic: topic.clone(),
             name: name.clone(),
-            settings: settings.clone(),
-            at_end: true,
+            kind: NewGroup::Queue { settings: settings.clone(), at_end: true },
+        }),
+        Request::GroupCreate(GroupCreate {
+            topic: topic.clone(),
+            name: name.clone(),
+            kind: NewGroup::Stream,
         }),
         Request::GroupAlter(GroupAlter { topic: topic.clone(), name: name.clone(), settings }),
         Request::GroupDelete(GroupDelete { topic: topic.clone(), name }),
@@ -139,6 +146,42 @@ fn queues(key: PartitionKey) -> Vec<Request<'static>> {
         seek(Seek::Rewind(Offset(3))),
         seek(Seek::Skip(Offset(4))),
         Request::QueueCounts(QueueCounts { key, group }),
+    ]
+}
+
+fn streams(key: PartitionKey) -> Vec<Request<'static>> {
+    let group = GroupId(9);
+    let member = |instance: Option<&str>| StreamMember {
+        id: "member".to_owned(),
+        instance: instance.map(str::to_owned),
+    };
+    let beat = |instance, beat| {
+        Request::StreamHeartbeat(StreamHeartbeat { group, member: member(instance), beat })
+    };
+    let reads = StreamReads { topics: vec![key.topic], assignor: Assignor::RoundRobin };
+    let held = Some(vec![key, key]);
+    let committer = StreamCommitter { member: member(None), generation: 3 };
+    let offset = |leader_epoch| StreamOffset {
+        key,
+        offset: Offset(7),
+        leader_epoch,
+        metadata: "kept".to_owned(),
+    };
+    let to = vec![ResetTo { key, offset: Offset(3) }];
+    vec![
+        beat(Some("i"), StreamBeat::Join { reads: reads.clone(), session_ms: 0, rebalance_ms: 1 }),
+        beat(None, StreamBeat::Stay { generation: 3, held: None, reads: None }),
+        beat(None, StreamBeat::Stay { generation: 3, held, reads: Some(reads) }),
+        Request::StreamLeave(StreamLeave { group, member: member(Some("i")) }),
+        Request::StreamCommit(StreamCommit {
+            group,
+            committer: Some(committer),
+            offsets: vec![offset(None), offset(Some(2))],
+        }),
+        Request::StreamCommit(StreamCommit { group, committer: None, offsets: Vec::new() }),
+        Request::StreamOffsets(StreamOffsets { group, keys: vec![key] }),
+        Request::StreamReset(StreamReset { group, to }),
+        Request::StreamDescribe(StreamDescribe { group, topic: key.topic }),
     ]
 }
 

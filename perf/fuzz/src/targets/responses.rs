@@ -4,15 +4,17 @@
 //! written as the same bytes.
 
 use barrage_model::{
-    CoreId, GroupId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, Retention, ShardId,
-    Term, TopicId,
+    CoreId, GroupId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId,
+    Retention, ShardId, Term, TopicId,
 };
 use barrage_wire::{
     ClusterChanged, ClusterDescription, CoreStats, Correlation, ErrorCode, ErrorReply, FetchReply,
-    FrameHeader, GroupListReply, GroupSummary, HelloReply, Hint, InitProducerReply, Lease,
-    ListOffsetReply, MetadataReply, NodeAddress, NodeDescription, PartitionDescription,
-    PartitionRoute, ProduceReply, QueueCountsReply, QueuePeekReply, QueueReceiveReply,
-    QueueSettleReply, Response, SessionLimits, Settled, ShardDescription, ShardStats, StatsReply,
+    FrameHeader, GroupKind, GroupListReply, GroupSummary, HelloReply, Hint, InitProducerReply,
+    Lease, ListOffsetReply, MetadataReply, NodeAddress, NodeDescription, PartitionDescription,
+    PartitionOffset, PartitionRoute, ProduceReply, QueueCountsReply, QueuePeekReply,
+    QueueReceiveReply, QueueSettleReply, Response, SessionLimits, Settled, ShardDescription,
+    ShardStats, Standing, StatsReply, Stored, StreamDescription, StreamHeartbeatReply,
+    StreamMember, StreamMemberDescription, StreamOffset, StreamOffsetsReply, StreamStoredReply,
     TopicDescription, TopicListReply, TopicRoutes, TopicSummary,
 };
 use bytes::BytesMut;
@@ -57,6 +59,7 @@ pub(super) fn seeds() -> Vec<Seed> {
     responses.extend(clusters());
     responses.extend(groups());
     responses.extend(queues());
+    responses.extend(streams());
     responses.push(Response::QueueReceive(QueueReceiveReply {
         more: true,
         leases: vec![lease(); 3],
@@ -171,17 +174,84 @@ fn topics() -> Vec<Response<'static>> {
 }
 
 fn group(name: &str) -> GroupSummary {
-    let settings = super::requests::group_settings();
-    GroupSummary { name: name.to_owned(), group: GroupId(9), settings, created_ms: 8 }
+    let kind = GroupKind::Queue(super::requests::group_settings());
+    GroupSummary { name: name.to_owned(), group: GroupId(9), kind, created_ms: 8 }
+}
+
+fn stream_group(name: &str, topics: usize) -> GroupSummary {
+    let kind = GroupKind::Stream { topics: vec![name.to_owned(); topics] };
+    GroupSummary { kind, ..group(name) }
 }
 
 fn groups() -> [Response<'static>; 4] {
-    let groups = vec![group("a"), group("b")];
+    let groups = vec![group("a"), group("b"), stream_group("c", 2)];
     [
         Response::GroupCreate(group("a")),
         Response::GroupAlter(group("b")),
         Response::GroupDelete,
         Response::GroupList(GroupListReply { topic: TopicId(5), partitions: 4, groups }),
+    ]
+}
+
+fn stream_member(own: usize) -> StreamMemberDescription {
+    StreamMemberDescription {
+        member: StreamMember { id: "m".to_owned(), instance: None },
+        generation: 3,
+        own: vec![PartitionId(3); own],
+        give_up: vec![PartitionId(1)],
+    }
+}
+
+fn stream_offset() -> StreamOffset {
+    let key = PartitionKey { topic: TopicId(5), partition: PartitionId(3) };
+    let metadata = "kept".to_owned();
+    StreamOffset { key, offset: Offset(7), leader_epoch: Some(2), metadata }
+}
+
+fn streams() -> [Response<'static>; 6] {
+    let results = vec![
+        Stored::Done,
+        Stored::NotOwner,
+        Stored::Behind { stored: Offset(9) },
+        Stored::UnknownPartition,
+        Stored::OutOfRange,
+        Stored::MetadataTooLong,
+        Stored::Full,
+    ];
+    let key = stream_offset().key;
+    [
+        Response::StreamHeartbeat(StreamHeartbeatReply {
+            member: "m".to_owned(),
+            generation: 3,
+            own: vec![key, key],
+            give_up: vec![key],
+            interval_ms: 500,
+        }),
+        Response::StreamLeave,
+        Response::StreamCommit(StreamStoredReply { results: results.clone() }),
+        Response::StreamOffsets(StreamOffsetsReply { offsets: vec![stream_offset()] }),
+        Response::StreamReset(StreamStoredReply { results }),
+        Response::StreamDescribe(StreamDescription {
+            generation: 3,
+            standing: Standing::Stable,
+            members: vec![stream_member(2), stream_member(0)],
+            offsets: vec![PartitionOffset { partition: PartitionId(3), offset: Offset(7) }],
+        }),
+    ]
+}
+
+fn large_streams() -> [(&'static str, Response<'static>); 3] {
+    let results = vec![Stored::Done; LARGE_BYTES / 5];
+    let offset = StreamOffset { metadata: String::new(), ..stream_offset() };
+    let offsets = vec![offset; LARGE_BYTES / 33];
+    let members = vec![stream_member(0); LARGE_BYTES / 34];
+    let (standing, offsets_of_none) = (Standing::Stable, Vec::new());
+    let description =
+        StreamDescription { generation: 3, standing, members, offsets: offsets_of_none };
+    [
+        ("stored", Response::StreamCommit(StreamStoredReply { results })),
+        ("offsets", Response::StreamOffsets(StreamOffsetsReply { offsets })),
+        ("members", Response::StreamDescribe(description)),
     ]
 }
 
@@ -317,6 +387,7 @@ fn large() -> Vec<Seed> {
         ("results", Response::QueueSettle(QueueSettleReply { results })),
         ("groups", Response::GroupList(groups)),
     ];
+    let cases = cases.into_iter().chain(large_streams());
     let encode = |(name, response): (&str, Response<'_>)| {
         let mut out = BytesMut::new();
         response.encode(Correlation(1), &mut out);

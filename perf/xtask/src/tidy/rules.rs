@@ -205,6 +205,7 @@ pub(super) const BANNED: [Ban; 8] = [
             "net/server/src/join.rs",
             // A test from outside, with the client in its hand.
             "net/server/tests/it/queue.rs",
+            "net/server/tests/it/stream.rs",
         ],
         std: false,
         reason: "the data plane runs on barrage_world",

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use barrage_model::{GroupId, Offset, PartitionKey};
 use barrage_wire::{
-    ErrorCode, GroupCreate, GroupList, GroupSettings, Lease, QueueCounts, QueueCountsReply,
-    QueueReceive, QueueReceiveReply, QueueSettle, Receipt, Request, Response, Settled,
-    Settlement as Fate,
+    ErrorCode, GroupCreate, GroupList, GroupSettings, Lease, NewGroup, QueueCounts,
+    QueueCountsReply, QueueReceive, QueueReceiveReply, QueueSettle, Receipt, Request, Response,
+    Settled, Settlement as Fate,
 };
 use barrage_world::sim::Rng;
 use barrage_world::{Instant, sleep};
@@ -76,7 +76,8 @@ pub(crate) async fn create_group(client: &mut Client, topic: &Topic, plan: &Grou
         backoff: plan.backoff.to_owned(),
     };
     let (of, name, at_end) = (topic.name.clone(), plan.name.to_owned(), false);
-    let request = Request::GroupCreate(GroupCreate { topic: of, name, settings, at_end });
+    let kind = NewGroup::Queue { settings, at_end };
+    let request = Request::GroupCreate(GroupCreate { topic: of, name, kind });
     let mut unknown = false;
     loop {
         let asked_at = Instant::now();

@@ -1,0 +1,365 @@
+//! Being a member: heartbeats, what follows from their answers, commits.
+//!
+//! ```text
+//!   heartbeat --told--> new partitions: stored offsets --> a reader each --> records
+//!       |                to give up: readers end; the next poll commits and lets go --> heartbeat
+//!       +--unknown, silent for a session--> everything is let go, and it joins anew
+//!       +--fenced, group gone--> the consumer fails
+//! ```
+//!
+//! Owns: the tasks. Must never: commit what a lost member has read; let a heartbeat and a commit
+//! cross: a commit bears the generation that the coordinator was told of last.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use barrage_model::{Offset, PartitionKey, TopicId};
+use barrage_wire::{ErrorCode, ErrorReply, Stored};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::coordinator::Coordinator;
+use super::place_of;
+use super::share::{Begin, Changed, Share, Slot};
+use crate::consumer::{Cursor, FetchOptions, FetchedBatch, Message, Reader};
+use crate::error::ClientError;
+use crate::options::StreamOptions;
+use crate::pause::{Pause, random};
+use crate::route::Routes;
+
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A commit that came too late for its generation is tried again after a heartbeat.
+const COMMIT_ATTEMPTS_MAX: u32 = 3;
+
+/// What readers bring.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) key: PartitionKey,
+    pub(super) slot: Slot,
+    pub(super) what: Result<Vec<FetchedBatch>, ClientError>,
+}
+
+/// What the consumer and its tasks share.
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) options: StreamOptions,
+    pub(super) topics: BTreeMap<TopicId, Arc<Routes>>,
+    pub(super) share: Mutex<Share>,
+    /// Held while the coordinator is asked for something that bears the generation.
+    pub(super) coordinator: tokio::sync::Mutex<Coordinator>,
+    failure: Mutex<Option<ClientError>>,
+    /// Something happened that the consumer looks at.
+    pub(super) news: Notify,
+    /// The next heartbeat is due at once.
+    hurry: Notify,
+    fetched: mpsc::Sender<Fetched>,
+    fetch: FetchOptions,
+    permits: Arc<Semaphore>,
+    tasks: Mutex<JoinSet<()>>,
+    readers: Mutex<BTreeMap<Slot, AbortHandle>>,
+}
+
+impl Membership {
+    pub(super) fn new(
+        options: StreamOptions,
+        topics: BTreeMap<TopicId, Arc<Routes>>,
+        share: Share,
+        coordinator: Coordinator,
+        (fetch, permits): (FetchOptions, usize),
+        fetched: mpsc::Sender<Fetched>,
+    ) -> Self {
+        Self {
+            options,
+            topics,
+            share: Mutex::new(share),
+            coordinator: tokio::sync::Mutex::new(coordinator),
+            failure: Mutex::new(None),
+            news: Notify::new(),
+            hurry: Notify::new(),
+            fetched,
+            fetch,
+            permits: Arc::new(Semaphore::new(permits)),
+            tasks: Mutex::new(JoinSet::new()),
+            readers: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    pub(super) fn share(&self) -> MutexGuard<'_, Share> {
+        self.share.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the consumer cannot go on, if so.
+    pub(super) fn failure(&self) -> Option<ClientError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends all readers.
+    pub(super) fn stop(&self) {
+        self.tasks().abort_all();
+    }
+
+    /// Sends heartbeats until the member is fenced or the group is gone.
+    pub(super) async fn keep_alive(self: Arc<Self>) {
+        let mut pause = Pause::new(PAUSE_MIN, PAUSE_MAX);
+        let mut heard = Instant::now();
+        loop {
+            let wait = match self.beat().await {
+                Ok(interval) => {
+                    heard = Instant::now();
+                    pause.reset();
+                    interval
+                }
+                Err(error) if !error.is_retriable() => return self.fail(error),
+                Err(_) => {
+                    // Others have its partitions by now, or will soon.
+                    if heard.elapsed() >= self.options.session && self.share().is_member() {
+                        self.lose();
+                    }
+                    pause.next()
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.hurry.notified() => {}
+            }
+        }
+    }
+
+    /// Commits what the program is done with, again and again.
+    pub(super) async fn keep_committing(self: Arc<Self>, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            // What cannot be stored now is stored the next time, or read again by somebody.
+            drop(self.commit().await);
+        }
+    }
+
+    /// One heartbeat, and what follows from its answer; how long to wait with the next.
+    async fn beat(self: &Arc<Self>) -> Result<Duration, ClientError> {
+        let mut coordinator = self.coordinator.lock().await;
+        self.beat_with(&mut coordinator).await
+    }
+
+    async fn beat_with(
+        self: &Arc<Self>,
+        coordinator: &mut Coordinator,
+    ) -> Result<Duration, ClientError> {
+        let (member, says) = {
+            let share = self.share();
+            (share.member(), share.says())
+        };
+        match coordinator.heartbeat(member, says).await {
+            Ok(told) => {
+                let changed = self.share().handle_told(told.generation, &told.own, &told.give_up);
+                self.follow(changed);
+                Ok(Duration::from_millis(u64::from(told.interval_ms)))
+            }
+            Err(error) => match error.code() {
+                Some(ErrorCode::UnknownMember) => {
+                    self.lose();
+                    Ok(Duration::ZERO)
+                }
+                Some(ErrorCode::StaleGeneration) => {
+                    self.share().rejoin();
+                    Ok(PAUSE_MIN)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn follow(self: &Arc<Self>, changed: Changed) {
+        let Changed { opened, closed, must_give_up } = changed;
+        self.close(closed);
+        if must_give_up {
+            self.news.notify_one();
+        }
+        if !opened.is_empty() {
+            let membership = Arc::clone(self);
+            let mut tasks = self.tasks();
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn(async move { membership.open(opened).await });
+        }
+    }
+
+    fn lose(&self) {
+        let closed = self.share().handle_lost(new_id());
+        self.close(closed);
+        self.news.notify_one();
+    }
+
+    fn close(&self, slots: Vec<Slot>) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        for slot in slots {
+            if let Some(reader) = readers.remove(&slot) {
+                reader.abort();
+            }
+        }
+    }
+
+    /// Finds out where partitions begin, and reads them.
+    async fn open(self: Arc<Self>, opened: Vec<(PartitionKey, Slot)>) {
+        let keys: Vec<PartitionKey> = opened.iter().map(|(key, _)| *key).collect();
+        let mut pause = Pause::new(PAUSE_MIN, PAUSE_MAX);
+        let stored = loop {
+            let found = self.coordinator.lock().await.offsets(&keys).await;
+            match found {
+                Ok(stored) => break stored,
+                Err(error) if !error.is_retriable() => return self.fail(error),
+                Err(_) => tokio::time::sleep(pause.next()).await,
+            }
+        };
+        let stored: BTreeMap<PartitionKey, Offset> =
+            stored.into_iter().map(|row| (row.key, row.offset)).collect();
+        for (key, slot) in opened {
+            let begin = match stored.get(&key) {
+                Some(offset) => Begin::Stored(*offset),
+                None => match self.chosen(key, slot).await {
+                    Some(offset) => Begin::Chosen(offset),
+                    None => continue,
+                },
+            };
+            self.read(key, slot, begin);
+        }
+    }
+
+    /// Where a partition begins of which nothing is stored.
+    async fn chosen(&self, key: PartitionKey, slot: Slot) -> Option<Offset> {
+        let routes = self.topics.get(&key.topic)?;
+        let at = place_of(self.options.from);
+        let mut pause = Pause::new(PAUSE_MIN, PAUSE_MAX);
+        while self.share().is_own(key, slot) {
+            match routes.list_offset(key.partition, at).await {
+                Ok(found) => return Some(found.offset),
+                Err(error) if !error.is_retriable() => {
+                    let what = Err(error);
+                    drop(self.fetched.send(Fetched { key, slot, what }).await);
+                    return None;
+                }
+                Err(_) => tokio::time::sleep(pause.next()).await,
+            }
+        }
+        None
+    }
+
+    fn read(&self, key: PartitionKey, slot: Slot, begin: Begin) {
+        let Some(routes) = self.topics.get(&key.topic).map(Arc::clone) else { return };
+        let (Begin::Stored(offset) | Begin::Chosen(offset)) = begin;
+        let (sender, mut messages) = mpsc::channel(1);
+        let reader = Reader {
+            routes,
+            cursor: Cursor::new(key.partition, offset, None),
+            options: self.fetch,
+            permits: Arc::clone(&self.permits),
+            messages: sender,
+        };
+        let fetched = self.fetched.clone();
+        let pass_on = async move {
+            while let Some(message) = messages.recv().await {
+                let what = match message {
+                    Message::Batches(batches) => Ok(batches),
+                    Message::Failed(error) => Err(error),
+                    Message::Finished => continue,
+                };
+                if fetched.send(Fetched { key, slot, what }).await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Under one lock: a slot that is closed meanwhile finds its reader, or is found closed.
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.share().open(key, slot, begin) {
+            let task = async move {
+                tokio::join!(reader.run(), pass_on);
+            };
+            readers.insert(slot, self.tasks().spawn(task));
+        }
+    }
+
+    /// Commits what the program is done with.
+    pub(super) async fn commit(self: &Arc<Self>) -> Result<(), ClientError> {
+        let mut coordinator = self.coordinator.lock().await;
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let (committer, offsets) = {
+                let share = self.share();
+                (share.committer(), share.to_commit())
+            };
+            if offsets.is_empty() {
+                return Ok(());
+            }
+            // As one that is no member it would store what others read by now.
+            let Some(committer) = committer else { return Err(lost()) };
+            match coordinator.commit(Some(committer), offsets.clone()).await {
+                Ok(results) => return self.handle_stored(&offsets, &results),
+                Err(error) if error.code() == Some(ErrorCode::StaleGeneration) => {
+                    self.beat_with(&mut coordinator).await?;
+                }
+                Err(error) => {
+                    if error.code() == Some(ErrorCode::UnknownMember) {
+                        self.lose();
+                        self.hurry.notify_one();
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Err(lost())
+    }
+
+    fn handle_stored(
+        &self,
+        offsets: &[barrage_wire::StreamOffset],
+        results: &[Stored],
+    ) -> Result<(), ClientError> {
+        let mut refused = None;
+        let mut share = self.share();
+        for (row, result) in offsets.iter().zip(results) {
+            match result {
+                // Who is further than we stored that in our place.
+                Stored::Done | Stored::Behind { .. } => share.committed(row.key, row.offset),
+                other => refused = Some((row.key, *other)),
+            }
+        }
+        drop(share);
+        match refused {
+            None => Ok(()),
+            Some((key, why)) => {
+                self.hurry.notify_one();
+                let message = format!("the offset of partition {key} is not stored: {why:?}");
+                let reply = ErrorReply::new(ErrorCode::StaleGeneration, message);
+                Err(ClientError::Refused(reply))
+            }
+        }
+    }
+
+    /// Lets go of what is to be given up, committed or not, and says so.
+    pub(super) fn let_go(&self) {
+        if self.share().let_go() {
+            self.hurry.notify_one();
+        }
+    }
+
+    fn fail(&self, error: ClientError) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(error);
+        drop(failure);
+        self.news.notify_one();
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A member's id: nobody else draws the same.
+pub(super) fn new_id() -> String {
+    format!("{:016x}{:016x}", random(), random())
+}
+
+fn lost() -> ClientError {
+    let message = "the member was lost: its partitions are others', or will be read again";
+    ClientError::Refused(ErrorReply::new(ErrorCode::UnknownMember, message))
+}
