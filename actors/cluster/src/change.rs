@@ -101,7 +101,10 @@ fn next_voters(
     let next: BTreeSet<NodeId> = next.into_iter().collect();
     // Fewer copies are a step only when that is what is assigned.
     let forward = all || next.len() > view.voters.len();
-    (forward && next != view.voters).then_some(next)
+    // Without a majority that has the log nothing would ever be committed again (`queue` seed 49: a
+    // group became one copy, which was just being made anew).
+    let able = next.intersection(&view.caught_up).count() > next.len() / 2;
+    (forward && able && next != view.voters).then_some(next)
 }
 
 /// Who leads when the leader is to leave.
@@ -189,6 +192,14 @@ mod tests {
                 list(&[1]),
                 view(1, &[1, 2, 3], &[], &[1, 2, 3]),
                 Some(Change::ChangeVoters(set(&[1]))),
+            ),
+            // One that is being made anew cannot hold it alone, nor with others like it.
+            (list(&[1]), view(2, &[1, 2, 3], &[], &[2, 3]), None),
+            (list(&[1, 3, 4]), view(2, &[1, 2, 3], &[4], &[2, 4]), None),
+            (
+                list(&[1, 2, 4]),
+                view(2, &[1, 2, 3], &[4], &[2, 4]),
+                Some(Change::ChangeVoters(set(&[1, 2, 4]))),
             ),
             // The first one leads, when it can.
             (

@@ -69,7 +69,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             FaultGate { kind: "away", once_in_seeds: 16 },
             FaultGate { kind: "slow-disk", once_in_seeds: 16 },
             FaultGate { kind: "records-let-go", once_in_seeds: 8 },
-            FaultGate { kind: "copied-anew", once_in_seeds: 10 },
+            FaultGate { kind: "copied-anew", once_in_seeds: 20 },
             FaultGate { kind: "damage-repaired", once_in_seeds: 40 },
             FaultGate { kind: "looked-on-all", once_in_seeds: 8 },
         ],
