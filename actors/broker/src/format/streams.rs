@@ -35,7 +35,7 @@ pub(super) struct StreamV1 {
 
 #[derive(Archive, Serialize, Deserialize)]
 enum MembersV1 {
-    Nobody { since_ms: u64 },
+    Nobody { since_ms: u64, assigned_ms: Option<u64> },
     Native { members: Vec<(MemberV1, ShareV1)>, plan: PlanV1 },
     Classic { members: Vec<(MemberV1, SeatV1)>, meeting: MeetingV1 },
 }
@@ -118,7 +118,7 @@ pub(super) fn load(stored: Vec<StreamV1>) -> Option<Streams> {
 fn store_stream((group, stream): (&GroupId, &Stream)) -> StreamV1 {
     let Saved { generation, members, offsets } = stream.state.save();
     let members = match members {
-        Members::Nobody { since_ms } => MembersV1::Nobody { since_ms },
+        Members::Nobody { since_ms, assigned_ms } => MembersV1::Nobody { since_ms, assigned_ms },
         Members::Native { members, plan } => {
             let store = |(id, member, share)| (store_member(&id, &member), store_share(&share));
             let members = members.into_iter().map(store).collect();
@@ -148,7 +148,7 @@ fn store_stream((group, stream): (&GroupId, &Stream)) -> StreamV1 {
 
 fn load_stream(stored: StreamV1) -> Option<(GroupId, Stream)> {
     let members = match stored.members {
-        MembersV1::Nobody { since_ms } => Members::Nobody { since_ms },
+        MembersV1::Nobody { since_ms, assigned_ms } => Members::Nobody { since_ms, assigned_ms },
         MembersV1::Native { members, plan } => {
             let load = |(member, share)| {
                 let (id, member) = load_member(member)?;

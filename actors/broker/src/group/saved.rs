@@ -27,7 +27,7 @@ pub(crate) struct Saved {
 /// The members with their parts, by the way the group works; ascending by id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Members {
-    Nobody { since_ms: u64 },
+    Nobody { since_ms: u64, assigned_ms: Option<u64> },
     Native { members: Vec<(MemberId, Member, Share)>, plan: Plan },
     Classic { members: Vec<(MemberId, Member, Seat)>, meeting: Meeting },
 }
@@ -41,7 +41,9 @@ impl StreamGroup {
     /// What a checkpoint keeps. Cost: that of members and offsets; what they share is shared.
     pub(crate) fn save(&self) -> Saved {
         let members = match &self.way {
-            Way::Empty { since_ms } => Members::Nobody { since_ms: *since_ms },
+            Way::Empty { since_ms, assigned_ms } => {
+                Members::Nobody { since_ms: *since_ms, assigned_ms: *assigned_ms }
+            }
             Way::Native(handover) => Members::Native {
                 members: self.parts(|id| handover.share(id).cloned()),
                 plan: handover.plan(),
@@ -62,8 +64,8 @@ impl StreamGroup {
             return Err(OutOfBounds);
         }
         let (roster, way) = match members {
-            Members::Nobody { since_ms } => {
-                (Some(Roster::default()), Some(Way::Empty { since_ms }))
+            Members::Nobody { since_ms, assigned_ms } => {
+                (Some(Roster::default()), Some(Way::Empty { since_ms, assigned_ms }))
             }
             Members::Native { members, plan } => {
                 let (roster, shares) = split(members);

@@ -76,7 +76,12 @@ pub enum Standing {
 /// How a group works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    Empty { since_ms: u64 },
+    /// Since when, and when partitions were shared out last: who comes and goes again and again
+    /// does not make that more frequent.
+    Empty {
+        since_ms: u64,
+        assigned_ms: Option<u64>,
+    },
     Native(Handover),
     Classic(Rebalance),
 }
@@ -97,7 +102,7 @@ impl StreamGroup {
         Self {
             generation: Generation::NONE,
             roster: Roster::default(),
-            way: Way::Empty { since_ms: now_ms },
+            way: Way::Empty { since_ms: now_ms, assigned_ms: None },
             offsets: Offsets::default(),
         }
     }
@@ -195,7 +200,7 @@ impl StreamGroup {
         self.go_on(now_ms);
         let until_ms = self.expiry(policy, |retention_ms| now_ms.checked_sub(retention_ms));
         let offsets = match (until_ms, &self.way) {
-            (Some(until_ms), Way::Empty { since_ms }) if *since_ms <= until_ms => {
+            (Some(until_ms), Way::Empty { since_ms, .. }) if *since_ms <= until_ms => {
                 self.offsets.expire(until_ms)
             }
             _ => 0,
@@ -208,7 +213,7 @@ impl StreamGroup {
         let way_ms = match &self.way {
             Way::Native(handover) => handover.next_due_ms(),
             Way::Classic(rebalance) => rebalance.next_due_ms(),
-            Way::Empty { since_ms } => self.expiry(policy, |retention_ms| {
+            Way::Empty { since_ms, .. } => self.expiry(policy, |retention_ms| {
                 let oldest_ms = self.offsets.oldest_ms()?;
                 Some(oldest_ms.max(*since_ms).saturating_add(retention_ms))
             }),
@@ -309,10 +314,15 @@ impl StreamGroup {
     }
 
     fn empty_if_alone(&mut self, now_ms: u64) {
-        let is_empty = matches!(self.way, Way::Empty { .. });
-        if self.roster.is_empty() && !is_empty {
-            self.way = Way::Empty { since_ms: now_ms };
+        if !self.roster.is_empty() {
+            return;
         }
+        let assigned_ms = match &self.way {
+            Way::Empty { .. } => return,
+            Way::Native(handover) => handover.plan().assigned_ms,
+            Way::Classic(_) => None,
+        };
+        self.way = Way::Empty { since_ms: now_ms, assigned_ms };
     }
 }
 
@@ -340,7 +350,8 @@ impl StreamGroup {
         let mut fresh = None;
         let handover = match &mut self.way {
             Way::Native(handover) => handover,
-            _ => fresh.insert(Handover::default()),
+            Way::Empty { assigned_ms, .. } => fresh.insert(Handover::after(*assigned_ms)),
+            Way::Classic(_) => return Err(Refused::OtherWay),
         };
         handover.check_room(subscription)?;
         let carried_size = subscription.size();

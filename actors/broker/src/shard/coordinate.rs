@@ -156,7 +156,8 @@ impl Shard {
     ) -> Result<Option<Told>, StreamError> {
         let now_ms = self.inner.lease_now_ms();
         self.with_stream(group, |stream| {
-            if !stream.state.is_quiet(caller, generation, now_ms) {
+            if stream.has_nothing_for(caller) || !stream.state.is_quiet(caller, generation, now_ms)
+            {
                 return None;
             }
             let own = stream.state.share(&caller.member)?.own.clone();

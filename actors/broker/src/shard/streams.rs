@@ -181,6 +181,12 @@ impl StreamConfig {
         self.topics.get(at).map(|size| size.partitions)
     }
 
+    /// Whether there are topics, and none of them is the group's: to whoever reads them there is no
+    /// such group.
+    fn knows_none(&self, topics: &[TopicId]) -> bool {
+        !topics.is_empty() && topics.iter().all(|topic| self.size(*topic).is_none())
+    }
+
     fn has(&self, key: PartitionKey) -> bool {
         self.size(key.topic).is_some_and(|partitions| key.partition.0 < partitions)
     }
@@ -195,10 +201,28 @@ impl StreamConfig {
     }
 }
 
+/// Whether all topics that a member reads have left the group.
+fn reads_nothing(config: &StreamConfig, state: &StreamGroup, caller: &Caller) -> bool {
+    state.share(&caller.member).is_some_and(|share| config.knows_none(&share.topics))
+}
+
 impl Stream {
+    /// Whether all topics that a member reads have left the group.
+    pub(crate) fn has_nothing_for(&self, caller: &Caller) -> bool {
+        reads_nothing(&self.config, &self.state, caller)
+    }
+
     fn apply(&mut self, what: &StreamWhat, now_ms: u64) -> StreamOutcome {
         let Self { config, state } = self;
         match what {
+            StreamWhat::Join { reads, .. } if config.knows_none(&reads.topics) => {
+                StreamOutcome::UnknownGroup
+            }
+            StreamWhat::Beat { caller, reads: None, .. }
+                if reads_nothing(config, state, caller) =>
+            {
+                StreamOutcome::UnknownGroup
+            }
             StreamWhat::Join { caller, timeouts, reads } => {
                 told(state.join(caller, *timeouts, &config.subscription(reads), now_ms))
             }
@@ -329,6 +353,25 @@ mod tests {
 
     fn key(topic: u64, partition: u32) -> PartitionKey {
         PartitionKey { topic: TopicId(topic), partition: PartitionId(partition) }
+    }
+
+    #[test]
+    fn a_topic_that_leaves_the_group_and_comes_back_is_read_again() {
+        let mut streams = Streams::default();
+        open(&mut streams, &[(1, 1), (2, 1)], 3, 0);
+        assert_eq!(join(&mut streams, &[1, 2]), [(1, 0), (2, 0)]);
+        open(&mut streams, &[(1, 1)], 4, 5_000);
+        assert_eq!(own(beat(&mut streams, 1, 5_000)), [(1, 0)]);
+        open(&mut streams, &[(1, 1), (2, 1)], 5, 10_000);
+        assert_eq!(own(beat(&mut streams, 2, 10_000)), [(1, 0), (2, 0)]);
+        // Who reads nothing of what is left is told so: it would wait for ever.
+        open(&mut streams, &[(9, 1)], 6, 15_000);
+        assert_eq!(beat(&mut streams, 3, 15_000), StreamOutcome::UnknownGroup);
+        assert!(streams.groups[&GROUP].has_nothing_for(&caller()));
+        let other = Caller { member: MemberId(Name::new("n").unwrap()), instance: None };
+        let reads = Reads { topics: vec![TopicId(2)], assignor: Assignor::Sticky };
+        let late = StreamWhat::Join { caller: other, timeouts: Timeouts::default(), reads };
+        assert_eq!(apply(&mut streams, late, 15_000), StreamOutcome::UnknownGroup);
     }
 
     #[test]
