@@ -215,34 +215,32 @@ impl Membership {
         let stored: BTreeMap<PartitionKey, Offset> =
             stored.into_iter().map(|row| (row.key, row.offset)).collect();
         for (key, slot) in opened {
-            let begin = match stored.get(&key) {
-                Some(offset) => Begin::Stored(*offset),
-                None => match self.chosen(key, slot).await {
-                    Some(offset) => Begin::Chosen(offset),
-                    None => continue,
-                },
-            };
-            self.read(key, slot, begin);
+            if let Some(offset) = stored.get(&key) {
+                self.read(key, slot, Begin::Stored(*offset));
+                continue;
+            }
+            // Each for itself: one whose leader is gone keeps no other waiting.
+            let membership = Arc::clone(&self);
+            self.tasks().spawn(async move { membership.choose(key, slot).await });
         }
     }
 
-    /// Where a partition begins of which nothing is stored.
-    async fn chosen(&self, key: PartitionKey, slot: Slot) -> Option<Offset> {
-        let routes = self.topics.get(&key.topic)?;
+    /// Finds out where a partition begins of which nothing is stored, and reads it; ends when it is
+    /// not the member's any more.
+    async fn choose(&self, key: PartitionKey, slot: Slot) {
+        let Some(routes) = self.topics.get(&key.topic) else { return };
         let at = place_of(self.options.from);
         let mut pause = Pause::new(PAUSE_MIN, PAUSE_MAX);
         while self.share().is_own(key, slot) {
             match routes.list_offset(key.partition, at).await {
-                Ok(found) => return Some(found.offset),
+                Ok(found) => return self.read(key, slot, Begin::Chosen(found.offset)),
                 Err(error) if !error.is_retriable() => {
                     let what = Err(error);
-                    drop(self.fetched.send(Fetched { key, slot, what }).await);
-                    return None;
+                    return drop(self.fetched.send(Fetched { key, slot, what }).await);
                 }
                 Err(_) => tokio::time::sleep(pause.next()).await,
             }
         }
-        None
     }
 
     fn read(&self, key: PartitionKey, slot: Slot, begin: Begin) {

@@ -1,0 +1,272 @@
+//! Members of a stream group against a small coordinator in memory that is slow, silent, forgetful,
+//! or leads nothing.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use barrage_client::stream::StreamConsumer;
+use barrage_client::{Client, ClientOptions, StreamOptions};
+use barrage_model::batch::{BatchBuilder, Compression, NewRecord, stamp};
+use barrage_model::{CoreId, GroupId, NodeId, Offset, PartitionId, PartitionKey, ShardId, TopicId};
+use barrage_wire::{
+    ErrorCode, ErrorReply, FetchReply, FrameDecoder, GroupKind, GroupListReply, GroupSummary,
+    HelloReply, ListOffsetReply, MetadataReply, PartitionRoute, Request, Response, SessionLimits,
+    Standing, Stored, StreamDescription, StreamHeartbeatReply, StreamOffset, StreamOffsetsReply,
+    StreamStoredReply, TopicRoutes,
+};
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+const LIMITS: SessionLimits = SessionLimits {
+    frame_bytes_max: 16 << 20,
+    batch_bytes_max: 8 << 20,
+    in_flight_requests_max: 64,
+    in_flight_bytes_max: 64 << 20,
+    idle_timeout_ms: 60_000,
+};
+const TOPIC: TopicId = TopicId(7);
+/// As long as anything may take on a busy machine.
+const LONG: Duration = Duration::from_secs(20);
+const MOMENT: Duration = Duration::from_millis(50);
+
+/// How it is, and what it saw.
+#[derive(Debug, Default)]
+struct State {
+    partitions: u32,
+    /// What is stored, by partition.
+    stored: BTreeMap<u32, u64>,
+    start: u64,
+    end: u64,
+    /// Partitions that nobody leads.
+    unled: BTreeSet<u32>,
+    /// Requests by the names of their types: these are not answered.
+    silent: BTreeSet<&'static str>,
+    /// These are answered so.
+    refused: BTreeMap<&'static str, ErrorCode>,
+    /// These are answered so late.
+    slow: BTreeMap<&'static str, Duration>,
+    /// What was asked, in order.
+    asked: Vec<&'static str>,
+}
+
+struct Server {
+    address: String,
+    node: u64,
+    state: Mutex<State>,
+}
+
+fn name_of(request: &Request<'_>) -> &'static str {
+    match request {
+        Request::ListOffset(_) => "offset",
+        Request::Fetch(_) => "fetch",
+        Request::StreamHeartbeat(_) => "beat",
+        Request::StreamLeave(_) => "leave",
+        Request::StreamCommit(_) => "commit",
+        Request::StreamOffsets(_) => "stored",
+        Request::StreamDescribe(_) => "describe",
+        _ => "other",
+    }
+}
+
+fn key(partition: u32) -> PartitionKey {
+    PartitionKey { topic: TOPIC, partition: PartitionId(partition) }
+}
+
+impl Server {
+    async fn start(node: u64, state: State) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = Arc::new(Self { address, node, state: Mutex::new(state) });
+        let accepting = Arc::clone(&server);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(Arc::clone(&accepting).serve(stream));
+            }
+        });
+        server
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    async fn serve(self: Arc<Self>, mut stream: TcpStream) {
+        let mut decoder = FrameDecoder::new(LIMITS.frame_bytes_max);
+        loop {
+            while let Some(frame) = decoder.next_frame().unwrap() {
+                let request = Request::decode(&frame.header, &frame.body).unwrap();
+                let name = name_of(&request);
+                self.state().asked.push(name);
+                let slow = self.state().slow.get(name).copied();
+                tokio::time::sleep(slow.unwrap_or_default()).await;
+                if self.state().silent.contains(name) {
+                    continue;
+                }
+                let mut out = BytesMut::new();
+                if let Request::Fetch(fetch) = &request
+                    && let Ok(batches) = self.fetch(fetch.key, fetch.offset)
+                {
+                    if batches.is_empty() {
+                        tokio::time::sleep(MOMENT).await;
+                    }
+                    let (start_offset, high_watermark) = self.bounds();
+                    let reply = FetchReply { high_watermark, start_offset, batches: &batches };
+                    Response::Fetch(reply).encode(frame.header.correlation, &mut out);
+                } else {
+                    let answer = self.answer(&request).unwrap_or_else(|code| Response::Error {
+                        opcode: frame.header.opcode,
+                        error: ErrorReply::new(code, "not here"),
+                    });
+                    answer.encode(frame.header.correlation, &mut out);
+                }
+                if stream.write_all(&out).await.is_err() {
+                    return;
+                }
+            }
+            if stream.read_buf(decoder.buffer()).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+    }
+
+    fn bounds(&self) -> (Offset, Offset) {
+        let state = self.state();
+        (Offset(state.start), Offset(state.end))
+    }
+
+    fn fetch(&self, key: PartitionKey, offset: Offset) -> Result<Vec<u8>, ErrorCode> {
+        self.check("fetch", Some(key))?;
+        if offset >= self.bounds().1 {
+            return Ok(Vec::new());
+        }
+        let mut builder = BatchBuilder::new(Compression::None, 0);
+        builder.push(&NewRecord { value: Some(b"one"), ..NewRecord::default() }).unwrap();
+        let mut bytes = builder.finish().unwrap();
+        stamp(&mut bytes, offset, 1);
+        Ok(bytes)
+    }
+
+    fn check(&self, name: &str, key: Option<PartitionKey>) -> Result<(), ErrorCode> {
+        let state = self.state();
+        if key.is_some_and(|key| state.unled.contains(&key.partition.0)) {
+            return Err(ErrorCode::NotLeader);
+        }
+        state.refused.get(name).map_or(Ok(()), |code| Err(*code))
+    }
+
+    fn answer(&self, request: &Request<'_>) -> Result<Response<'static>, ErrorCode> {
+        let key_of = match request {
+            Request::ListOffset(asked) => Some(asked.key),
+            Request::Fetch(asked) => Some(asked.key),
+            _ => None,
+        };
+        self.check(name_of(request), key_of)?;
+        let (start_offset, high_watermark) = self.bounds();
+        let mut state = self.state();
+        Ok(match request {
+            Request::Hello(_) => Response::Hello(HelloReply {
+                version: 1,
+                node: NodeId(self.node),
+                core: CoreId(0),
+                limits: LIMITS,
+                server_name: "in memory".to_owned(),
+            }),
+            Request::Metadata(_) => Response::Metadata(self.metadata(state.partitions)),
+            Request::GroupList(_) => {
+                let (name, group) = ("billing".to_owned(), GroupId(9));
+                let kind = GroupKind::Stream { topics: vec!["orders".to_owned()] };
+                let summary = GroupSummary { name, group, kind, created_ms: 0 };
+                let (topic, partitions) = (TOPIC, state.partitions);
+                Response::GroupList(GroupListReply { topic, partitions, groups: vec![summary] })
+            }
+            Request::ListOffset(asked) => {
+                let is_start = asked.at == barrage_wire::At::Start;
+                let offset = if is_start { start_offset } else { high_watermark };
+                Response::ListOffset(ListOffsetReply { offset, start_offset, high_watermark })
+            }
+            Request::StreamHeartbeat(asked) => Response::StreamHeartbeat(StreamHeartbeatReply {
+                member: asked.member.id.clone(),
+                generation: 1,
+                own: (0..state.partitions).map(key).collect(),
+                give_up: Vec::new(),
+                interval_ms: 100,
+            }),
+            Request::StreamLeave(_) => Response::StreamLeave,
+            Request::StreamCommit(commit) => {
+                for row in &commit.offsets {
+                    state.stored.insert(row.key.partition.0, row.offset.0);
+                }
+                let results = vec![Stored::Done; commit.offsets.len()];
+                Response::StreamCommit(StreamStoredReply { results })
+            }
+            Request::StreamOffsets(asked) => {
+                let row = |key: &PartitionKey| {
+                    let offset = Offset(*state.stored.get(&key.partition.0)?);
+                    let (leader_epoch, metadata) = (None, String::new());
+                    Some(StreamOffset { key: *key, offset, leader_epoch, metadata })
+                };
+                let offsets = asked.keys.iter().filter_map(row).collect();
+                Response::StreamOffsets(StreamOffsetsReply { offsets })
+            }
+            Request::StreamDescribe(_) => Response::StreamDescribe(StreamDescription {
+                standing: Standing::Stable,
+                generation: 1,
+                members: Vec::new(),
+                offsets: Vec::new(),
+            }),
+            other => panic!("the tests do not ask {other:?}"),
+        })
+    }
+
+    fn metadata(&self, partitions: u32) -> MetadataReply {
+        let route = |partition| PartitionRoute {
+            partition: PartitionId(partition),
+            shard: ShardId(1),
+            node: NodeId(self.node),
+            core: CoreId(0),
+            address: self.address.clone(),
+        };
+        let row = TopicRoutes {
+            name: "orders".to_owned(),
+            error: 0,
+            topic: TOPIC,
+            partitions: (0..partitions).map(route).collect(),
+        };
+        MetadataReply { cluster: String::new(), topics: vec![row], nodes: Vec::new() }
+    }
+}
+
+async fn connect(servers: &[&Server]) -> Client {
+    let servers = servers.iter().map(|server| server.address.clone()).collect();
+    let request_timeout = Duration::from_secs(5);
+    let options = ClientOptions { servers, request_timeout, ..ClientOptions::default() };
+    Client::connect(options).await.unwrap()
+}
+
+async fn open(server: &Server, options: StreamOptions) -> StreamConsumer {
+    connect(&[server]).await.stream(&["orders"], "billing", options).await.unwrap()
+}
+
+/// A partition whose leader is gone keeps no other one waiting, whatever their order.
+#[tokio::test]
+async fn partitions_begin_each_for_itself() {
+    let stored = BTreeMap::from([(1, 0)]);
+    let unled = BTreeSet::from([0]);
+    let state = State { partitions: 3, end: 1, stored, unled, ..State::default() };
+    let server = Server::start(1, state).await;
+    let mut member = open(&server, StreamOptions::default()).await;
+    let mut read = BTreeSet::new();
+    for _ in 0..2 {
+        let record = timeout(LONG, member.next()).await.unwrap().unwrap();
+        read.insert(record.record.partition.0);
+    }
+    assert_eq!(read, BTreeSet::from([1, 2]));
+    server.state().unled.clear();
+    let record = timeout(LONG, member.next()).await.unwrap().unwrap();
+    assert_eq!(record.record.partition, PartitionId(0));
+}
