@@ -270,3 +270,43 @@ async fn partitions_begin_each_for_itself() {
     let record = timeout(LONG, member.next()).await.unwrap().unwrap();
     assert_eq!(record.record.partition, PartitionId(0));
 }
+
+/// A partition whose server was away for too long is read on where it was, by who still has it.
+#[tokio::test]
+async fn what_could_not_be_read_is_read_on() {
+    let stored = BTreeMap::from([(0, 0)]);
+    let server =
+        Server::start(1, State { partitions: 1, end: 1, stored, ..State::default() }).await;
+    let reconnect_timeout = MOMENT;
+    let mut member =
+        open(&server, StreamOptions { reconnect_timeout, ..StreamOptions::default() }).await;
+    assert_eq!(timeout(LONG, member.next()).await.unwrap().unwrap().record.offset, Offset(0));
+    server.state().unled.insert(0);
+    for _ in 0..2 {
+        let told = timeout(LONG, member.next()).await.unwrap().unwrap_err();
+        assert_eq!(told.code(), Some(ErrorCode::NotLeader));
+    }
+    server.state().unled.clear();
+    server.state().end = 2;
+    let record = loop {
+        // More may have been told meanwhile.
+        if let Ok(record) = timeout(LONG, member.next()).await.unwrap() {
+            break record;
+        }
+    };
+    assert_eq!(record.record.offset, Offset(1));
+}
+
+/// A partition that can never be read on fails its member: it must not look as if it were read.
+#[tokio::test]
+async fn what_can_never_be_read_fails_the_member() {
+    let refused = BTreeMap::from([("fetch", ErrorCode::InvalidArgument)]);
+    let stored = BTreeMap::from([(0, 0)]);
+    let state = State { partitions: 1, end: 1, stored, refused, ..State::default() };
+    let server = Server::start(1, state).await;
+    let mut member = open(&server, StreamOptions::default()).await;
+    for _ in 0..3 {
+        let told = timeout(LONG, member.next()).await.unwrap().unwrap_err();
+        assert_eq!(told.code(), Some(ErrorCode::InvalidArgument));
+    }
+}

@@ -24,9 +24,9 @@ use super::coordinator::Coordinator;
 use super::place_of;
 use super::share::{Begin, Changed, Share, Slot};
 use crate::consumer::{Cursor, FetchOptions, FetchedBatch, Message, Reader};
-use crate::error::ClientError;
+use crate::error::{ClientError, ErrorKind};
 use crate::options::StreamOptions;
-use crate::pause::{Pause, random};
+use crate::pause::{Pause, about, random};
 use crate::route::Routes;
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -227,7 +227,7 @@ impl Membership {
 
     /// Finds out where a partition begins of which nothing is stored, and reads it; ends when it is
     /// not the member's any more.
-    async fn choose(&self, key: PartitionKey, slot: Slot) {
+    async fn choose(self: Arc<Self>, key: PartitionKey, slot: Slot) {
         let Some(routes) = self.topics.get(&key.topic) else { return };
         let at = place_of(self.options.from);
         let mut pause = Pause::new(PAUSE_MIN, PAUSE_MAX);
@@ -235,46 +235,77 @@ impl Membership {
             match routes.list_offset(key.partition, at).await {
                 Ok(found) => return self.read(key, slot, Begin::Chosen(found.offset)),
                 Err(error) if !error.is_retriable() => {
-                    let what = Err(error);
-                    return drop(self.fetched.send(Fetched { key, slot, what }).await);
+                    let (is_final, what) = (is_final(&error), Err(error));
+                    if self.fetched.send(Fetched { key, slot, what }).await.is_err() || is_final {
+                        return;
+                    }
+                    tokio::time::sleep(about(PAUSE_MAX)).await;
                 }
                 Err(_) => tokio::time::sleep(pause.next()).await,
             }
         }
     }
 
-    fn read(&self, key: PartitionKey, slot: Slot, begin: Begin) {
-        let Some(routes) = self.topics.get(&key.topic).map(Arc::clone) else { return };
+    fn read(self: &Arc<Self>, key: PartitionKey, slot: Slot, begin: Begin) {
         let (Begin::Stored(offset) | Begin::Chosen(offset)) = begin;
-        let (sender, mut messages) = mpsc::channel(1);
-        let reader = Reader {
-            routes,
-            cursor: Cursor::new(key.partition, offset, None),
-            options: self.fetch,
-            permits: Arc::clone(&self.permits),
-            messages: sender,
-        };
-        let fetched = self.fetched.clone();
-        let pass_on = async move {
-            while let Some(message) = messages.recv().await {
-                let what = match message {
-                    Message::Batches(batches) => Ok(batches),
-                    Message::Failed(error) => Err(error),
-                    Message::Finished => continue,
-                };
-                if fetched.send(Fetched { key, slot, what }).await.is_err() {
-                    return;
-                }
-            }
-        };
         // Under one lock: a slot that is closed meanwhile finds its reader, or is found closed.
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         if self.share().open(key, slot, begin) {
-            let task = async move {
-                tokio::join!(reader.run(), pass_on);
-            };
+            let membership = Arc::clone(self);
+            let task = async move { membership.keep_reading(key, slot, offset).await };
             readers.insert(slot, self.tasks().spawn(task));
         }
+    }
+
+    /// Reads a partition until its slot is closed. What ends a reader is told; unless that is final
+    /// the next one goes on where it was: the member keeps the partition, and nobody else reads it.
+    async fn keep_reading(&self, key: PartitionKey, slot: Slot, mut offset: Offset) {
+        let Some(routes) = self.topics.get(&key.topic) else { return };
+        loop {
+            let (sender, messages) = mpsc::channel(1);
+            let reader = Reader {
+                routes: Arc::clone(routes),
+                cursor: Cursor::new(key.partition, offset, None),
+                options: self.fetch,
+                permits: Arc::clone(&self.permits),
+                messages: sender,
+            };
+            let pass_on = self.pass_on(key, slot, &mut offset, messages);
+            let ((), is_over) = tokio::join!(reader.run(), pass_on);
+            if is_over {
+                return;
+            }
+            tokio::time::sleep(about(PAUSE_MAX)).await;
+        }
+    }
+
+    /// Passes on what a reader brings until it ends; true if nobody wants more. `offset` is where
+    /// it ended.
+    async fn pass_on(
+        &self,
+        key: PartitionKey,
+        slot: Slot,
+        offset: &mut Offset,
+        mut messages: mpsc::Receiver<Message>,
+    ) -> bool {
+        let mut is_over = false;
+        while let Some(message) = messages.recv().await {
+            let what = match message {
+                Message::Batches(batches) => {
+                    *offset = batches.last().map_or(*offset, |batch| batch.end);
+                    Ok(batches)
+                }
+                Message::Failed(error) => {
+                    is_over |= is_final(&error);
+                    Err(error)
+                }
+                Message::Finished => continue,
+            };
+            if self.fetched.send(Fetched { key, slot, what }).await.is_err() {
+                return true;
+            }
+        }
+        is_over
     }
 
     /// Commits what the program is done with.
@@ -340,7 +371,7 @@ impl Membership {
         }
     }
 
-    fn fail(&self, error: ClientError) {
+    pub(super) fn fail(&self, error: ClientError) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
         drop(failure);
@@ -350,6 +381,14 @@ impl Membership {
     fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a partition whose reading ended so cannot be read on. One whose topic is gone is taken
+/// away by the coordinator, who may hear of that later than its readers.
+pub(super) fn is_final(error: &ClientError) -> bool {
+    let is_gone =
+        error.kind() == ErrorKind::NotFound || matches!(error, ClientError::TopicReplaced { .. });
+    !error.is_retriable() && !is_gone
 }
 
 /// A member's id: nobody else draws the same.

@@ -42,7 +42,7 @@ use tokio::task::JoinSet;
 
 use self::coordinator::Coordinator;
 pub use self::group::{GroupMember, GroupPartition, GroupState, StreamGroup};
-use self::membership::{Fetched, Membership, new_id};
+use self::membership::{Fetched, Membership, is_final, new_id};
 use self::share::{Share, Slot, Terms};
 use crate::client::Client;
 use crate::consumer::{FetchOptions, FetchedBatch, fetch_limits};
@@ -138,8 +138,9 @@ impl StreamConsumer {
     /// offsets are stored by hand. Cancel-safe.
     ///
     /// # Errors
-    /// The member was fenced, group or topic are gone, a partition cannot be read on, or a batch is
-    /// damaged.
+    /// The member was fenced, the group is gone, or a partition is damaged: then every later call
+    /// fails, too. Nobody answers for a partition, or its topic is gone: the next call goes on with
+    /// the others, and with this one once that is over.
     pub async fn next(&mut self) -> Result<StreamRecord, ClientError> {
         self.poll().await?;
         loop {
@@ -150,12 +151,10 @@ impl StreamConsumer {
                 }
             }
             let (key, slot, batch) = self.fetch().await?;
-            for record in &batch.records()? {
-                let record = record?;
-                if batch.wants(record.offset) {
-                    let record = Record::copy(batch.partition, &record);
-                    self.records.push_back((key, slot, record));
-                }
+            if let Err(error) = self.open_batch(key, slot, &batch) {
+                // What comes after it would be stored as if it had been read, too.
+                self.membership.fail(error.clone());
+                return Err(error);
             }
         }
     }
@@ -271,15 +270,36 @@ impl StreamConsumer {
                         self.batches.extend(batches);
                     }
                     Some(Fetched { key, slot, what: Err(error) }) => {
-                        if self.membership.share().is_own(key, slot) {
-                            return Err(error);
+                        if !self.membership.share().is_own(key, slot) {
+                            continue;
                         }
+                        if is_final(&error) {
+                            // Nobody reads this partition while the member has it.
+                            self.membership.fail(error.clone());
+                        }
+                        return Err(error);
                     }
                     None => return Err(ClientError::Closed),
                 },
                 () = self.membership.news.notified() => self.give_up().await?,
             }
         }
+    }
+
+    fn open_batch(
+        &mut self,
+        key: PartitionKey,
+        slot: Slot,
+        batch: &FetchedBatch,
+    ) -> Result<(), ClientError> {
+        for record in &batch.records()? {
+            let record = record?;
+            if batch.wants(record.offset) {
+                let record = Record::copy(batch.partition, &record);
+                self.records.push_back((key, slot, record));
+            }
+        }
+        Ok(())
     }
 
     fn name(&self, key: PartitionKey) -> Arc<str> {
