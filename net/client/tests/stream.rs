@@ -310,3 +310,20 @@ async fn what_can_never_be_read_fails_the_member() {
         assert_eq!(told.code(), Some(ErrorCode::InvalidArgument));
     }
 }
+
+/// Before a member knows what is its own it has not read all of it.
+#[tokio::test]
+async fn lag_is_of_what_the_member_has_by_then() {
+    let stored = BTreeMap::from([(0, 0)]);
+    let slow = BTreeMap::from([("beat", 10 * MOMENT)]);
+    let state = State { partitions: 1, end: 5, stored, slow, ..State::default() };
+    let server = Server::start(1, state).await;
+    let mut member = open(&server, StreamOptions::default()).await;
+    // The join is under way.
+    tokio::time::sleep(MOMENT).await;
+    assert_ne!(member.lag().await.unwrap(), Some(0));
+    for _ in 0..5 {
+        timeout(LONG, member.next()).await.unwrap().unwrap();
+    }
+    assert_eq!(member.lag().await.unwrap(), Some(0));
+}

@@ -195,10 +195,16 @@ impl StreamConsumer {
     /// # Errors
     /// Somebody who must be asked does not answer.
     pub async fn lag(&self) -> Result<Option<u64>, ClientError> {
-        let positions = self.membership.share().positions();
         let Some(topic) = self.names.keys().next() else { return Ok(None) };
-        let state = self.membership.coordinator.lock().await.describe(*topic).await?;
-        if state.standing != Standing::Stable || !self.membership.share().is_member() {
+        // What is ours comes by heartbeats: none of them comes between the two looks.
+        let mut coordinator = self.membership.coordinator.lock().await;
+        let state = coordinator.describe(*topic).await?;
+        let (is_member, positions) = {
+            let share = self.membership.share();
+            (share.is_member(), share.positions())
+        };
+        drop(coordinator);
+        if state.standing != Standing::Stable || !is_member {
             return Ok(None);
         }
         let mut lag = 0;
