@@ -327,3 +327,21 @@ async fn lag_is_of_what_the_member_has_by_then() {
     }
     assert_eq!(member.lag().await.unwrap(), Some(0));
 }
+
+/// Records that retention dropped before they were read are nothing to wait for.
+#[tokio::test]
+async fn lag_is_of_what_there_is() {
+    let stored = BTreeMap::from([(0, 5), (1, 9)]);
+    let state = State { partitions: 2, start: 8, end: 10, stored, ..State::default() };
+    let server = Server::start(1, state).await;
+    let member = open(&server, StreamOptions::default()).await;
+    let lag = async || loop {
+        if let Some(lag) = member.lag().await.unwrap() {
+            break lag;
+        }
+        tokio::time::sleep(MOMENT).await;
+    };
+    assert_eq!(timeout(LONG, lag()).await.unwrap(), 2 + 1);
+    server.state().start = 10;
+    assert_eq!(timeout(LONG, lag()).await.unwrap(), 0);
+}

@@ -211,8 +211,10 @@ impl StreamConsumer {
         for (key, position) in positions {
             let Some(routes) = self.membership.topics.get(&key.topic) else { continue };
             let Some(position) = position else { return Ok(None) };
-            let end = routes.list_offset(key.partition, At::End).await?.offset;
-            lag += end.0.saturating_sub(position.0);
+            let bounds = routes.list_offset(key.partition, At::End).await?;
+            // What retention dropped is nothing to wait for.
+            let from = position.max(bounds.start_offset);
+            lag += bounds.offset.0.saturating_sub(from.0);
         }
         Ok(Some(lag))
     }
