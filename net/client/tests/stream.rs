@@ -95,6 +95,10 @@ impl Server {
         self.state.lock().unwrap()
     }
 
+    fn count(&self, name: &str) -> usize {
+        self.state().asked.iter().filter(|asked| **asked == name).count()
+    }
+
     async fn serve(self: Arc<Self>, mut stream: TcpStream) {
         let mut decoder = FrameDecoder::new(LIMITS.frame_bytes_max);
         loop {
@@ -344,4 +348,33 @@ async fn lag_is_of_what_there_is() {
     assert_eq!(timeout(LONG, lag()).await.unwrap(), 2 + 1);
     server.state().start = 10;
     assert_eq!(timeout(LONG, lag()).await.unwrap(), 0);
+}
+
+/// Whoever may have come says that it goes, and goes but once.
+#[tokio::test]
+async fn a_member_leaves_that_was_not_told_that_it_came() {
+    let silent = BTreeSet::from(["beat"]);
+    let server = Server::start(1, State { partitions: 1, silent, ..State::default() }).await;
+    let member = open(&server, StreamOptions::default()).await;
+    while server.count("beat") == 0 {
+        tokio::time::sleep(MOMENT).await;
+    }
+    // The answer to an earlier leave was lost.
+    server.state().refused.insert("leave", ErrorCode::UnknownMember);
+    // Less than the request timeout: nobody is waited for.
+    timeout(60 * MOMENT, member.close()).await.unwrap().unwrap();
+    assert_eq!(server.count("leave"), 1);
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_says_first_what_is_not_stored() {
+    let stored = BTreeMap::from([(0, 0)]);
+    let server =
+        Server::start(1, State { partitions: 1, end: 1, stored, ..State::default() }).await;
+    let mut member = open(&server, StreamOptions::default()).await;
+    timeout(LONG, member.next()).await.unwrap().unwrap();
+    let refused = [("commit", ErrorCode::InvalidArgument), ("leave", ErrorCode::ProducerFenced)];
+    server.state().refused = refused.into();
+    let told = timeout(LONG, member.close()).await.unwrap().unwrap_err();
+    assert_eq!((told.code(), server.count("leave")), (Some(ErrorCode::InvalidArgument), 1));
 }

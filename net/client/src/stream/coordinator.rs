@@ -82,9 +82,14 @@ impl Coordinator {
         }
     }
 
+    /// Whom the group does not know has left it: the answer to the first leave may be lost.
     pub(super) async fn leave(&mut self, member: StreamMember) -> Result<(), ClientError> {
         let request = Request::StreamLeave(StreamLeave { group: self.group, member });
-        let answer = self.ask(&request).await?;
+        let answer = match self.ask(&request).await {
+            Ok(answer) => answer,
+            Err(error) if error.code() == Some(ErrorCode::UnknownMember) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         match answer.decode()? {
             Response::StreamLeave => Ok(()),
             _ => Err(answer.wrong()),

@@ -148,7 +148,7 @@ impl Membership {
         coordinator: &mut Coordinator,
     ) -> Result<Duration, ClientError> {
         let (member, says) = {
-            let share = self.share();
+            let mut share = self.share();
             (share.member(), share.says())
         };
         match coordinator.heartbeat(member, says).await {

@@ -224,21 +224,24 @@ impl StreamConsumer {
     /// # Errors
     /// It could not be stored, or nobody answers: then the group waits for the session's end.
     pub async fn close(mut self) -> Result<(), ClientError> {
+        // No heartbeat comes after the leave: it would make a member anew. One that is not answered
+        // is not waited for.
+        self.tasks.shutdown().await;
         let stored = match self.membership.options.commit_every {
             Some(_) => self.commit().await,
             None => Ok(()),
         };
-        // No heartbeat comes after the leave: it would make a member anew.
-        self.tasks.shutdown().await;
+        self.membership.stop();
         let mut coordinator = self.membership.coordinator.lock().await;
-        let (member, is_member) = {
+        let (member, is_announced) = {
             let share = self.membership.share();
-            (share.member(), share.is_member())
+            (share.member(), share.is_announced())
         };
-        if is_member {
-            coordinator.leave(member).await?;
-        }
-        stored
+        let left = match is_announced {
+            true => coordinator.leave(member).await,
+            false => Ok(()),
+        };
+        stored.and(left)
     }
 
     /// The program is done with what it was given; what is to be given up is.
