@@ -378,3 +378,28 @@ async fn a_member_that_leaves_says_first_what_is_not_stored() {
     let told = timeout(LONG, member.close()).await.unwrap().unwrap_err();
     assert_eq!((told.code(), server.count("leave")), (Some(ErrorCode::InvalidArgument), 1));
 }
+
+/// A node that was away may not know a group: that nobody knows it is what counts.
+#[tokio::test]
+async fn a_group_is_unknown_when_nobody_knows_it() {
+    let unknown = || {
+        let names = ["beat", "stored", "commit", "leave", "describe"];
+        names.map(|name| (name, ErrorCode::UnknownGroup)).into()
+    };
+    let stored = BTreeMap::from([(0, 0)]);
+    let knowing = State { partitions: 1, end: 1, stored, ..State::default() };
+    let knowing = Server::start(1, knowing).await;
+    let state = State { partitions: 1, end: 1, refused: unknown(), ..State::default() };
+    let away = Server::start(2, state).await;
+    let client = connect(&[&away, &knowing]).await;
+    let open = || client.stream(&["orders"], "billing", StreamOptions::default());
+    let mut member = open().await.unwrap();
+    timeout(LONG, member.next()).await.unwrap().unwrap();
+    assert!(away.count("beat") > 0 && knowing.count("beat") > 0);
+    timeout(LONG, member.close()).await.unwrap().unwrap();
+    assert_eq!(knowing.state().stored, BTreeMap::from([(0, 1)]));
+    let mut member = open().await.unwrap();
+    knowing.state().refused = unknown();
+    let told = timeout(LONG, member.next()).await.unwrap().unwrap_err();
+    assert_eq!(told.code(), Some(ErrorCode::UnknownGroup));
+}

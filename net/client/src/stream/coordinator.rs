@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::client::{Answer, Client, Effect, Whom};
 use crate::error::ClientError;
 
-/// A node that was away may not know a group yet: so long it may be unknown.
+/// Nodes that were away may not know a group yet: so long it may be unknown to all that answer.
 const OPENING: Duration = Duration::from_secs(1);
 const OPENING_PAUSE: Duration = Duration::from_millis(100);
 /// Partitions in one request, at most: what a server takes.
@@ -167,7 +167,8 @@ impl Coordinator {
     async fn ask(&mut self, request: &Request<'_>) -> Result<Answer, ClientError> {
         let began = Instant::now();
         loop {
-            let whom = Whom { first: self.server.take(), last: Vec::new() };
+            let doubted = Some(ErrorCode::UnknownGroup);
+            let whom = Whom { first: self.server.take(), doubted, ..Whom::default() };
             // Every request to a group may be carried out twice: members name themselves.
             match self.client.ask_whom(request, Effect::None, whom).await {
                 Ok(answer) => {
