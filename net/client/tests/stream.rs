@@ -403,3 +403,49 @@ async fn a_group_is_unknown_when_nobody_knows_it() {
     let told = timeout(LONG, member.next()).await.unwrap().unwrap_err();
     assert_eq!(told.code(), Some(ErrorCode::UnknownGroup));
 }
+
+/// While nothing is heard of the group a member stops reading before others begin, and reads on
+/// when it is heard again.
+#[tokio::test]
+async fn a_member_that_is_cut_off_lets_go_in_time() {
+    let session = Duration::from_secs(3);
+    let stored = BTreeMap::from([(0, 0)]);
+    let server =
+        Server::start(1, State { partitions: 1, end: 1, stored, ..State::default() }).await;
+    let options = StreamOptions { session, commit_every: None, ..StreamOptions::default() };
+    let mut member = open(&server, options).await;
+    timeout(LONG, member.next()).await.unwrap().unwrap();
+    server.state().silent.insert("beat");
+    let is_cut_off = async {
+        while !member.partitions().is_empty() {
+            tokio::time::sleep(MOMENT).await;
+        }
+    };
+    timeout(session, is_cut_off).await.unwrap();
+    // It may be another's by now.
+    drop(member.commit().await);
+    assert_eq!(server.state().stored, BTreeMap::from([(0, 0)]));
+    server.state().silent.clear();
+    let again = timeout(LONG, member.next()).await.unwrap().unwrap();
+    assert_eq!(again.record.offset, Offset(0), "it was not stored");
+    member.commit().await.unwrap();
+    assert_eq!(server.state().stored, BTreeMap::from([(0, 1)]));
+}
+
+/// A commit that hangs keeps no heartbeat from being sent.
+#[tokio::test]
+async fn a_commit_that_hangs_cuts_nobody_off() {
+    let session = Duration::from_secs(6);
+    let stored = BTreeMap::from([(0, 0)]);
+    let silent = BTreeSet::from(["commit"]);
+    let state = State { partitions: 1, end: 1, stored, silent, ..State::default() };
+    let server = Server::start(1, state).await;
+    let options = StreamOptions { session, commit_every: Some(MOMENT), ..StreamOptions::default() };
+    let mut member = open(&server, options).await;
+    timeout(LONG, member.next()).await.unwrap().unwrap();
+    let beat_count = server.count("beat");
+    // The program is done with it, and waits for more.
+    assert!(timeout(session, member.next()).await.is_err());
+    assert!(server.count("commit") > 1 && server.count("beat") > beat_count + 1);
+    assert_eq!(member.partitions().len(), 1);
+}

@@ -28,11 +28,13 @@ pub(super) struct Coordinator {
     client: Client,
     group: GroupId,
     server: Option<String>,
+    /// So long one request may take; else as long as any.
+    limit: Option<Duration>,
 }
 
 impl Coordinator {
     pub(super) const fn new(client: Client, group: GroupId) -> Self {
-        Self { client, group, server: None }
+        Self { client, group, server: None, limit: None }
     }
 
     /// The stream group of this name, and that it is one of all these topics.
@@ -62,6 +64,11 @@ impl Coordinator {
                 problem: "needs at least one topic".to_owned(),
             }),
         }
+    }
+
+    /// No request takes longer than this.
+    pub(super) fn within(self, limit: Duration) -> Self {
+        Self { limit: Some(limit), ..self }
     }
 
     pub(super) const fn group(&self) -> GroupId {
@@ -168,9 +175,18 @@ impl Coordinator {
         let began = Instant::now();
         loop {
             let doubted = Some(ErrorCode::UnknownGroup);
-            let whom = Whom { first: self.server.take(), doubted, ..Whom::default() };
+            let first = self.server.take();
+            let whom = Whom { first: first.clone(), doubted, ..Whom::default() };
             // Every request to a group may be carried out twice: members name themselves.
-            match self.client.ask_whom(request, Effect::None, whom).await {
+            let asked = self.client.ask_whom(request, Effect::None, whom);
+            let answer = match self.limit {
+                None => asked.await,
+                Some(limit) => tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
+                    let server = first.unwrap_or_else(|| "the group's coordinator".to_owned());
+                    Err(ClientError::RequestTimeout { server, limit })
+                }),
+            };
+            match answer {
                 Ok(answer) => {
                     self.server = Some(answer.server.clone());
                     return Ok(answer);

@@ -3,7 +3,8 @@
 //! ```text
 //!   heartbeat --told--> new partitions: stored offsets --> a reader each --> records
 //!       |                to give up: readers end; the next poll commits and lets go --> heartbeat
-//!       +--unknown, silent for a session--> everything is let go, and it joins anew
+//!       +--unknown--> everything is let go, and it joins anew
+//!       +--not answered for most of a session--> everything is let go, and it joins again
 //!       +--fenced, group gone--> the consumer fails
 //! ```
 //!
@@ -33,6 +34,14 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A commit that came too late for its generation is tried again after a heartbeat.
 const COMMIT_ATTEMPTS_MAX: u32 = 3;
+/// A request to the coordinator takes at most this part of a session, so that one that hangs does
+/// not keep heartbeats from being sent; but that long in any case.
+const SESSION_PARTS: u32 = 3;
+const REQUEST_LIMIT_MIN: Duration = Duration::from_secs(1);
+/// After so many parts of a session without an answer a member reads nothing any more: the rest is
+/// for clocks that differ, and for the program to be done with what it has.
+const PARTS_UNHEARD_MAX: u32 = 2;
+const _: () = assert!(PARTS_UNHEARD_MAX < SESSION_PARTS);
 
 /// What readers bring.
 #[derive(Debug)]
@@ -50,6 +59,8 @@ pub(super) struct Membership {
     pub(super) share: Mutex<Share>,
     /// Held while the coordinator is asked for something that bears the generation.
     pub(super) coordinator: tokio::sync::Mutex<Coordinator>,
+    /// When the last heartbeat was sent that was answered.
+    heard: Mutex<Instant>,
     failure: Mutex<Option<ClientError>>,
     /// Something happened that the consumer looks at.
     pub(super) news: Notify,
@@ -71,11 +82,13 @@ impl Membership {
         (fetch, permits): (FetchOptions, usize),
         fetched: mpsc::Sender<Fetched>,
     ) -> Self {
+        let limit = REQUEST_LIMIT_MIN.max(options.session / SESSION_PARTS);
         Self {
             options,
             topics,
             share: Mutex::new(share),
-            coordinator: tokio::sync::Mutex::new(coordinator),
+            coordinator: tokio::sync::Mutex::new(coordinator.within(limit)),
+            heard: Mutex::new(Instant::now()),
             failure: Mutex::new(None),
             news: Notify::new(),
             hurry: Notify::new(),
@@ -104,27 +117,38 @@ impl Membership {
     /// Sends heartbeats until the member is fenced or the group is gone.
     pub(super) async fn keep_alive(self: Arc<Self>) {
         let mut pause = Pause::new(PAUSE_MIN, PAUSE_MAX);
-        let mut heard = Instant::now();
         loop {
             let wait = match self.beat().await {
                 Ok(interval) => {
-                    heard = Instant::now();
                     pause.reset();
                     interval
                 }
                 Err(error) if !error.is_retriable() => return self.fail(error),
-                Err(_) => {
-                    // Others have its partitions by now, or will soon.
-                    if heard.elapsed() >= self.options.session && self.share().is_member() {
-                        self.lose();
-                    }
-                    pause.next()
-                }
+                Err(_) => pause.next(),
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.hurry.notified() => {}
             }
+        }
+    }
+
+    /// Lets everything go before others are given it, while no heartbeat is answered.
+    pub(super) async fn keep_watch(self: Arc<Self>) {
+        let part = PAUSE_MIN.max(self.options.session / SESSION_PARTS);
+        loop {
+            let due = *self.heard() + part * PARTS_UNHEARD_MAX;
+            if due > Instant::now() {
+                tokio::time::sleep_until(due).await;
+                continue;
+            }
+            if self.share().is_member() {
+                let closed = self.share().handle_cut_off();
+                self.close(closed);
+                self.news.notify_one();
+            }
+            // What is answered by then was sent lately: no request takes longer than a part.
+            tokio::time::sleep(part).await;
         }
     }
 
@@ -151,8 +175,10 @@ impl Membership {
             let mut share = self.share();
             (share.member(), share.says())
         };
+        let sent = Instant::now();
         match coordinator.heartbeat(member, says).await {
             Ok(told) => {
+                *self.heard() = sent;
                 let changed = self.share().handle_told(told.generation, &told.own, &told.give_up);
                 self.follow(changed);
                 Ok(Duration::from_millis(u64::from(told.interval_ms)))
@@ -376,6 +402,10 @@ impl Membership {
         failure.get_or_insert(error);
         drop(failure);
         self.news.notify_one();
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Instant> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {

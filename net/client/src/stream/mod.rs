@@ -127,6 +127,7 @@ impl StreamConsumer {
         ));
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&membership).keep_alive());
+        tasks.spawn(Arc::clone(&membership).keep_watch());
         if let Some(every) = commit_every {
             tasks.spawn(Arc::clone(&membership).keep_committing(every));
         }

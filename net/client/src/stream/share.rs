@@ -146,8 +146,14 @@ impl Share {
     /// The group goes on without this member: it comes as `id`, with nothing.
     pub(super) fn handle_lost(&mut self, id: String) -> Vec<Slot> {
         self.member.id = id;
-        self.generation = None;
         self.is_announced = false;
+        self.handle_cut_off()
+    }
+
+    /// The group may go on without this member soon: it has nothing any more, and joins again as
+    /// the one it is, which it may still be.
+    pub(super) fn handle_cut_off(&mut self) -> Vec<Slot> {
+        self.generation = None;
         std::mem::take(&mut self.parts).into_values().map(|part| part.slot).collect()
     }
 
@@ -326,5 +332,9 @@ mod tests {
         share.handle_told(1, &[key(0)], &[]);
         share.rejoin();
         assert_eq!(share.handle_told(1, &[key(0)], &[]), Changed::default());
+        // One that is cut off has nothing, and is still the same.
+        assert_eq!((share.handle_cut_off().len(), share.is_member()), (1, false));
+        assert_eq!((share.positions(), share.member().id.as_str()), (vec![], "b"));
+        assert_eq!(share.handle_told(1, &[key(0)], &[]).opened.len(), 1);
     }
 }
