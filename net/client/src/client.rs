@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use barrage_model::{PartitionKey, Retention};
 use barrage_wire::{
-    At, ClusterChange, ClusterChanged, ClusterDescription, ErrorReply, Frame, HelloReply, Hint,
-    InitProducerReply, ListOffsetReply, ListOffsetRequest, MetadataReply, MetadataRequest,
-    NodeAddress, Request, Response, StatsReply, TopicAlter, TopicCreate, TopicDelete,
-    TopicDescribe, TopicDescription, TopicSummary,
+    At, ClusterChange, ClusterChanged, ClusterDescription, ErrorCode, ErrorReply, Frame,
+    HelloReply, Hint, InitProducerReply, ListOffsetReply, ListOffsetRequest, MetadataReply,
+    MetadataRequest, NodeAddress, Request, Response, StatsReply, TopicAlter, TopicCreate,
+    TopicDelete, TopicDescribe, TopicDescription, TopicSummary,
 };
 use tokio::time::Instant;
 
@@ -51,6 +51,8 @@ pub(crate) struct Whom {
     pub(crate) first: Option<String>,
     /// These only when nobody else knows.
     pub(crate) last: Vec<String>,
+    /// Who was away may say this for want of knowing better: it counts when all that answer do.
+    pub(crate) doubted: Option<ErrorCode>,
 }
 
 /// An answer and who gave it.
@@ -331,8 +333,11 @@ impl Client {
         let started = Instant::now();
         let late = || started.elapsed() >= self.pool.options().request_timeout;
         let mut pause = Pause::new(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX);
-        let Whom { first: mut hinted, last: mut tried } = whom;
+        let Whom { first: mut hinted, last: mut tried, doubted } = whom;
         let mut heard: Option<ClientError> = None;
+        // Of those that were tried, how many said what is doubted.
+        let mut denial_count = 0;
+        let mut denied: Option<ClientError> = None;
         loop {
             let found = match hinted.take() {
                 Some(address) => self.named_or_any(address, &tried).await,
@@ -340,10 +345,14 @@ impl Client {
             };
             let (server, connection) = match found {
                 Ok(found) => found,
+                Err(error) if denial_count > 0 && denial_count == tried.len() => {
+                    return Err(denied.unwrap_or(error));
+                }
                 Err(error) if tried.is_empty() || late() => return Err(heard.unwrap_or(error)),
                 // All others were asked: from the beginning.
                 Err(_) => {
                     tried.clear();
+                    denial_count = 0;
                     tokio::time::sleep(pause.next()).await;
                     continue;
                 }
@@ -358,6 +367,12 @@ impl Client {
                 }
                 Err(error) => error,
             };
+            if doubted.is_some() && error.code() == doubted {
+                tried.push(server);
+                denial_count += 1;
+                denied = Some(error);
+                continue;
+            }
             let harmless = error.is_refused_untouched() || effect == Effect::None;
             if !error.is_retriable() || !harmless || late() {
                 return Err(error);

@@ -114,7 +114,7 @@ impl Client {
                 Some(group) => return Ok(group),
                 // A node that was away may not know what the others know.
                 None if is_first && self.pool().servers().len() > 1 => {
-                    whom = Whom { first: None, last: vec![server] };
+                    whom = Whom { last: vec![server], ..Whom::default() };
                 }
                 None => {
                     let message = format!("topic {topic} has no group {name}");

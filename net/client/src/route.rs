@@ -81,7 +81,7 @@ impl Routes {
         at: At,
     ) -> Result<ListOffsetReply, ClientError> {
         let first = Some(self.address(partition)).filter(|address| !address.is_empty());
-        let whom = Whom { first, last: Vec::new() };
+        let whom = Whom { first, ..Whom::default() };
         self.client.list_offset_from(self.key(partition), at, whom).await
     }
 
@@ -145,7 +145,7 @@ impl Routes {
 
     async fn refresh_now(&self, except: Option<&str>) -> Result<(), ClientError> {
         let last = except.filter(|address| !address.is_empty()).map(str::to_owned);
-        let whom = Whom { first: None, last: last.into_iter().collect() };
+        let whom = Whom { last: last.into_iter().collect(), ..Whom::default() };
         let (topic, addresses) = ask(&self.client, &self.name, whom).await?;
         if topic < self.topic {
             // Ids only grow: that node has not heard yet that the topic was made again.
@@ -223,7 +223,7 @@ async fn ask(
     let (mut reply, mut server) = client.metadata_from(&[name], whom).await?;
     if reply.topics.iter().any(is_unknown) && client.pool().servers().len() > 1 {
         // A node that was away may not know what the others know.
-        let whom = Whom { first: None, last: vec![server] };
+        let whom = Whom { last: vec![server], ..Whom::default() };
         (reply, server) = client.metadata_from(&[name], whom).await?;
     }
     let row = reply.topics.into_iter().next().ok_or_else(unknown)?;

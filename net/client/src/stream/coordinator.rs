@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::client::{Answer, Client, Effect, Whom};
 use crate::error::ClientError;
 
-/// A node that was away may not know a group yet: so long it may be unknown.
+/// Nodes that were away may not know a group yet: so long it may be unknown to all that answer.
 const OPENING: Duration = Duration::from_secs(1);
 const OPENING_PAUSE: Duration = Duration::from_millis(100);
 /// Partitions in one request, at most: what a server takes.
@@ -28,11 +28,13 @@ pub(super) struct Coordinator {
     client: Client,
     group: GroupId,
     server: Option<String>,
+    /// So long one request may take; else as long as any.
+    limit: Option<Duration>,
 }
 
 impl Coordinator {
     pub(super) const fn new(client: Client, group: GroupId) -> Self {
-        Self { client, group, server: None }
+        Self { client, group, server: None, limit: None }
     }
 
     /// The stream group of this name, and that it is one of all these topics.
@@ -64,6 +66,11 @@ impl Coordinator {
         }
     }
 
+    /// No request takes longer than this.
+    pub(super) fn within(self, limit: Duration) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+
     pub(super) const fn group(&self) -> GroupId {
         self.group
     }
@@ -82,9 +89,14 @@ impl Coordinator {
         }
     }
 
+    /// Whom the group does not know has left it: the answer to the first leave may be lost.
     pub(super) async fn leave(&mut self, member: StreamMember) -> Result<(), ClientError> {
         let request = Request::StreamLeave(StreamLeave { group: self.group, member });
-        let answer = self.ask(&request).await?;
+        let answer = match self.ask(&request).await {
+            Ok(answer) => answer,
+            Err(error) if error.code() == Some(ErrorCode::UnknownMember) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         match answer.decode()? {
             Response::StreamLeave => Ok(()),
             _ => Err(answer.wrong()),
@@ -162,9 +174,19 @@ impl Coordinator {
     async fn ask(&mut self, request: &Request<'_>) -> Result<Answer, ClientError> {
         let began = Instant::now();
         loop {
-            let whom = Whom { first: self.server.take(), last: Vec::new() };
+            let doubted = Some(ErrorCode::UnknownGroup);
+            let first = self.server.take();
+            let whom = Whom { first: first.clone(), doubted, ..Whom::default() };
             // Every request to a group may be carried out twice: members name themselves.
-            match self.client.ask_whom(request, Effect::None, whom).await {
+            let asked = self.client.ask_whom(request, Effect::None, whom);
+            let answer = match self.limit {
+                None => asked.await,
+                Some(limit) => tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
+                    let server = first.unwrap_or_else(|| "the group's coordinator".to_owned());
+                    Err(ClientError::RequestTimeout { server, limit })
+                }),
+            };
+            match answer {
                 Ok(answer) => {
                     self.server = Some(answer.server.clone());
                     return Ok(answer);

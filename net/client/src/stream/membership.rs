@@ -3,7 +3,8 @@
 //! ```text
 //!   heartbeat --told--> new partitions: stored offsets --> a reader each --> records
 //!       |                to give up: readers end; the next poll commits and lets go --> heartbeat
-//!       +--unknown, silent for a session--> everything is let go, and it joins anew
+//!       +--unknown--> everything is let go, and it joins anew
+//!       +--not answered for most of a session--> everything is let go, and it joins again
 //!       +--fenced, group gone--> the consumer fails
 //! ```
 //!
@@ -24,15 +25,23 @@ use super::coordinator::Coordinator;
 use super::place_of;
 use super::share::{Begin, Changed, Share, Slot};
 use crate::consumer::{Cursor, FetchOptions, FetchedBatch, Message, Reader};
-use crate::error::ClientError;
+use crate::error::{ClientError, ErrorKind};
 use crate::options::StreamOptions;
-use crate::pause::{Pause, random};
+use crate::pause::{Pause, about, random};
 use crate::route::Routes;
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A commit that came too late for its generation is tried again after a heartbeat.
 const COMMIT_ATTEMPTS_MAX: u32 = 3;
+/// A request to the coordinator takes at most this part of a session, so that one that hangs does
+/// not keep heartbeats from being sent; but that long in any case.
+const SESSION_PARTS: u32 = 3;
+const REQUEST_LIMIT_MIN: Duration = Duration::from_secs(1);
+/// After so many parts of a session without an answer a member reads nothing any more: the rest is
+/// for clocks that differ, and for the program to be done with what it has.
+const PARTS_UNHEARD_MAX: u32 = 2;
+const _: () = assert!(PARTS_UNHEARD_MAX < SESSION_PARTS);
 
 /// What readers bring.
 #[derive(Debug)]
@@ -50,6 +59,8 @@ pub(super) struct Membership {
     pub(super) share: Mutex<Share>,
     /// Held while the coordinator is asked for something that bears the generation.
     pub(super) coordinator: tokio::sync::Mutex<Coordinator>,
+    /// When the last heartbeat was sent that was answered.
+    heard: Mutex<Instant>,
     failure: Mutex<Option<ClientError>>,
     /// Something happened that the consumer looks at.
     pub(super) news: Notify,
@@ -71,11 +82,13 @@ impl Membership {
         (fetch, permits): (FetchOptions, usize),
         fetched: mpsc::Sender<Fetched>,
     ) -> Self {
+        let limit = REQUEST_LIMIT_MIN.max(options.session / SESSION_PARTS);
         Self {
             options,
             topics,
             share: Mutex::new(share),
-            coordinator: tokio::sync::Mutex::new(coordinator),
+            coordinator: tokio::sync::Mutex::new(coordinator.within(limit)),
+            heard: Mutex::new(Instant::now()),
             failure: Mutex::new(None),
             news: Notify::new(),
             hurry: Notify::new(),
@@ -104,27 +117,38 @@ impl Membership {
     /// Sends heartbeats until the member is fenced or the group is gone.
     pub(super) async fn keep_alive(self: Arc<Self>) {
         let mut pause = Pause::new(PAUSE_MIN, PAUSE_MAX);
-        let mut heard = Instant::now();
         loop {
             let wait = match self.beat().await {
                 Ok(interval) => {
-                    heard = Instant::now();
                     pause.reset();
                     interval
                 }
                 Err(error) if !error.is_retriable() => return self.fail(error),
-                Err(_) => {
-                    // Others have its partitions by now, or will soon.
-                    if heard.elapsed() >= self.options.session && self.share().is_member() {
-                        self.lose();
-                    }
-                    pause.next()
-                }
+                Err(_) => pause.next(),
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.hurry.notified() => {}
             }
+        }
+    }
+
+    /// Lets everything go before others are given it, while no heartbeat is answered.
+    pub(super) async fn keep_watch(self: Arc<Self>) {
+        let part = PAUSE_MIN.max(self.options.session / SESSION_PARTS);
+        loop {
+            let due = *self.heard() + part * PARTS_UNHEARD_MAX;
+            if due > Instant::now() {
+                tokio::time::sleep_until(due).await;
+                continue;
+            }
+            if self.share().is_member() {
+                let closed = self.share().handle_cut_off();
+                self.close(closed);
+                self.news.notify_one();
+            }
+            // What is answered by then was sent lately: no request takes longer than a part.
+            tokio::time::sleep(part).await;
         }
     }
 
@@ -148,11 +172,13 @@ impl Membership {
         coordinator: &mut Coordinator,
     ) -> Result<Duration, ClientError> {
         let (member, says) = {
-            let share = self.share();
+            let mut share = self.share();
             (share.member(), share.says())
         };
+        let sent = Instant::now();
         match coordinator.heartbeat(member, says).await {
             Ok(told) => {
+                *self.heard() = sent;
                 let changed = self.share().handle_told(told.generation, &told.own, &told.give_up);
                 self.follow(changed);
                 Ok(Duration::from_millis(u64::from(told.interval_ms)))
@@ -215,68 +241,97 @@ impl Membership {
         let stored: BTreeMap<PartitionKey, Offset> =
             stored.into_iter().map(|row| (row.key, row.offset)).collect();
         for (key, slot) in opened {
-            let begin = match stored.get(&key) {
-                Some(offset) => Begin::Stored(*offset),
-                None => match self.chosen(key, slot).await {
-                    Some(offset) => Begin::Chosen(offset),
-                    None => continue,
-                },
-            };
-            self.read(key, slot, begin);
+            if let Some(offset) = stored.get(&key) {
+                self.read(key, slot, Begin::Stored(*offset));
+                continue;
+            }
+            // Each for itself: one whose leader is gone keeps no other waiting.
+            let membership = Arc::clone(&self);
+            self.tasks().spawn(async move { membership.choose(key, slot).await });
         }
     }
 
-    /// Where a partition begins of which nothing is stored.
-    async fn chosen(&self, key: PartitionKey, slot: Slot) -> Option<Offset> {
-        let routes = self.topics.get(&key.topic)?;
+    /// Finds out where a partition begins of which nothing is stored, and reads it; ends when it is
+    /// not the member's any more.
+    async fn choose(self: Arc<Self>, key: PartitionKey, slot: Slot) {
+        let Some(routes) = self.topics.get(&key.topic) else { return };
         let at = place_of(self.options.from);
         let mut pause = Pause::new(PAUSE_MIN, PAUSE_MAX);
         while self.share().is_own(key, slot) {
             match routes.list_offset(key.partition, at).await {
-                Ok(found) => return Some(found.offset),
+                Ok(found) => return self.read(key, slot, Begin::Chosen(found.offset)),
                 Err(error) if !error.is_retriable() => {
-                    let what = Err(error);
-                    drop(self.fetched.send(Fetched { key, slot, what }).await);
-                    return None;
+                    let (is_final, what) = (is_final(&error), Err(error));
+                    if self.fetched.send(Fetched { key, slot, what }).await.is_err() || is_final {
+                        return;
+                    }
+                    tokio::time::sleep(about(PAUSE_MAX)).await;
                 }
                 Err(_) => tokio::time::sleep(pause.next()).await,
             }
         }
-        None
     }
 
-    fn read(&self, key: PartitionKey, slot: Slot, begin: Begin) {
-        let Some(routes) = self.topics.get(&key.topic).map(Arc::clone) else { return };
+    fn read(self: &Arc<Self>, key: PartitionKey, slot: Slot, begin: Begin) {
         let (Begin::Stored(offset) | Begin::Chosen(offset)) = begin;
-        let (sender, mut messages) = mpsc::channel(1);
-        let reader = Reader {
-            routes,
-            cursor: Cursor::new(key.partition, offset, None),
-            options: self.fetch,
-            permits: Arc::clone(&self.permits),
-            messages: sender,
-        };
-        let fetched = self.fetched.clone();
-        let pass_on = async move {
-            while let Some(message) = messages.recv().await {
-                let what = match message {
-                    Message::Batches(batches) => Ok(batches),
-                    Message::Failed(error) => Err(error),
-                    Message::Finished => continue,
-                };
-                if fetched.send(Fetched { key, slot, what }).await.is_err() {
-                    return;
-                }
-            }
-        };
         // Under one lock: a slot that is closed meanwhile finds its reader, or is found closed.
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         if self.share().open(key, slot, begin) {
-            let task = async move {
-                tokio::join!(reader.run(), pass_on);
-            };
+            let membership = Arc::clone(self);
+            let task = async move { membership.keep_reading(key, slot, offset).await };
             readers.insert(slot, self.tasks().spawn(task));
         }
+    }
+
+    /// Reads a partition until its slot is closed. What ends a reader is told; unless that is final
+    /// the next one goes on where it was: the member keeps the partition, and nobody else reads it.
+    async fn keep_reading(&self, key: PartitionKey, slot: Slot, mut offset: Offset) {
+        let Some(routes) = self.topics.get(&key.topic) else { return };
+        loop {
+            let (sender, messages) = mpsc::channel(1);
+            let reader = Reader {
+                routes: Arc::clone(routes),
+                cursor: Cursor::new(key.partition, offset, None),
+                options: self.fetch,
+                permits: Arc::clone(&self.permits),
+                messages: sender,
+            };
+            let pass_on = self.pass_on(key, slot, &mut offset, messages);
+            let ((), is_over) = tokio::join!(reader.run(), pass_on);
+            if is_over {
+                return;
+            }
+            tokio::time::sleep(about(PAUSE_MAX)).await;
+        }
+    }
+
+    /// Passes on what a reader brings until it ends; true if nobody wants more. `offset` is where
+    /// it ended.
+    async fn pass_on(
+        &self,
+        key: PartitionKey,
+        slot: Slot,
+        offset: &mut Offset,
+        mut messages: mpsc::Receiver<Message>,
+    ) -> bool {
+        let mut is_over = false;
+        while let Some(message) = messages.recv().await {
+            let what = match message {
+                Message::Batches(batches) => {
+                    *offset = batches.last().map_or(*offset, |batch| batch.end);
+                    Ok(batches)
+                }
+                Message::Failed(error) => {
+                    is_over |= is_final(&error);
+                    Err(error)
+                }
+                Message::Finished => continue,
+            };
+            if self.fetched.send(Fetched { key, slot, what }).await.is_err() {
+                return true;
+            }
+        }
+        is_over
     }
 
     /// Commits what the program is done with.
@@ -342,16 +397,28 @@ impl Membership {
         }
     }
 
-    fn fail(&self, error: ClientError) {
+    pub(super) fn fail(&self, error: ClientError) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
         drop(failure);
         self.news.notify_one();
     }
 
+    fn heard(&self) -> MutexGuard<'_, Instant> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a partition whose reading ended so cannot be read on. One whose topic is gone is taken
+/// away by the coordinator, who may hear of that later than its readers.
+pub(super) fn is_final(error: &ClientError) -> bool {
+    let is_gone =
+        error.kind() == ErrorKind::NotFound || matches!(error, ClientError::TopicReplaced { .. });
+    !error.is_retriable() && !is_gone
 }
 
 /// A member's id: nobody else draws the same.

@@ -42,7 +42,7 @@ use tokio::task::JoinSet;
 
 use self::coordinator::Coordinator;
 pub use self::group::{GroupMember, GroupPartition, GroupState, StreamGroup};
-use self::membership::{Fetched, Membership, new_id};
+use self::membership::{Fetched, Membership, is_final, new_id};
 use self::share::{Share, Slot, Terms};
 use crate::client::Client;
 use crate::consumer::{FetchOptions, FetchedBatch, fetch_limits};
@@ -127,6 +127,7 @@ impl StreamConsumer {
         ));
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&membership).keep_alive());
+        tasks.spawn(Arc::clone(&membership).keep_watch());
         if let Some(every) = commit_every {
             tasks.spawn(Arc::clone(&membership).keep_committing(every));
         }
@@ -138,8 +139,9 @@ impl StreamConsumer {
     /// offsets are stored by hand. Cancel-safe.
     ///
     /// # Errors
-    /// The member was fenced, group or topic are gone, a partition cannot be read on, or a batch is
-    /// damaged.
+    /// The member was fenced, the group is gone, or a partition is damaged: then every later call
+    /// fails, too. Nobody answers for a partition, or its topic is gone: the next call goes on with
+    /// the others, and with this one once that is over.
     pub async fn next(&mut self) -> Result<StreamRecord, ClientError> {
         self.poll().await?;
         loop {
@@ -150,12 +152,10 @@ impl StreamConsumer {
                 }
             }
             let (key, slot, batch) = self.fetch().await?;
-            for record in &batch.records()? {
-                let record = record?;
-                if batch.wants(record.offset) {
-                    let record = Record::copy(batch.partition, &record);
-                    self.records.push_back((key, slot, record));
-                }
+            if let Err(error) = self.open_batch(key, slot, &batch) {
+                // What comes after it would be stored as if it had been read, too.
+                self.membership.fail(error.clone());
+                return Err(error);
             }
         }
     }
@@ -196,18 +196,26 @@ impl StreamConsumer {
     /// # Errors
     /// Somebody who must be asked does not answer.
     pub async fn lag(&self) -> Result<Option<u64>, ClientError> {
-        let positions = self.membership.share().positions();
         let Some(topic) = self.names.keys().next() else { return Ok(None) };
-        let state = self.membership.coordinator.lock().await.describe(*topic).await?;
-        if state.standing != Standing::Stable || !self.membership.share().is_member() {
+        // What is ours comes by heartbeats: none of them comes between the two looks.
+        let mut coordinator = self.membership.coordinator.lock().await;
+        let state = coordinator.describe(*topic).await?;
+        let (is_member, positions) = {
+            let share = self.membership.share();
+            (share.is_member(), share.positions())
+        };
+        drop(coordinator);
+        if state.standing != Standing::Stable || !is_member {
             return Ok(None);
         }
         let mut lag = 0;
         for (key, position) in positions {
             let Some(routes) = self.membership.topics.get(&key.topic) else { continue };
             let Some(position) = position else { return Ok(None) };
-            let end = routes.list_offset(key.partition, At::End).await?.offset;
-            lag += end.0.saturating_sub(position.0);
+            let bounds = routes.list_offset(key.partition, At::End).await?;
+            // What retention dropped is nothing to wait for.
+            let from = position.max(bounds.start_offset);
+            lag += bounds.offset.0.saturating_sub(from.0);
         }
         Ok(Some(lag))
     }
@@ -217,21 +225,24 @@ impl StreamConsumer {
     /// # Errors
     /// It could not be stored, or nobody answers: then the group waits for the session's end.
     pub async fn close(mut self) -> Result<(), ClientError> {
+        // No heartbeat comes after the leave: it would make a member anew. One that is not answered
+        // is not waited for.
+        self.tasks.shutdown().await;
         let stored = match self.membership.options.commit_every {
             Some(_) => self.commit().await,
             None => Ok(()),
         };
-        // No heartbeat comes after the leave: it would make a member anew.
-        self.tasks.shutdown().await;
+        self.membership.stop();
         let mut coordinator = self.membership.coordinator.lock().await;
-        let (member, is_member) = {
+        let (member, is_announced) = {
             let share = self.membership.share();
-            (share.member(), share.is_member())
+            (share.member(), share.is_announced())
         };
-        if is_member {
-            coordinator.leave(member).await?;
-        }
-        stored
+        let left = match is_announced {
+            true => coordinator.leave(member).await,
+            false => Ok(()),
+        };
+        stored.and(left)
     }
 
     /// The program is done with what it was given; what is to be given up is.
@@ -271,15 +282,36 @@ impl StreamConsumer {
                         self.batches.extend(batches);
                     }
                     Some(Fetched { key, slot, what: Err(error) }) => {
-                        if self.membership.share().is_own(key, slot) {
-                            return Err(error);
+                        if !self.membership.share().is_own(key, slot) {
+                            continue;
                         }
+                        if is_final(&error) {
+                            // Nobody reads this partition while the member has it.
+                            self.membership.fail(error.clone());
+                        }
+                        return Err(error);
                     }
                     None => return Err(ClientError::Closed),
                 },
                 () = self.membership.news.notified() => self.give_up().await?,
             }
         }
+    }
+
+    fn open_batch(
+        &mut self,
+        key: PartitionKey,
+        slot: Slot,
+        batch: &FetchedBatch,
+    ) -> Result<(), ClientError> {
+        for record in &batch.records()? {
+            let record = record?;
+            if batch.wants(record.offset) {
+                let record = Record::copy(batch.partition, &record);
+                self.records.push_back((key, slot, record));
+            }
+        }
+        Ok(())
     }
 
     fn name(&self, key: PartitionKey) -> Arc<str> {

@@ -56,13 +56,16 @@ pub(super) struct Share {
     terms: Terms,
     /// What it was told last; `None` before it has joined.
     generation: Option<u32>,
+    /// It said that it comes: the coordinator may know it, whether that was answered or not.
+    is_announced: bool,
     parts: BTreeMap<PartitionKey, Part>,
     next_slot: u64,
 }
 
 impl Share {
     pub(super) const fn new(member: StreamMember, terms: Terms) -> Self {
-        Self { member, terms, generation: None, parts: BTreeMap::new(), next_slot: 0 }
+        let (generation, is_announced) = (None, false);
+        Self { member, terms, generation, is_announced, parts: BTreeMap::new(), next_slot: 0 }
     }
 
     pub(super) fn member(&self) -> StreamMember {
@@ -73,15 +76,21 @@ impl Share {
         self.generation.is_some()
     }
 
+    /// Whether the coordinator may know of this member.
+    pub(super) const fn is_announced(&self) -> bool {
+        self.is_announced
+    }
+
     pub(super) fn committer(&self) -> Option<StreamCommitter> {
         let generation = self.generation?;
         Some(StreamCommitter { member: self.member(), generation })
     }
 
     /// What the next heartbeat says.
-    pub(super) fn says(&self) -> StreamBeat {
+    pub(super) fn says(&mut self) -> StreamBeat {
         match self.generation {
             None => {
+                self.is_announced = true;
                 let Terms { reads, session_ms, rebalance_ms } = self.terms.clone();
                 StreamBeat::Join { reads, session_ms, rebalance_ms }
             }
@@ -137,6 +146,13 @@ impl Share {
     /// The group goes on without this member: it comes as `id`, with nothing.
     pub(super) fn handle_lost(&mut self, id: String) -> Vec<Slot> {
         self.member.id = id;
+        self.is_announced = false;
+        self.handle_cut_off()
+    }
+
+    /// The group may go on without this member soon: it has nothing any more, and joins again as
+    /// the one it is, which it may still be.
+    pub(super) fn handle_cut_off(&mut self) -> Vec<Slot> {
         self.generation = None;
         std::mem::take(&mut self.parts).into_values().map(|part| part.slot).collect()
     }
@@ -301,10 +317,13 @@ mod tests {
     #[test]
     fn a_lost_member_commits_nothing_and_comes_back_with_nothing() {
         let mut share = share();
+        assert!(!share.is_announced());
+        share.says();
         let slot = open(&mut share, 0, 5);
-        assert!(share.hand_out(key(0), slot, Offset(8)));
+        assert!(share.is_announced() && share.hand_out(key(0), slot, Offset(8)));
         share.finish();
         assert_eq!(share.handle_lost("b".to_owned()).len(), 2);
+        assert!(!share.is_announced(), "nobody knows it by this id");
         assert_eq!((commits(&share), share.committer()), (vec![], None));
         assert!(!share.hand_out(key(0), slot, Offset(9)));
         assert!(matches!(share.says(), StreamBeat::Join { .. }));
@@ -313,5 +332,9 @@ mod tests {
         share.handle_told(1, &[key(0)], &[]);
         share.rejoin();
         assert_eq!(share.handle_told(1, &[key(0)], &[]), Changed::default());
+        // One that is cut off has nothing, and is still the same.
+        assert_eq!((share.handle_cut_off().len(), share.is_member()), (1, false));
+        assert_eq!((share.positions(), share.member().id.as_str()), (vec![], "b"));
+        assert_eq!(share.handle_told(1, &[key(0)], &[]).opened.len(), 1);
     }
 }
