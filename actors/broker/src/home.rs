@@ -222,6 +222,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Identity, String> {
     let birth = stored.birth.as_deref().unwrap_or("0");
     let birth = u128::from_str_radix(birth, 16).map_err(|error| format!("birth: {error}"));
     let Stored { node, cluster, .. } = stored;
+    // A newcomer is in no cluster yet.
+    if !cluster.is_empty() {
+        u128::from_str_radix(&cluster, 16).map_err(|error| format!("cluster: {error}"))?;
+    }
     Ok(Identity { node: NodeId(node), cluster, birth: Birth(birth?) })
 }
 
@@ -238,6 +242,7 @@ mod tests {
         assert_eq!(parse(before).map(|identity| identity.birth), Ok(Birth::default()));
         assert!(parse(br#"{"format":2,"node":1,"cluster":"00ff","birth":"0a"}"#).is_err());
         assert!(parse(br#"{"format":1,"node":1,"cluster":"00ff","birth":"x"}"#).is_err());
+        assert!(parse(br#"{"format":1,"node":1,"cluster":"00gf","birth":"0a"}"#).is_err());
         for len in 0..golden.len() {
             assert!(parse(golden.get(..len).unwrap_or_default()).is_err());
         }
