@@ -233,15 +233,13 @@ impl Letters {
                 Ok(received) => received,
                 Err(error) => break Err(error),
             };
-            // What comes again was held for too long, or given back by others.
+            // What comes again was held for too long, or given back by others: it is held anew, and
+            // those behind it come next.
             let is_new = |one: &Received| {
                 passed.get(&one.record.partition).is_none_or(|last| one.record.offset > *last)
             };
             let (fresh, again): (Vec<_>, Vec<_>) = received.into_iter().partition(is_new);
             held.extend(again.iter().map(|one| one.receipt));
-            if fresh.is_empty() {
-                break Ok(());
-            }
             for Received { record, .. } in &fresh {
                 passed.insert(record.partition, record.offset);
             }
