@@ -534,13 +534,7 @@ impl Broker {
     /// Resolves when a shard of this core has failed for good, with the reason; the process must
     /// then exit.
     pub async fn failed(&self) -> String {
-        loop {
-            let listener = self.core.failed.listen();
-            if let Some(reason) = self.core.failure.borrow().clone() {
-                return reason;
-            }
-            listener.await;
-        }
+        self.core.failed().await
     }
 
     /// Hands the leads of this core's shards to other nodes, where there are any that can take

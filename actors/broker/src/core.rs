@@ -203,6 +203,17 @@ impl Core {
         self.failed.notify_all();
     }
 
+    /// Waits until something on this core has failed for good, and says what.
+    pub(crate) async fn failed(&self) -> String {
+        loop {
+            let listener = self.failed.listen();
+            if let Some(reason) = self.failure.borrow().clone() {
+                return reason;
+            }
+            listener.await;
+        }
+    }
+
     /// Hands a batch to its shard on this core.
     pub(crate) fn produce_here(
         &self,

@@ -12,12 +12,14 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 
 use barrage_commitlog::Options;
 use barrage_model::{NodeId, ShardId};
 use barrage_raft::{Content, Folder};
 use barrage_world::{fs, planted, spawn};
+use futures_util::future::{Either, select};
 use thiserror::Error;
 
 use crate::api::AdminError;
@@ -123,6 +125,9 @@ pub enum StartError {
         /// Cores in the options.
         options: u16,
     },
+    /// Something broke for good before the core could serve.
+    #[error("{0}")]
+    Failed(String),
     /// The first core has ended before it could say what the catalog is.
     #[error("the first core did not start")]
     NoCatalog,
@@ -136,6 +141,17 @@ pub(crate) async fn open(core: &Rc<Core>) -> Result<(), StartError> {
     } else {
         prepare(core).await?;
     }
+    // It may take long until others let a node in. A catalog that dies meanwhile, of a disk that
+    // refuses, hears of nobody any more.
+    let (opened, failed) = (pin!(open_shards(core)), pin!(core.failed()));
+    match select(opened, failed).await {
+        Either::Left((opened, _)) => opened,
+        Either::Right((reason, _)) => Err(StartError::Failed(reason)),
+    }
+}
+
+/// Opens the data shards, once the node is a member.
+async fn open_shards(core: &Rc<Core>) -> Result<(), StartError> {
     let node = core.node();
     let mut catalog = core.catalog_watch();
     // A node that joins waits here until the catalog's leader has found it.

@@ -286,12 +286,15 @@ impl Witness {
         }
     }
 
-    /// Whether retention may have taken a batch already when it is acknowledged.
+    /// Whether retention, or the deletion of its topic, may have taken a batch already when it is
+    /// acknowledged.
     pub(crate) fn may_be_gone(&self, key: PartitionKey, base: u64, log_time_ms: i64) -> bool {
         let (topics, places) = (self.topics.borrow(), self.places.borrow());
         let kept = places.get(&key).map_or(0, |seen| seen.kept_from(base + 1));
         let time_ms = (log_time_ms >= 0).then_some(log_time_ms);
-        let may = |topic: &Known| topic.may_let_go(kept, time_ms, self.node_clock_ms_max());
+        let may = |topic: &Known| {
+            topic.deleting || topic.may_let_go(kept, time_ms, self.node_clock_ms_max())
+        };
         topics.get(&key.topic).is_none_or(may)
     }
 
