@@ -10,8 +10,8 @@ use barrage_cluster::{Catalog, CatalogError, Command, Reply};
 use barrage_commitlog::Options;
 use barrage_model::NodeId;
 use barrage_raft::{
-    Applied, Group, GroupOptions, Machine, OpenError, Peers, Proposal, ProposeError, RestoreError,
-    Timing, UnknownCommand,
+    Applied, Group, GroupOptions, Machine, OpenError, Parts, Peers, Proposal, ProposeError,
+    RestoreError, Timing, UnknownCommand,
 };
 use barrage_world::unix_time_ms;
 use bytes::Bytes;
@@ -39,8 +39,8 @@ impl Machine for CatalogMachine {
         Ok(reply)
     }
 
-    fn checkpoint(&self) -> Vec<u8> {
-        self.catalog.checkpoint()
+    fn checkpoint(&self) -> Parts {
+        Parts::one(self.catalog.checkpoint())
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {

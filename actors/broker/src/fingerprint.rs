@@ -5,7 +5,7 @@
 
 use barrage_model::{LogIndex, ShardId};
 use barrage_raft::Machine;
-use crc32c::crc32c;
+use crc32c::crc32c_append;
 
 use crate::broker::Broker;
 use crate::core::CATALOG_SHARD;
@@ -41,11 +41,14 @@ impl Broker {
 
 /// The hash of a machine's state.
 pub(crate) fn hash<M: Machine>(machine: &M) -> u64 {
-    hash_bytes(&machine.checkpoint())
+    hash_parts(machine.checkpoint())
 }
 
-/// The hash of a state's bytes.
-pub(crate) fn hash_bytes(state: &[u8]) -> u64 {
-    let (low, high) = state.split_at(state.len() / 2);
-    u64::from(crc32c(low)) << 32 | u64::from(crc32c(high))
+/// The hash of a state in parts.
+pub(crate) fn hash_parts(parts: impl Iterator<Item = Vec<u8>>) -> u64 {
+    let (low, high) = parts.fold((0, 0), |(low, high), part| {
+        let (front, back) = part.split_at(part.len() / 2);
+        (crc32c_append(low, front), crc32c_append(high, back))
+    });
+    u64::from(low) << 32 | u64::from(high)
 }

@@ -1,11 +1,24 @@
 //! The checkpoint of a data shard: bounds, settings and producers of its partitions, and what their
-//! groups have leased and settled, version 1.
+//! groups have leased and settled, version 2: in parts, each in `barrage_cluster::format`'s
+//! envelope.
 //!
-//! Owns: the stored form of [`State`] and [`Groups`], inside `barrage_cluster::format`'s envelope.
-//! Must never: store payload, a hash map or anything derived.
-//! Invariants: equal states give equal bytes; what is read back is equal to what was stored.
+//! ```text
+//! Head, then per partition: Partition, Producers of it, ...
+//!       then per queue group and partition: Group, Chunks of it, ...
+//!       then per stream group: Stream
+//! ```
+//!
+//! Owns: the stored form of [`State`] and [`Groups`]. To take it shares what may be large, a
+//! pointer per partition, stream group and 1,024 records of a window; parts are made from that one
+//! by one. Must never: store payload, a hash map or anything derived.
+//! Invariants: equal states give equal parts; what is read back is equal to what was stored; making
+//! a part, and reading one, takes well under a millisecond, whatever the state holds.
 
 mod streams;
+
+use std::iter;
+use std::ops::Bound;
+use std::rc::Rc;
 
 use barrage_cluster::catalog::PARTITIONS_MAX;
 use barrage_cluster::format::{self, FormatError, Kind};
@@ -19,31 +32,49 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::command::{PolicyV1, load_policy, store_policy};
 use crate::queue::backlog::{Backlog, Saved};
 use crate::queue::departures::Departures;
-use crate::queue::window::{Mark, SavedChunk, State as MarkState, WORDS, Window};
+use crate::queue::window::{Mark, SavedChunk, State as MarkState, WORDS};
 use crate::shard::decide::{PRODUCERS_MAX, State};
 use crate::shard::groups::{GroupConfig, Groups, QueueGroup, Slot};
 use crate::shard::partition::{Partition, PartitionConfig};
 use crate::shard::producers::{Producer, Remembered, WINDOW};
+use crate::shard::streams::Stream;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// No record has ever been counted up to here; and counting on from there cannot overflow.
 const OFFSET_MAX: Offset = Offset(1 << 62);
 
+/// Producers in a part: about 36 KiB.
+const PRODUCERS_OF_PART: usize = 256;
+/// A part ends with the chunk that brings it to so much: below 64 KiB.
+const MARKS_OF_PART: usize = 512;
+/// Settled bits take as much as so many marks.
+const MARKS_OF_BITS: usize = 4;
+
+/// Variants are only ever appended.
 #[derive(Archive, Serialize, Deserialize)]
-struct StateV1 {
+enum PartV2 {
+    Head(HeadV2),
+    Partition(PartitionV2),
+    /// Of the partition before it.
+    Producers(Vec<ProducerV1>),
+    Group(GroupV2),
+    /// Of the group before it, ascending.
+    Chunks(Vec<ChunkV1>),
+    Stream(streams::StreamV1),
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct HeadV2 {
     log_time_ms: i64,
     sweep_after_ms: i64,
     catalog_revision: u64,
-    partitions: Vec<PartitionV1>,
-    groups: Vec<GroupV1>,
-    streams: Vec<streams::StreamV1>,
     clock_ms: u64,
     digest: u32,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct PartitionV1 {
+struct PartitionV2 {
     topic: u64,
     partition: u32,
     start_offset: u64,
@@ -51,7 +82,6 @@ struct PartitionV1 {
     retention_time_ms: Option<u64>,
     retention_bytes: Option<u64>,
     revision: u64,
-    producers: Vec<ProducerV1>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -64,7 +94,7 @@ struct ProducerV1 {
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct GroupV1 {
+struct GroupV2 {
     slot: (u64, u32, u64),
     policy: PolicyV1,
     revision: u64,
@@ -73,7 +103,6 @@ struct GroupV1 {
     next_tag: u32,
     /// Producer (-1 for none), first sequence, offsets.
     departures: (i64, i32, Vec<u64>),
-    chunks: Vec<ChunkV1>,
 }
 
 /// No words of settled bits mean that all are settled.
@@ -95,125 +124,206 @@ struct MarkV1 {
     until_ms: u64,
 }
 
-/// The state as bytes.
-pub(crate) fn encode(state: &State, groups: &Groups) -> Vec<u8> {
-    let partitions = state.partitions.iter().map(store_partition).collect();
-    let stored = StateV1 {
+/// The state as it is now, in parts that are made when they are asked for.
+pub(crate) fn parts(state: &State, groups: &Groups) -> impl Iterator<Item = Vec<u8>> + use<> {
+    let head = HeadV2 {
         log_time_ms: state.log_time_ms,
         sweep_after_ms: state.sweep_after_ms,
         catalog_revision: state.catalog_revision,
-        partitions,
-        groups: groups.slots.iter().map(store_group).collect(),
-        streams: streams::store(&groups.streams),
         clock_ms: groups.clock_ms,
         digest: groups.digest,
     };
-    format::seal(Kind::ShardCheckpoint, VERSION, &stored)
+    let partitions = state.partitions.clone().into_iter();
+    let slots = groups.slots.iter();
+    let slots = slots.map(|(slot, group)| (*slot, group.config.clone(), group.backlog.save()));
+    let slots: Vec<_> = slots.collect();
+    let streams = groups.streams.groups.clone().into_iter();
+    iter::once(PartV2::Head(head))
+        .chain(partitions.flat_map(|(key, partition)| parts_of_partition(key, partition)))
+        .chain(slots.into_iter().flat_map(|(slot, config, saved)| parts_of(slot, &config, saved)))
+        .chain(streams.map(|(group, stream)| PartV2::Stream(streams::store(group, &stream))))
+        .map(|part| format::seal(Kind::ShardCheckpoint, VERSION, &part))
 }
 
-/// The state in `bytes`.
-pub(crate) fn decode(bytes: &[u8]) -> Result<(State, Groups), FormatError> {
-    let (version, payload) = format::open(Kind::ShardCheckpoint, bytes)?;
-    if version != VERSION {
-        return Err(FormatError::Version { found: version });
-    }
-    let stored = format::decode::<StateV1>(payload)?;
-    let partitions: std::collections::BTreeMap<_, _> =
-        stored.partitions.into_iter().map(load_partition).collect();
-    let bounded = |partition: &Partition| {
-        partition.start_offset <= partition.next_offset && partition.next_offset <= OFFSET_MAX
-    };
-    let producers = partitions.values().map(|partition| partition.producers.len()).sum();
-    if !partitions.values().all(bounded)
-        || partitions.len() as u64 > PARTITIONS_MAX
-        || producers > PRODUCERS_MAX
-    {
-        return Err(FormatError::Content);
-    }
-    let count = stored.groups.len();
-    let slots: Option<std::collections::BTreeMap<_, _>> =
-        stored.groups.into_iter().map(load_group).collect();
-    let slots = slots.ok_or(FormatError::Content)?;
-    let within = |(slot, group): (&Slot, &QueueGroup)| {
-        let partition = partitions.get(&slot.key);
-        partition.is_some_and(|partition| group.backlog.fresh() <= partition.next_offset)
-    };
-    if slots.len() != count || !slots.iter().all(within) {
-        return Err(FormatError::Content);
-    }
-    let streams = streams::load(stored.streams).ok_or(FormatError::Content)?;
-    let groups = Groups { slots, streams, clock_ms: stored.clock_ms, digest: stored.digest };
-    let state = State {
-        partitions,
-        log_time_ms: stored.log_time_ms,
-        producers,
-        sweep_after_ms: stored.sweep_after_ms,
-        catalog_revision: stored.catalog_revision,
-    };
-    Ok((state, groups))
+fn parts_of_partition(key: PartitionKey, partition: Rc<Partition>) -> impl Iterator<Item = PartV2> {
+    let head = PartV2::Partition(store_partition(key, &partition));
+    // Wrong when planted: after a restart a repeated batch is not known to be one.
+    let forgets = planted("broker-producer-state-not-in-checkpoint");
+    let mut from = Bound::Unbounded;
+    let producers = iter::from_fn(move || {
+        let rest = partition.producers.range((from, Bound::Unbounded)).filter(|_| !forgets);
+        let some: Vec<_> = rest.take(PRODUCERS_OF_PART).map(store_producer).collect();
+        from = Bound::Excluded(ProducerId(some.last()?.id));
+        Some(PartV2::Producers(some))
+    });
+    iter::once(head).chain(producers)
 }
 
-fn store_group((slot, group): (&Slot, &QueueGroup)) -> GroupV1 {
-    let Saved { window, fresh, next_tag, departures } = group.backlog.save();
-    let chunk = |chunk: SavedChunk| ChunkV1 {
-        number: chunk.number,
-        settled: chunk.settled.map(|words| words.to_vec()).unwrap_or_default(),
-        marks: chunk.marks.iter().map(store_mark).collect(),
-    };
+fn parts_of(
+    slot: Slot,
+    config: &GroupConfig,
+    saved: Saved,
+) -> impl Iterator<Item = PartV2> + use<> {
+    let Saved { window, fresh, next_tag, departures } = saved;
     let producer = departures.producer.unwrap_or(ProducerId::NONE);
     let list = departures.list.iter().map(|offset| offset.0).collect();
-    GroupV1 {
+    let head = PartV2::Group(GroupV2 {
         slot: (slot.key.topic.0, slot.key.partition.0, slot.group.0),
-        policy: store_policy(&group.config.policy),
-        revision: group.config.revision,
+        policy: store_policy(&config.policy),
+        revision: config.revision,
         start: window.start().0,
         fresh: fresh.0,
         next_tag,
         departures: (producer.0, departures.first.0, list),
-        chunks: match planted("broker-leases-not-in-checkpoint") {
-            // Wrong: after a restart what was leased or acked is delivered again.
-            true => Vec::new(),
-            false => window.chunks().map(chunk).collect(),
-        },
+    });
+    // Wrong when planted: after a restart what was leased or acked is delivered again.
+    let forgets = planted("broker-leases-not-in-checkpoint");
+    let mut next = 0;
+    let chunks = iter::from_fn(move || {
+        let (mut some, mut marks) = (Vec::new(), 0);
+        for chunk in window.chunks_from(next).filter(|_| !forgets) {
+            marks += chunk.marks.len() + MARKS_OF_BITS;
+            some.push(store_chunk(&chunk));
+            if marks >= MARKS_OF_PART {
+                break;
+            }
+        }
+        next = some.last()?.number + 1;
+        Some(PartV2::Chunks(some))
+    });
+    iter::once(head).chain(chunks)
+}
+
+/// A state that is being read, part by part.
+#[derive(Default)]
+pub(crate) struct Restoring {
+    has_head: bool,
+    state: State,
+    groups: Groups,
+    /// Whose producers may follow.
+    partition: Option<PartitionKey>,
+    /// Whose chunks may follow.
+    slot: Option<Slot>,
+}
+
+impl Restoring {
+    /// The next part.
+    ///
+    /// # Errors
+    /// Bytes that no state ever had there; then what was read so far is of no use.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
+        let (version, payload) = format::open(Kind::ShardCheckpoint, bytes)?;
+        if version != VERSION {
+            return Err(FormatError::Version { found: version });
+        }
+        let part = format::decode::<PartV2>(payload)?;
+        if matches!(part, PartV2::Head(_)) == self.has_head {
+            return Err(FormatError::Content);
+        }
+        let taken = match part {
+            PartV2::Head(head) => {
+                self.take_head(&head);
+                Some(())
+            }
+            PartV2::Partition(stored) => self.take_partition(&stored),
+            PartV2::Producers(stored) => self.take_producers(stored),
+            PartV2::Group(stored) => self.take_group(stored),
+            PartV2::Chunks(stored) => self.take_chunks(stored),
+            PartV2::Stream(stored) => self.take_stream(stored),
+        };
+        taken.ok_or(FormatError::Content)
+    }
+
+    /// All parts are here.
+    ///
+    /// # Errors
+    /// When there was none.
+    pub(crate) fn end(self) -> Result<(State, Groups), FormatError> {
+        if self.has_head { Ok((self.state, self.groups)) } else { Err(FormatError::Content) }
+    }
+
+    fn take_head(&mut self, head: &HeadV2) {
+        self.has_head = true;
+        self.state.log_time_ms = head.log_time_ms;
+        self.state.sweep_after_ms = head.sweep_after_ms;
+        self.state.catalog_revision = head.catalog_revision;
+        self.groups.clock_ms = head.clock_ms;
+        self.groups.digest = head.digest;
+    }
+
+    fn take_partition(&mut self, stored: &PartitionV2) -> Option<()> {
+        let (key, partition) = load_partition(stored);
+        let is_bounded = partition.start_offset <= partition.next_offset
+            && partition.next_offset <= OFFSET_MAX
+            && (self.state.partitions.len() as u64) < PARTITIONS_MAX;
+        self.partition = Some(key);
+        let is_new = self.state.partitions.insert(key, Rc::new(partition)).is_none();
+        (is_bounded && is_new).then_some(())
+    }
+
+    fn take_producers(&mut self, stored: Vec<ProducerV1>) -> Option<()> {
+        let partition = self.state.partitions.get_mut(&self.partition?)?;
+        let producers = &mut Rc::make_mut(partition).producers;
+        for stored in stored {
+            let (id, producer) = load_producer(stored);
+            if producers.insert(id, producer).is_some() {
+                return None;
+            }
+            self.state.producers += 1;
+        }
+        (self.state.producers <= PRODUCERS_MAX).then_some(())
+    }
+
+    fn take_group(&mut self, stored: GroupV2) -> Option<()> {
+        let (slot, group) = load_group(stored)?;
+        let partition = self.state.partitions.get(&slot.key)?;
+        let is_within = group.backlog.fresh() <= partition.next_offset;
+        self.slot = Some(slot);
+        let is_new = self.groups.slots.insert(slot, group).is_none();
+        (is_within && is_new).then_some(())
+    }
+
+    fn take_chunks(&mut self, stored: Vec<ChunkV1>) -> Option<()> {
+        let group = self.groups.slots.get_mut(&self.slot?)?;
+        stored.into_iter().try_for_each(|chunk| group.backlog.restore(load_chunk(chunk)?))
+    }
+
+    fn take_stream(&mut self, stored: streams::StreamV1) -> Option<()> {
+        let (group, stream): (GroupId, Stream) = streams::load(stored)?;
+        self.groups.streams.groups.insert(group, Rc::new(stream)).is_none().then_some(())
     }
 }
 
-fn load_group(stored: GroupV1) -> Option<(Slot, QueueGroup)> {
+fn load_group(stored: GroupV2) -> Option<(Slot, QueueGroup)> {
     let (topic, partition, group) = stored.slot;
     let key = PartitionKey { topic: TopicId(topic), partition: PartitionId(partition) };
-    let chunk = |chunk: ChunkV1| {
-        let settled = match chunk.settled.as_slice() {
-            [] => None,
-            words => Some(<[u64; WORDS]>::try_from(words).ok()?),
-        };
-        let marks: Option<Vec<_>> = chunk.marks.into_iter().map(load_mark).collect();
-        Some(SavedChunk { number: chunk.number, settled, marks: marks? })
-    };
-    // One by one: taken apart a chunk is several times as large as it is stored.
-    let mut is_sound = true;
-    let chunks = stored.chunks.into_iter().map_while(|stored| {
-        let chunk = chunk(stored);
-        is_sound &= chunk.is_some();
-        chunk
-    });
-    let window = Window::from_chunks(Offset(stored.start), chunks)?;
-    if !is_sound {
-        return None;
-    }
     let (producer, first, list) = stored.departures;
     let departures = Departures {
         producer: Some(ProducerId(producer)).filter(|producer| producer.is_some()),
         first: Sequence(first),
         list: list.into_iter().map(Offset).collect(),
     };
-    let backlog = Backlog::restore(Saved {
-        window,
-        fresh: Offset(stored.fresh),
-        next_tag: stored.next_tag,
-        departures,
-    })?;
+    let (start, fresh) = (Offset(stored.start), Offset(stored.fresh));
+    let backlog = Backlog::begin_restore(start, fresh, stored.next_tag, departures)?;
     let config = GroupConfig { policy: load_policy(stored.policy), revision: stored.revision };
     Some((Slot { key, group: GroupId(group) }, QueueGroup { config, backlog }))
+}
+
+fn store_chunk(chunk: &SavedChunk) -> ChunkV1 {
+    ChunkV1 {
+        number: chunk.number,
+        settled: chunk.settled.map(|words| words.to_vec()).unwrap_or_default(),
+        marks: chunk.marks.iter().map(store_mark).collect(),
+    }
+}
+
+fn load_chunk(stored: ChunkV1) -> Option<SavedChunk> {
+    let settled = match stored.settled.as_slice() {
+        [] => None,
+        words => Some(<[u64; WORDS]>::try_from(words).ok()?),
+    };
+    let marks: Option<Vec<_>> = stored.marks.into_iter().map(load_mark).collect();
+    Some(SavedChunk { number: stored.number, settled, marks: marks? })
 }
 
 fn store_mark((at, mark): &(u16, Mark)) -> MarkV1 {
@@ -239,8 +349,8 @@ fn load_mark(stored: MarkV1) -> Option<(u16, Mark)> {
     Some((at, Mark { state, deliveries, tag, first_ms, until_ms }))
 }
 
-fn store_partition((key, partition): (&PartitionKey, &Partition)) -> PartitionV1 {
-    PartitionV1 {
+fn store_partition(key: PartitionKey, partition: &Partition) -> PartitionV2 {
+    PartitionV2 {
         topic: key.topic.0,
         partition: key.partition.0,
         start_offset: partition.start_offset.0,
@@ -248,11 +358,6 @@ fn store_partition((key, partition): (&PartitionKey, &Partition)) -> PartitionV1
         retention_time_ms: partition.config.retention.time_ms,
         retention_bytes: partition.config.retention.bytes,
         revision: partition.config.revision,
-        producers: match planted("broker-producer-state-not-in-checkpoint") {
-            // Wrong: after a restart a repeated batch is not known to be one.
-            true => Vec::new(),
-            false => partition.producers.iter().map(store_producer).collect(),
-        },
     }
 }
 
@@ -266,16 +371,13 @@ fn store_producer((id, producer): (&ProducerId, &Producer)) -> ProducerV1 {
     }
 }
 
-fn load_partition(stored: PartitionV1) -> (PartitionKey, Partition) {
+fn load_partition(stored: &PartitionV2) -> (PartitionKey, Partition) {
     let key =
         PartitionKey { topic: TopicId(stored.topic), partition: PartitionId(stored.partition) };
     let retention = Retention { time_ms: stored.retention_time_ms, bytes: stored.retention_bytes };
-    let partition = Partition {
-        start_offset: Offset(stored.start_offset),
-        next_offset: Offset(stored.next_offset),
-        config: PartitionConfig { retention, revision: stored.revision },
-        producers: stored.producers.into_iter().map(load_producer).collect(),
-    };
+    let mut partition = Partition::new(PartitionConfig { retention, revision: stored.revision });
+    partition.start_offset = Offset(stored.start_offset);
+    partition.next_offset = Offset(stored.next_offset);
     (key, partition)
 }
 
@@ -349,6 +451,16 @@ mod tests {
         groups
     }
 
+    fn encode(state: &State, groups: &Groups) -> Vec<Vec<u8>> {
+        parts(state, groups).collect()
+    }
+
+    fn decode(parts: &[Vec<u8>]) -> Result<(State, Groups), FormatError> {
+        let mut restoring = Restoring::default();
+        parts.iter().try_for_each(|part| restoring.take(part))?;
+        restoring.end()
+    }
+
     #[test]
     fn groups_survive_the_round_trip_and_go_on_alike() {
         let bytes = encode(&state(), &groups());
@@ -361,6 +473,74 @@ mod tests {
         assert_eq!((restored.clock_ms, restored.digest), (9, groups().digest));
     }
 
+    /// What is taken is the state of that moment, whatever happens while it is written.
+    #[test]
+    fn a_state_that_goes_on_is_stored_as_it_was() {
+        let (mut state, mut groups) = (state(), groups());
+        groups.streams = crate::fuzzing::sample_streams();
+        let before = encode(&state, &groups);
+        let mut taken = parts(&state, &groups);
+        let first = taken.next();
+        let (slot, key) = (
+            *groups.slots.first_key_value().unwrap().0,
+            PartitionKey { topic: TopicId(1), partition: PartitionId(0) },
+        );
+        state.advance_start(key, Offset(7));
+        state.accept(key, &BatchRow { record_count: 9, producer: None }, 2_000);
+        state.close(slot.key);
+        groups.apply(&state, 2_000, &Op { slot, what: What::PassTime(vec![0]) });
+        groups.close(&[slot]);
+        let stream = *groups.streams.groups.first_key_value().unwrap().0;
+        groups.streams.close(&[stream]);
+        let after: Vec<Vec<u8>> = first.into_iter().chain(taken).collect();
+        assert_eq!(after, before);
+    }
+
+    /// Thousands of producers and marks are many parts, none of them large.
+    #[test]
+    fn parts_are_small() {
+        let (mut state, mut groups) = (state(), Groups::default());
+        let key = PartitionKey { topic: TopicId(1), partition: PartitionId(1) };
+        state.accept(key, &BatchRow { record_count: 50_000, producer: None }, 0);
+        for number in 100..1_000 {
+            let stamp = ProducerStamp {
+                id: ProducerId(number),
+                epoch: ProducerEpoch(0),
+                sequence: Sequence(0),
+            };
+            state.accept(key, &BatchRow { record_count: 1, producer: Some(stamp) }, 0);
+        }
+        let slot = Slot { key, group: GroupId(5) };
+        let policy = Policy { deliveries_max: None, backoff: Backoff::default() };
+        let config = GroupConfig { policy, revision: 3 };
+        groups.open(&state, &[OpenGroup { slot, config, at_end: false }]);
+        for _ in 0..20 {
+            let what = What::Lease { count_max: 1_000, visibility_ms: 5_000 };
+            groups.apply(&state, 0, &Op { slot, what });
+        }
+        let parts = encode(&state, &groups);
+        assert!(parts.len() > 20, "{}", parts.len());
+        assert!(parts.iter().all(|part| part.len() < 1 << 16));
+        let (restored, again) = decode(&parts).unwrap();
+        assert_eq!(restored, state);
+        assert_eq!(encode(&restored, &again), parts);
+    }
+
+    #[test]
+    fn parts_that_cannot_follow_each_other_are_refused() {
+        let bytes = encode(&state(), &groups());
+        for at in 0..bytes.len() {
+            let mut twice = bytes.clone();
+            twice.insert(at, bytes[at].clone());
+            assert_eq!(decode(&twice).err(), Some(FormatError::Content), "part {at}");
+        }
+        assert_eq!(decode(&[]).err(), Some(FormatError::Content));
+        assert_eq!(decode(&bytes[1..]).err(), Some(FormatError::Content));
+        let mut turned = bytes.clone();
+        turned[1..].reverse();
+        assert_eq!(decode(&turned).err(), Some(FormatError::Content));
+    }
+
     #[test]
     fn groups_that_cannot_be_are_refused() {
         let mut elsewhere = groups();
@@ -370,7 +550,9 @@ mod tests {
         let decoded = decode(&encode(&state(), &elsewhere));
         assert_eq!(decoded.err(), Some(FormatError::Content));
         let mut shorter = state();
-        let cut = |partition: &mut Partition| partition.next_offset = Offset(20);
+        let cut = |partition: &mut Rc<Partition>| {
+            Rc::make_mut(partition).next_offset = Offset(20);
+        };
         shorter.partitions.entry(slot.key).and_modify(cut);
         let decoded = decode(&encode(&shorter, &groups()));
         assert_eq!(decoded.err(), Some(FormatError::Content));
@@ -389,7 +571,7 @@ mod tests {
         let key = PartitionKey { topic: TopicId(1), partition: PartitionId(0) };
         let check = |change: &dyn Fn(&mut Partition)| {
             let mut state = state();
-            state.partitions.entry(key).and_modify(change);
+            state.partitions.entry(key).and_modify(|partition| change(Rc::make_mut(partition)));
             let decoded = decode(&encode(&state, &Groups::default()));
             assert_eq!(decoded.err(), Some(FormatError::Content));
         };
@@ -404,24 +586,34 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let (log_time_ms, sweep_after_ms, catalog_revision) = (5, 6, 9);
-        let state = State { log_time_ms, sweep_after_ms, catalog_revision, ..State::default() };
-        let groups = Groups { clock_ms: 7, digest: 8, ..Groups::default() };
-        let bytes = encode(&state, &groups);
-        assert_eq!(&bytes[..8], &[4, 1, 0, 0, 60, 0, 0, 0]);
-        assert_eq!(&bytes[60..], &[7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0]);
-        let numbers = [5_u64, 6, 9].map(u64::to_le_bytes).concat();
-        assert_eq!(&bytes[12..36], numbers);
+        let parts = encode(&state(), &groups());
+        let hex =
+            |part: &Vec<u8>| part.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let all: Vec<String> = parts.iter().map(hex).collect();
+        assert_eq!(all.len(), 9);
+        assert_eq!(all[0], GOLDEN_HEAD, "the format changed: raise the version");
+        assert_eq!(all[3], GOLDEN_PARTITION, "the format changed: raise the version");
     }
+    const GOLDEN_HEAD: &str = concat!(
+        "040200005900000067f86cc100e80300000000000048ee0000000000000000000000000000090000",
+        "0000000000a86d588b00000000000000000000000000000000000000000000000000000000000000",
+        "000000000000000000000000000000000000000000",
+    );
+    const GOLDEN_PARTITION: &str = concat!(
+        "04020000590000004e2234aa01010000000000000001000000060000000000000023000000000000",
+        "00000000000000000000010000004000000000040000000000000000000000000000000000000000",
+        "000000000000000000000000000000000000000000",
+    );
 
     #[test]
     fn corrupt_bytes_are_errors() {
-        let bytes = encode(&state(), &groups());
-        for at in 0..bytes.len() {
-            let mut broken = bytes.clone();
-            broken[at] ^= 0x04;
-            assert!(decode(&broken).is_err());
-            assert!(decode(&bytes[..at]).is_err());
+        for part in encode(&state(), &groups()) {
+            for at in 0..part.len() {
+                let mut broken = part.clone();
+                broken[at] ^= 0x04;
+                assert!(Restoring::default().take(&broken).is_err());
+                assert!(Restoring::default().take(&part[..at]).is_err());
+            }
         }
     }
 }

@@ -68,14 +68,16 @@ impl PartialEq for State {
 }
 
 impl State {
-    /// Reads a whole checkpoint.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        format::decode(bytes).ok().map(|(state, groups)| Self(state, groups))
+    /// Reads the parts of a whole checkpoint.
+    pub fn decode(parts: &[Vec<u8>]) -> Option<Self> {
+        let mut restoring = format::Restoring::default();
+        parts.iter().try_for_each(|part| restoring.take(part)).ok()?;
+        restoring.end().ok().map(|(state, groups)| Self(state, groups))
     }
 
-    /// The checkpoint's bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        format::encode(&self.0, &self.1)
+    /// The checkpoint's parts.
+    pub fn encode(&self) -> Vec<Vec<u8>> {
+        format::parts(&self.0, &self.1).collect()
     }
 
     /// Applies a committed command as a replica does; the runs beside a produce command are made

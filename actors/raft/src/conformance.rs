@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use barrage_commitlog::{CommitLog, Options};
+use barrage_commitlog::{CommitLog, Floor, Options};
 use barrage_model::ShardId;
 use barrage_world as world;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
-use crate::machine::{Adapter, Applied, Machine, RestoreError, UnknownCommand};
+use crate::machine::{Adapter, Applied, Machine, Parts, RestoreError, UnknownCommand};
 use crate::rot::Rot;
 use crate::store::Store;
 use crate::vocabulary::Types;
@@ -26,8 +26,8 @@ impl Machine for Nothing {
         Ok(())
     }
 
-    fn checkpoint(&self) -> Vec<u8> {
-        Vec::new()
+    fn checkpoint(&self) -> Parts {
+        Parts::one(Vec::new())
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
@@ -47,7 +47,8 @@ impl StoreBuilder<Types, Store, Adapter, tempfile::TempDir> for Files {
         let path = dir.path().join("shard");
         let options = Options { segment_bytes: SEGMENT_BYTES, ..Options::new(SHARD) };
         let (log, _) = CommitLog::open(path.clone(), options, None).await.unwrap();
-        let adapter = Adapter::new(Rc::new(RefCell::new(Nothing)), log.clone(), path, SHARD, None);
+        let place = (path, SHARD, Floor::Checkpoint);
+        let adapter = Adapter::new(Rc::new(RefCell::new(Nothing)), log.clone(), place, None);
         Ok((dir, Store::new(log, Rc::new(Rot::new(ShardId(1)))), adapter))
     }
 }

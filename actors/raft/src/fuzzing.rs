@@ -37,19 +37,20 @@ impl Voters {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Checkpoint<'a> {
     membership: StoredMembership,
-    machine: &'a [u8],
+    parts: Vec<&'a [u8]>,
 }
 
 impl<'a> Checkpoint<'a> {
     /// Reads the whole checkpoint.
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
-        let (membership, machine) = format::decode_checkpoint(bytes).ok()?;
-        Some(Self { membership, machine })
+        let (membership, parts) = format::decode_checkpoint(bytes).ok()?;
+        Some(Self { membership, parts })
     }
 
     /// The whole checkpoint.
     pub fn encode(&self) -> Option<Vec<u8>> {
-        format::encode_checkpoint(&self.membership, self.machine).ok()
+        let parts: Vec<Vec<u8>> = self.parts.iter().map(|part| part.to_vec()).collect();
+        format::encode_checkpoint(&self.membership, &parts).ok()
     }
 }
 
@@ -113,8 +114,8 @@ pub fn membership_of(voters: u64, learners: u64) -> Voters {
 /// Checkpoints: an empty one, and one of `machine`.
 pub fn checkpoints(machine: &[u8]) -> Vec<Checkpoint<'_>> {
     let membership = StoredMembership::new(Some(id(3, 9)), changing());
-    let empty = Checkpoint { membership: StoredMembership::default(), machine: &[] };
-    vec![empty, Checkpoint { membership, machine }]
+    let empty = Checkpoint { membership: StoredMembership::default(), parts: Vec::new() };
+    vec![empty, Checkpoint { membership, parts: vec![machine, &[]] }]
 }
 
 /// One message of every kind; the append carries `command` and what stands beside it.
@@ -131,7 +132,8 @@ pub fn messages(command: Entry) -> Vec<Message> {
     };
     let vote = || VoteRequest::new(RaftVote::new(4, FROM.0), Some(id(3, 6)));
     let membership = StoredMembership::new(Some(id(3, 9)), changing());
-    let checkpoint = format::encode_checkpoint(&membership, b"machine").unwrap_or_default();
+    let checkpoint = format::encode_checkpoint(&membership, &[b"machine".to_vec()]);
+    let checkpoint = checkpoint.unwrap_or_default();
     let meta = Meta { last_log_id: Some(id(4, 9)), last_membership: membership };
     let requests = [
         append(None, Vec::new()),

@@ -38,7 +38,7 @@ use openraft::{
 use crate::barrier::Barrier;
 use crate::folder;
 use crate::format;
-use crate::machine::{Adapter, Machine, RestoreError};
+use crate::machine::{Adapter, Machine, RestoreError, read_head};
 use crate::network::Network;
 use crate::peers::Peers;
 use crate::proposal::{Proposal, ProposeError, Proposed, ReplySender};
@@ -178,19 +178,23 @@ impl<M: Machine> Group<M> {
         }
         assert!(timing.is_sound(), "a follower must hear a heartbeat before it stands: {timing:?}");
         let floor = log.floor;
-        let mut found = CommitLog::read_checkpoint(&dir, shard).await.map_err(OpenError::Read)?;
+        let found = CommitLog::read_checkpoint(&dir, shard).await.map_err(OpenError::Read)?;
         let mut restored = None;
-        if let Some(found) = &mut found {
-            let bytes = std::mem::take(&mut found.state);
-            let (last_membership, state) = format::decode_checkpoint(&bytes)?;
-            machine.restore(state)?;
+        if let Some(found) = &found {
+            let (last_membership, mut parts) = read_head(found).await.map_err(OpenError::Read)?;
+            machine.begin_restore();
+            while let Some(part) = parts.next().await.map_err(OpenError::Read)? {
+                machine.restore(&part)?;
+            }
+            machine.end_restore()?;
             let last_log_id = Some(to_raft_log_id(found.id));
             restored = Some(Meta { last_log_id, last_membership });
         }
         let (log, recovery) = CommitLog::open(dir.clone(), log, found).await?;
         machine.attach(&log);
         let machine = Rc::new(RefCell::new(machine));
-        let adapter = Adapter::new(Rc::clone(&machine) as _, log.clone(), dir, shard, restored);
+        let place = (dir, shard, floor);
+        let adapter = Adapter::new(Rc::clone(&machine) as _, log.clone(), place, restored);
         let rot = Rc::new(Rot::new(shard));
         let store = Store::new(log.clone(), Rc::clone(&rot));
         let committed = store.committed_watch();

@@ -40,7 +40,7 @@ pub use crate::copies::NotOnAll;
 pub use crate::folder::{Content, Folder, FolderError};
 pub use crate::format::FormatError;
 pub use crate::group::{Group, GroupOptions, OpenError};
-pub use crate::machine::{Applied, Machine, RestoreError, UnknownCommand};
+pub use crate::machine::{Applied, Machine, Parts, RestoreError, UnknownCommand};
 pub use crate::membership::{MembershipError, Role, Status};
 pub use crate::peers::{Answer, Call, NoPeers, PeerError, Peers, Urgency};
 pub use crate::proposal::{Committed, Proposal, ProposeError, Proposed};

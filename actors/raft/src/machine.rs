@@ -15,7 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use barrage_commitlog::{CommitLog, Run};
+use barrage_commitlog::{Checkpoint, CheckpointParts, CommitLog, Floor, Run};
 use barrage_model::{LogId, ShardId};
 use barrage_world::channel::{Mutex, watch};
 use barrage_world::planted;
@@ -53,11 +53,57 @@ pub trait Machine: 'static {
     /// it would make this state another one than that of the replicas that know it.
     fn apply(&mut self, entry: &Applied<'_>) -> Result<Self::Reply, UnknownCommand>;
 
-    /// The whole state as bytes. Versioned by the machine.
-    fn checkpoint(&self) -> Vec<u8>;
+    /// The whole state as it is now, in parts that are made one by one while it goes on changing.
+    /// To ask for it is cheap, and so is each part: a core has other things to do in between.
+    /// Versioned by the machine.
+    fn checkpoint(&self) -> Parts;
 
-    /// Replaces the whole state by one that [`Machine::checkpoint`] wrote.
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError>;
+    /// A checkpoint comes: its parts follow, in order. The state stays until the last one is here.
+    fn begin_restore(&mut self) {}
+
+    /// The next part that [`Machine::checkpoint`] wrote.
+    ///
+    /// # Errors
+    /// What no machine of this kind ever wrote.
+    fn restore(&mut self, part: &[u8]) -> Result<(), RestoreError>;
+
+    /// All parts are here: the whole state is replaced by what they say.
+    ///
+    /// # Errors
+    /// As [`Machine::restore`].
+    fn end_restore(&mut self) -> Result<(), RestoreError> {
+        Ok(())
+    }
+}
+
+/// The parts of a checkpoint. Each is at most some 100 KiB where the state may be large.
+pub struct Parts(Box<dyn Iterator<Item = Vec<u8>>>);
+
+impl Parts {
+    /// Parts that are made when they are asked for.
+    pub fn new(parts: impl Iterator<Item = Vec<u8>> + 'static) -> Self {
+        Self(Box::new(parts))
+    }
+
+    /// Of a state that is small.
+    #[must_use]
+    pub fn one(part: Vec<u8>) -> Self {
+        Self::new(std::iter::once(part))
+    }
+}
+
+impl Iterator for Parts {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        self.0.next()
+    }
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Parts")
+    }
 }
 
 /// A committed command on its way into the machine.
@@ -111,8 +157,10 @@ pub(crate) trait ErasedMachine {
     /// As [`ErasedMachine::apply_answered`] when nobody waits: spares the allocation.
     fn apply_unanswered(&mut self, entry: &Applied<'_>) -> Result<Reply, UnknownCommand>;
     fn apply_answered(&mut self, entry: &Applied<'_>) -> Result<Reply, UnknownCommand>;
-    fn checkpoint(&self) -> Vec<u8>;
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError>;
+    fn checkpoint(&self) -> Parts;
+    fn begin_restore(&mut self);
+    fn restore(&mut self, part: &[u8]) -> Result<(), RestoreError>;
+    fn end_restore(&mut self) -> Result<(), RestoreError>;
 }
 
 impl<M: Machine> ErasedMachine for M {
@@ -124,12 +172,20 @@ impl<M: Machine> ErasedMachine for M {
         Machine::apply(self, entry).map(|reply| Reply(Some(Box::new(reply))))
     }
 
-    fn checkpoint(&self) -> Vec<u8> {
+    fn checkpoint(&self) -> Parts {
         Machine::checkpoint(self)
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        Machine::restore(self, bytes)
+    fn begin_restore(&mut self) {
+        Machine::begin_restore(self);
+    }
+
+    fn restore(&mut self, part: &[u8]) -> Result<(), RestoreError> {
+        Machine::restore(self, part)
+    }
+
+    fn end_restore(&mut self) -> Result<(), RestoreError> {
+        Machine::end_restore(self)
     }
 }
 
@@ -160,14 +216,17 @@ pub(crate) struct Adapter {
     log: CommitLog,
     dir: PathBuf,
     shard: ShardId,
+    floor: Floor,
     /// Held while a checkpoint file is written: one at a time, whoever wants it.
     saving: Rc<Mutex<()>>,
 }
 
-/// A checkpoint taken and not yet written.
+/// A checkpoint taken and not yet written: the parts of the machine are made while it is.
 pub(crate) struct Capture {
     pub(crate) meta: Meta,
-    bytes: Vec<u8>,
+    /// Who votes.
+    head: Vec<u8>,
+    parts: Parts,
     cost_bytes: u64,
     /// It came from a peer.
     installed: bool,
@@ -178,8 +237,7 @@ impl Adapter {
     pub(crate) fn new(
         machine: Rc<RefCell<dyn ErasedMachine>>,
         log: CommitLog,
-        dir: PathBuf,
-        shard: ShardId,
+        (dir, shard, floor): (PathBuf, ShardId, Floor),
         restored: Option<Meta>,
     ) -> Self {
         let id = restored.as_ref().and_then(|meta| meta.last_log_id);
@@ -193,7 +251,7 @@ impl Adapter {
         let (applied, _) = watch::channel(id.as_ref().map(from_raft_log_id));
         let progress = Rc::new(RefCell::new(progress));
         let saving = Rc::new(Mutex::new(()));
-        Self { machine, progress, applied, log, dir, shard, saving }
+        Self { machine, progress, applied, log, dir, shard, floor, saving }
     }
 
     pub(crate) fn applied(&self) -> Option<LogId> {
@@ -221,21 +279,21 @@ impl Adapter {
         if progress.applied.is_none() {
             return Ok(None);
         }
-        let machine = self.machine.borrow().checkpoint();
+        let parts = self.machine.borrow().checkpoint();
         let membership = match planted("raft-membership-not-in-checkpoint") {
             // Wrong: a replica that starts from the checkpoint does not know who votes.
             true => StoredMembership::default(),
             false => progress.membership.clone(),
         };
         let meta = Meta { last_log_id: progress.applied, last_membership: membership };
-        let bytes = format::encode_checkpoint(&meta.last_membership, &machine)?;
+        let head = format::encode_checkpoint(&meta.last_membership, &[])?;
         let cost_bytes = progress.bytes_since_checkpoint;
-        Ok(Some(Capture { meta, bytes, cost_bytes, installed: false }))
+        Ok(Some(Capture { meta, head, parts, cost_bytes, installed: false }))
     }
 
     /// Writes a capture; when it returns the checkpoint survives a crash.
     pub(crate) async fn save(&self, capture: Capture) -> io::Result<()> {
-        let Capture { meta, bytes, cost_bytes, installed } = capture;
+        let Capture { meta, head, parts, cost_bytes, installed } = capture;
         let Some(id) = meta.last_log_id else { return Ok(()) };
         let _one = self.saving.lock().await;
         let id = match planted("raft-checkpoint-ahead-of-state") {
@@ -244,9 +302,10 @@ impl Adapter {
             false => id,
         };
         let id = from_raft_log_id(&id);
+        let parts = std::iter::once(head).chain(parts);
         match installed {
-            true => self.log.install_checkpoint(id, bytes).await?,
-            false => self.log.write_checkpoint(id, bytes).await?,
+            true => self.log.install_checkpoint(id, parts).await?,
+            false => self.log.write_checkpoint(id, parts).await?,
         }
         let mut progress = self.progress.borrow_mut();
         // Entries applied while the file was written count for the next one.
@@ -352,14 +411,29 @@ impl RaftStateMachine<Types> for Adapter {
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: Bytes) -> io::Result<()> {
-        let (_, machine) = format::decode_checkpoint(&snapshot).map_err(io::Error::other)?;
+        let (membership, parts) = format::decode_checkpoint(&snapshot).map_err(io::Error::other)?;
+        let head = format::encode_checkpoint(&membership, &[]).map_err(io::Error::other)?;
         // The file first: a crash in between restores the same checkpoint from it.
-        let (meta_kept, bytes) = (meta.clone(), snapshot.to_vec());
-        let capture = Capture { meta: meta_kept, bytes, cost_bytes: 0, installed: true };
+        let kept: Vec<Vec<u8>> = parts.iter().map(|part| part.to_vec()).collect();
+        let capture = Capture {
+            meta: meta.clone(),
+            head,
+            parts: Parts::new(kept.into_iter()),
+            cost_bytes: 0,
+            installed: true,
+        };
         if !planted("raft-checkpoint-installed-in-memory") {
             self.save(capture).await?;
         }
-        self.machine.borrow_mut().restore(machine).map_err(io::Error::other)?;
+        {
+            // In one go: only a state that is small comes this way, see `Floor`.
+            let mut machine = self.machine.borrow_mut();
+            machine.begin_restore();
+            for part in parts {
+                machine.restore(part).map_err(io::Error::other)?;
+            }
+            machine.end_restore().map_err(io::Error::other)?;
+        }
         {
             let mut progress = self.progress.borrow_mut();
             progress.applied = meta.last_log_id;
@@ -372,18 +446,40 @@ impl RaftStateMachine<Types> for Adapter {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let Some(meta) = self.progress.borrow().checkpoint.clone() else { return Ok(None) };
+        if self.floor == Floor::Records {
+            // Whoever gets it has to be copied as a whole, and only wants to know where it ends.
+            let head = format::encode_checkpoint(&meta.last_membership, &[]);
+            let snapshot = Bytes::from(head.map_err(io::Error::other)?);
+            return Ok(Some(Snapshot { meta, snapshot }));
+        }
         let Some(found) = CommitLog::read_checkpoint(&self.dir, self.shard).await? else {
             return Err(io::Error::other("the newest checkpoint is gone"));
         };
-        let (id, bytes) = (found.id, found.state);
         // The file may be newer than the meta when it was just replaced; its own head says.
-        let (membership, _) = format::decode_checkpoint(&bytes).map_err(io::Error::other)?;
-        let found = Meta { last_log_id: Some(to_raft_log_id(id)), last_membership: membership };
+        let (membership, mut rest) = read_head(&found).await?;
+        let mut parts = Vec::new();
+        while let Some(part) = rest.next().await? {
+            parts.push(part);
+        }
+        let bytes = format::encode_checkpoint(&membership, &parts).map_err(io::Error::other)?;
+        let last_log_id = Some(to_raft_log_id(found.id));
+        let found = Meta { last_log_id, last_membership: membership };
         if found.last_log_id < meta.last_log_id {
             return Err(io::Error::other("the newest checkpoint is damaged"));
         }
         Ok(Some(Snapshot { meta: found, snapshot: Bytes::from(bytes) }))
     }
+}
+
+/// The first part of a checkpoint: who votes. Behind it come those of the machine.
+pub(crate) async fn read_head(
+    checkpoint: &Checkpoint,
+) -> io::Result<(StoredMembership, CheckpointParts)> {
+    let mut parts = checkpoint.parts().await?;
+    let head = parts.next().await?.unwrap_or_default();
+    let (membership, _) = format::decode_checkpoint(&head)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok((membership, parts))
 }
 
 /// Answers openraft's wish for a snapshot.
@@ -408,8 +504,8 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let Some(capture) = adapter.capture().map_err(io::Error::other)? else {
             return Ok(Snapshot { meta: Meta::default(), snapshot: Bytes::new() });
         };
-        let (meta, bytes) = (capture.meta.clone(), Bytes::copy_from_slice(&capture.bytes));
         adapter.save(capture).await?;
-        Ok(Snapshot { meta, snapshot: bytes })
+        let written = adapter.get_current_snapshot().await?;
+        written.ok_or_else(|| io::Error::other("the checkpoint that was written is gone"))
     }
 }

@@ -24,7 +24,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_commitlog::{self as commitlog, Checkpoint, CommitLog, Entry, ReadError, Ticket, Vote};
+use barrage_commitlog::{
+    self as commitlog, Checkpoint, CheckpointCopy, CommitLog, Entry, ReadError, Ticket, Vote,
+};
 use barrage_model::{LogId, LogIndex, NodeId, ShardId};
 use barrage_world as world;
 use barrage_world::channel::{oneshot, watch};
@@ -33,8 +35,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use crate::folder::{Content, Folder, FolderError};
-use crate::format;
 use crate::format::rpc::{self, Answer, Request, Route, SeedAsk, SeedPiece, SeedPlan};
+use crate::machine::read_head;
 use crate::peers::{Call, Peers, Urgency};
 use crate::vocabulary::{RaftVote, from_raft_vote};
 
@@ -50,7 +52,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// While an earlier seeding of the folder, whose future was dropped, closes its log.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of a checkpoint file, at most.
-const CHECKPOINT_BYTES_MAX: u64 = u32::MAX as u64;
+const CHECKPOINT_BYTES_MAX: u64 = 1 << 36;
 /// Bytes of an entry's length field.
 const LENGTH_SIZE: usize = 4;
 
@@ -202,13 +204,13 @@ impl Asking<'_> {
     ) -> Result<(), Stop> {
         loop {
             let plan = self.entries(source, copy).await?;
-            let (checkpoint, floor) = match self.checkpoint(source, &plan).await? {
-                Some((checkpoint, bytes, floor)) => {
+            let (checkpoint, floor) = match self.checkpoint(source, &plan, &copy.log).await? {
+                Some((checkpoint, floor)) => {
                     if copy.next_index() <= checkpoint.id.index.0 {
                         // Taken behind the plan: its entries are there by now.
                         continue;
                     }
-                    (Some((checkpoint, bytes)), floor)
+                    (Some(checkpoint), floor)
                 }
                 None => (None, None),
             };
@@ -253,16 +255,17 @@ impl Asking<'_> {
         }
     }
 
-    /// The source's newest checkpoint: read, as its file, and the source's floor.
+    /// The source's newest checkpoint, copied and checked, and the source's floor.
     async fn checkpoint(
         &self,
         source: NodeId,
         plan: &SeedPlan,
-    ) -> Result<Option<(Checkpoint, Vec<u8>, Option<LogId>)>, Stop> {
-        let mut file = Vec::new();
+        log: &CommitLog,
+    ) -> Result<Option<(Checkpoint, Option<LogId>)>, Stop> {
+        let mut file: Option<CheckpointCopy> = None;
         let (mut index, mut floor) = (None, None);
         loop {
-            let position = file.len() as u64;
+            let position = file.as_ref().map_or(0, CheckpointCopy::size);
             let ask = SeedAsk::Checkpoint { index, position };
             let SeedPiece { index: found, size, floor: now, bytes } =
                 match self.ask(source, plan.vote, ask).await? {
@@ -273,26 +276,31 @@ impl Asking<'_> {
             if index.is_none() {
                 (index, floor) = (Some(found), now);
             }
-            if size > CHECKPOINT_BYTES_MAX || bytes.is_empty() || index != Some(found) {
+            let room = size.min(CHECKPOINT_BYTES_MAX).saturating_sub(position);
+            if bytes.len() as u64 > room || bytes.is_empty() || index != Some(found) {
                 return Err(Stop::later("the checkpoint's pieces do not fit"));
             }
-            file.extend_from_slice(&bytes);
+            let file = match &mut file {
+                Some(file) => file,
+                None => file.insert(log.copy_checkpoint().await.map_err(Stop::later)?),
+            };
+            file.put(&bytes).await.map_err(Stop::later)?;
             let size_bytes = bytes.len() as u64;
             self.options.progress.send_if_modified(|progress| {
                 progress.bytes = progress.bytes.saturating_add(size_bytes);
                 true
             });
-            if file.len() as u64 >= size {
+            if file.size() >= size {
                 break;
             }
         }
-        let found = CommitLog::decode_checkpoint(&file, self.options.folder.shard());
-        let found = found.map_err(Stop::later)?;
-        format::decode_checkpoint(&found.state).map_err(Stop::later)?;
+        let Some(file) = file else { return Ok(None) };
+        let found = file.end().await.map_err(Stop::later)?;
+        read_head(&found).await.map_err(Stop::later)?;
         if floor.is_some_and(|floor| floor.index > found.id.index) {
             return Err(Stop::later("the checkpoint lies before the floor"));
         }
-        Ok(Some((found, file, floor)))
+        Ok(Some((found, floor)))
     }
 
     async fn ask(&self, to: NodeId, vote: RaftVote, ask: SeedAsk) -> Result<Answer, Stop> {
@@ -554,15 +562,15 @@ impl Copy {
     async fn complete(
         &mut self,
         plan: &SeedPlan,
-        checkpoint: Option<(Checkpoint, Vec<u8>)>,
+        checkpoint: Option<Checkpoint>,
         floor: Option<LogId>,
         own: Option<Vote>,
     ) -> Result<(), Stop> {
-        if let Some((checkpoint, bytes)) = &checkpoint {
+        if let Some(checkpoint) = &checkpoint {
             if self.log.log_id_at(checkpoint.id.index) != Some(checkpoint.id) {
                 return Err(Stop::Anew(format!("{:?} is another entry here", checkpoint.id)));
             }
-            self.log.adopt_checkpoint(checkpoint, bytes).await.map_err(Stop::later)?;
+            self.log.adopt_checkpoint(checkpoint).await.map_err(Stop::later)?;
         }
         if let Some(floor) = floor.filter(|floor| self.log.hard_state().floor < Some(*floor)) {
             // The checkpoint may have forgotten what was refused up to here. Nothing up to the

@@ -16,7 +16,7 @@ pub(crate) fn envelope(bytes: &mut [u8]) {
 }
 
 /// How a group's checkpoint begins: kind, version, zero.
-const CHECKPOINT: &[u8] = &[2, 1, 0, 0];
+const CHECKPOINT: &[u8] = &[6, 1, 0, 0];
 
 /// How a request between replicas begins.
 const REQUEST: &[u8] = &[3, 1, 0, 0];
@@ -157,13 +157,29 @@ fn entry_table(bytes: &mut [u8], start: usize, terms: usize) -> u32 {
     entries as u32
 }
 
-/// A checkpoint file: `u32` refused runs of 16 bytes at 20, length of the state at 40, CRC at 8.
+/// A checkpoint file: `u32` refused runs of 16 bytes at 20, from 40 on, CRC of them at 8; then parts
+/// behind their length and the CRC of all up to there; a length of 2^31 is the end, before zeros.
 pub(crate) fn checkpoint(bytes: &mut [u8]) {
-    let Some(room) = bytes.len().checked_sub(48) else { return };
+    const END: u32 = 1 << 31;
+    let Some(room) = bytes.len().checked_sub(40) else { return };
     let refused = (u32_at(bytes, 20) as usize).min(room / 16);
     put(bytes, 20, &(refused as u32).to_le_bytes());
-    put(bytes, 40, &((room - refused * 16) as u64).to_le_bytes());
-    seal(bytes, 8, 12);
+    let (head, mut rest) = bytes.split_at_mut(40 + refused * 16);
+    seal(head, 8, 12);
+    let mut crc = u32_at(head, 8);
+    while let Some((frame, behind)) = rest.split_at_mut_checked(8) {
+        let wanted = u32_at(frame, 0);
+        let len = if wanted == END { 0 } else { (wanted as usize).min(behind.len()) };
+        let told = if wanted == END { END } else { len as u32 };
+        put(frame, 0, &told.to_le_bytes());
+        let (part, others) = behind.split_at_mut(len);
+        crc = crc32c::crc32c_append(crc32c::crc32c_append(crc, &told.to_le_bytes()), part);
+        put(frame, 4, &crc.to_le_bytes());
+        if wanted == END {
+            return others.fill(0);
+        }
+        rest = others;
+    }
 }
 
 /// A record batch that fills `bytes`: length at 8, CRC at 17 over `[21, end)`, big-endian.

@@ -6,10 +6,11 @@
 //! Must never: hand out an entry whose bytes are not what was written; put what a copy reads into
 //! the cache, where it would displace what consumers read; index anything of an incomplete log.
 
+use crate::Entry;
 use crate::checkpoint;
+use crate::checkpoint::{Checkpoint, CheckpointCopy};
 use crate::entry::HardState;
 use crate::error::{OpenError, ReadError};
-use crate::format::checkpoint as checkpoint_format;
 use crate::format::entry as entry_format;
 use crate::log::{CommitLog, Shared, Ticket};
 use crate::options::Options;
@@ -18,7 +19,6 @@ use crate::recovery;
 use crate::scan::Scanner;
 use crate::segment::{Segment, number_of};
 use crate::slots::{Known, Place};
-use crate::{Checkpoint, Entry};
 use barrage_model::{LogId, LogIndex, ShardId};
 use barrage_world::{Slice, fs, yield_if_needed};
 use std::io;
@@ -163,19 +163,16 @@ impl CommitLog {
         checkpoint::piece(&self.shared.dir, index, position, len_max).await
     }
 
-    /// Reads a checkpoint file that came from another replica, in `bytes`.
-    ///
-    /// # Errors
-    /// When it is not whole, or of another shard.
-    pub fn decode_checkpoint(bytes: &[u8], shard: ShardId) -> io::Result<Checkpoint> {
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}"));
-        checkpoint_format::decode(bytes, shard).map_err(invalid)
+    /// Begins to copy a checkpoint file of another replica, byte for byte, with what apply refused
+    /// there. One at a time: what another one has left is overwritten.
+    pub async fn copy_checkpoint(&self) -> io::Result<CheckpointCopy> {
+        CheckpointCopy::begin(&self.shared.dir, self.shared.shard).await
     }
 
-    /// Makes the checkpoint file of another replica the only one in the folder of a log that is
-    /// being copied: byte for byte, with what apply refused there. Durable when it returns.
-    pub async fn adopt_checkpoint(&self, checkpoint: &Checkpoint, bytes: &[u8]) -> io::Result<()> {
-        checkpoint::adopt(&self.shared.dir, checkpoint.id.index, bytes).await
+    /// Makes the file that was copied last the only checkpoint in the folder of a log that is being
+    /// copied. Durable when it returns.
+    pub async fn adopt_checkpoint(&self, copied: &Checkpoint) -> io::Result<()> {
+        checkpoint::adopt(&self.shared.dir, copied).await
     }
 
     /// Removes every file of a log from its folder, in an order that a crash may interrupt.

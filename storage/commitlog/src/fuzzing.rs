@@ -125,19 +125,22 @@ fn entries(file: &[u8], head: &index::Head) -> Option<Vec<table::Row>> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     shard: ShardId,
-    found: checkpoint::Checkpoint,
+    head: checkpoint::Head,
+    parts: Vec<Vec<u8>>,
 }
 
 impl Checkpoint {
     /// Reads the whole file of a shard.
     pub fn decode(file: &[u8], shard: ShardId) -> Option<Self> {
-        checkpoint::decode(file, shard).ok().map(|found| Self { shard, found })
+        let (head, parts) = checkpoint::whole::decode(file, shard).ok()?;
+        Some(Self { shard, head, parts })
     }
 
     /// The whole file.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        checkpoint::encode(self.shard, &self.found)
+        let parts: Vec<&[u8]> = self.parts.iter().map(Vec::as_slice).collect();
+        checkpoint::whole::encode(self.shard, &self.head, &parts)
     }
 }
 
@@ -223,17 +226,12 @@ pub fn sample_index(shard: ShardId, partitions: u32, runs: u64, entries: u32) ->
     index::encode(&index::Contents { cover, held, entries, partitions }).bytes
 }
 
-/// A checkpoint file of `state`, with so many refused runs.
+/// A checkpoint file of these parts, with so many refused runs.
 #[must_use]
-pub fn sample_checkpoint(shard: ShardId, refused: u64, state: &[u8]) -> Vec<u8> {
+pub fn sample_checkpoint(shard: ShardId, refused: u64, parts: &[&[u8]]) -> Vec<u8> {
     let refused: BTreeSet<(u64, u32)> = (0..refused).map(|index| (index, 5)).collect();
-    let found = checkpoint::Checkpoint {
-        id: log_id(5, 9),
-        refused,
-        installed: false,
-        state: state.to_vec(),
-    };
-    checkpoint::encode(shard, &found)
+    let head = checkpoint::Head { id: log_id(5, 9), refused, installed: false };
+    checkpoint::whole::encode(shard, &head, parts)
 }
 
 fn sample_hard_state() -> HardState {

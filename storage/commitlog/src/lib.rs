@@ -44,7 +44,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use crate::format::checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, CheckpointCopy, CheckpointParts};
 pub use copy::{CheckpointPiece, Link};
 pub use entry::{Batch, Entry, EntryError, EntryKind, HardState, Run, Vote};
 pub use error::{Damage, LogError, OpenError, ReadError};

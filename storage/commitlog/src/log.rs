@@ -3,9 +3,10 @@
 //! Everything here is on one core. Calls that change the log return at once with a [`Ticket`];
 //! what they say is readable immediately and durable when the ticket resolves.
 
+use crate::checkpoint::Checkpoint;
 use crate::entry::{Entry, HardState, Vote};
 use crate::error::{LogError, OpenError, ReadError};
-use crate::format::checkpoint::Checkpoint;
+use crate::format::checkpoint::Head;
 use crate::format::group::Truncate;
 use crate::index::Span;
 use crate::options::Options;
@@ -159,8 +160,13 @@ impl CommitLog {
         checkpoint::read(dir, shard).await
     }
 
-    /// Writes a checkpoint of the state machine at `id`; durable when it returns.
-    pub async fn write_checkpoint(&self, id: LogId, state: Vec<u8>) -> io::Result<()> {
+    /// Writes a checkpoint of the state machine at `id`, whose parts are made one by one while it is
+    /// written; durable when it returns.
+    pub async fn write_checkpoint(
+        &self,
+        id: LogId,
+        parts: impl IntoIterator<Item = Vec<u8>>,
+    ) -> io::Result<()> {
         let refused = self.shared.state.borrow().refused.clone();
         // Durability: a majority may have committed what this disk does not have yet. A checkpoint
         // that reached further than the log would look like a log that lost its end.
@@ -168,8 +174,8 @@ impl CommitLog {
         if !planted("commitlog-checkpoint-ahead-of-log") {
             self.all_durable().await?;
         }
-        let checkpoint = Checkpoint { id, refused, installed: false, state };
-        checkpoint::write(&self.shared.dir, self.shared.shard, &checkpoint).await
+        let head = Head { id, refused, installed: false };
+        checkpoint::write(&self.shared.dir, self.shared.shard, &head, parts.into_iter()).await
     }
 
     /// Waits until everything appended so far is durable. Gives up on a full disk.
@@ -189,10 +195,14 @@ impl CommitLog {
     /// Writes a checkpoint that a peer has sent; durable when it returns. The log may end before
     /// it: if the process ends before [`Self::set_floor`] is durable, the log begins anew behind
     /// it at the next start.
-    pub async fn install_checkpoint(&self, id: LogId, state: Vec<u8>) -> io::Result<()> {
+    pub async fn install_checkpoint(
+        &self,
+        id: LogId,
+        parts: impl IntoIterator<Item = Vec<u8>>,
+    ) -> io::Result<()> {
         let refused = self.shared.state.borrow().refused.clone();
-        let checkpoint = Checkpoint { id, refused, installed: true, state };
-        checkpoint::write(&self.shared.dir, self.shared.shard, &checkpoint).await
+        let head = Head { id, refused, installed: true };
+        checkpoint::write(&self.shared.dir, self.shared.shard, &head, parts.into_iter()).await
     }
 
     /// The newest hard state, durable or on its way.

@@ -5,9 +5,9 @@
 //! acknowledged, is copied aside and left behind by starting a new segment. So a block that once
 //! was written is never written again in the same life of its file.
 
+use crate::checkpoint::Checkpoint;
 use crate::error::OpenError;
 use crate::format::BLOCK_BYTES;
-use crate::format::checkpoint::Checkpoint;
 use crate::format::segment::{self as segment_format, DATA_START, Header};
 use crate::options::Options;
 use crate::quarantine;

@@ -4,7 +4,6 @@
 //! bounds, is checked by the group itself.
 //! Invariants: variants are only ever appended.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use barrage_model::{GroupId, Offset, TopicId};
@@ -22,7 +21,7 @@ use crate::group::rebalance::{Agreement, Meeting, Progress, Protocol, Seat, Stag
 use crate::group::roster::{Member, Timeouts};
 use crate::group::saved::{Members, Saved};
 use crate::group::stream::StreamGroup;
-use crate::shard::streams::{Stream, Streams};
+use crate::shard::streams::Stream;
 
 #[derive(Archive, Serialize, Deserialize)]
 pub(super) struct StreamV1 {
@@ -104,18 +103,7 @@ struct OffsetV1 {
     stored_ms: u64,
 }
 
-pub(super) fn store(streams: &Streams) -> Vec<StreamV1> {
-    streams.groups.iter().map(store_stream).collect()
-}
-
-/// The groups, unless they are none that commands could have made.
-pub(super) fn load(stored: Vec<StreamV1>) -> Option<Streams> {
-    let count = stored.len();
-    let groups: Option<BTreeMap<_, _>> = stored.into_iter().map(load_stream).collect();
-    groups.filter(|groups| groups.len() == count).map(|groups| Streams { groups })
-}
-
-fn store_stream((group, stream): (&GroupId, &Stream)) -> StreamV1 {
+pub(super) fn store(group: GroupId, stream: &Stream) -> StreamV1 {
     let Saved { generation, members, offsets } = stream.state.save();
     let members = match members {
         Members::Nobody { since_ms, assigned_ms } => MembersV1::Nobody { since_ms, assigned_ms },
@@ -146,7 +134,8 @@ fn store_stream((group, stream): (&GroupId, &Stream)) -> StreamV1 {
     }
 }
 
-fn load_stream(stored: StreamV1) -> Option<(GroupId, Stream)> {
+/// The group, unless it is none that commands could have made.
+pub(super) fn load(stored: StreamV1) -> Option<(GroupId, Stream)> {
     let members = match stored.members {
         MembersV1::Nobody { since_ms, assigned_ms } => Members::Nobody { since_ms, assigned_ms },
         MembersV1::Native { members, plan } => {
@@ -323,7 +312,7 @@ mod tests {
     use super::*;
     use crate::group::rebalance::Candidacy;
     use crate::group::roster::Caller;
-    use crate::shard::streams::{POLICY, StreamConfig};
+    use crate::shard::streams::{POLICY, StreamConfig, Streams};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
@@ -344,26 +333,29 @@ mod tests {
         }
         classic.pass_time(&POLICY, 10_000);
         let config = StreamConfig { topics: Vec::new(), revision: 1 };
-        streams.groups.insert(GroupId(77), Stream { config: config.clone(), state: classic });
+        let stream = Stream { config: config.clone(), state: classic };
+        streams.groups.insert(GroupId(77), Rc::new(stream));
         let state = StreamGroup::new(8);
-        streams.groups.insert(GroupId(78), Stream { config, state });
+        streams.groups.insert(GroupId(78), Rc::new(Stream { config, state }));
         streams
     }
 
     #[test]
     fn groups_survive_the_round_trip() {
-        assert_eq!(load(store(&streams())), Some(streams()));
-        assert_eq!(load(store(&Streams::default())), Some(Streams::default()));
+        for (group, stream) in &streams().groups {
+            assert_eq!(load(store(*group, stream)), Some((*group, Stream::clone(stream))));
+        }
     }
 
     #[test]
     fn what_is_no_group_is_refused() {
         let check = |change: &dyn Fn(&mut Vec<StreamV1>)| {
-            let mut stored = store(&streams());
+            let streams = streams();
+            let stored = streams.groups.iter().map(|(group, stream)| store(*group, stream));
+            let mut stored: Vec<_> = stored.collect();
             change(&mut stored);
-            assert_eq!(load(stored), None);
+            assert!(stored.into_iter().any(|stream| load(stream).is_none()));
         };
-        check(&|stored| stored.iter_mut().for_each(|stream| stream.group = 1));
         check(&|stored| stored.iter_mut().for_each(|stream| stream.generation = u32::MAX));
         let members = |stored: &mut Vec<StreamV1>, change: &dyn Fn(&mut MemberV1, &mut ShareV1)| {
             for stream in stored {

@@ -27,7 +27,7 @@ use barrage_model::{Backoff, Offset, ProducerId, Sequence};
 use barrage_world::planted;
 
 use super::departures::{DEPARTING_MAX, Departures};
-use super::window::{CHUNK, Mark, State, Window};
+use super::window::{CHUNK, Mark, SavedChunk, State, Window};
 use crate::api::queue::ReceiptError;
 
 /// Chunks that one command lets time pass in: about 65,000 records at most.
@@ -119,19 +119,27 @@ impl Backlog {
         }
     }
 
-    /// What a checkpoint kept, unless no backlog was ever so. Cost: that of all marks.
-    pub(crate) fn restore(saved: Saved) -> Option<Self> {
-        let Saved { window, fresh, next_tag, departures } = saved;
-        if window.end() > fresh || departures.list.len() > DEPARTING_MAX {
-            return None;
+    /// One that a checkpoint kept, without its chunks, unless no backlog was ever so.
+    pub(crate) fn begin_restore(
+        start: Offset,
+        fresh: Offset,
+        next_tag: u32,
+        departures: Departures,
+    ) -> Option<Self> {
+        let is_sound = start <= fresh && departures.list.len() <= DEPARTING_MAX;
+        is_sound.then(|| Self { next_tag, departures, fresh, ..Self::new(start) })
+    }
+
+    /// The next of its chunks, unless no backlog ever had it there.
+    pub(crate) fn restore(&mut self, chunk: SavedChunk) -> Option<()> {
+        let number = chunk.number;
+        self.window.push(chunk)?;
+        let marks: Vec<_> = self.marks_of(number).collect();
+        for (at, mark) in marks {
+            self.enter(at, mark);
         }
-        let mut backlog = Self { next_tag, departures, ..Self::new(fresh) };
-        for (at, mark) in window.marks_from(Offset(0)) {
-            backlog.enter(at, mark);
-        }
-        backlog.noted.clear();
-        backlog.window = window;
-        Some(backlog)
+        self.noted.clear();
+        (self.window.end() <= self.fresh).then_some(())
     }
 
     /// What a checkpoint keeps. Cheap: it shares chunks.
@@ -483,6 +491,15 @@ mod tests {
     use super::super::dice::Dice;
     use super::*;
 
+    /// What a checkpoint makes of it.
+    fn again(backlog: &Backlog) -> Backlog {
+        let Saved { window, fresh, next_tag, departures } = backlog.save();
+        let mut again =
+            Backlog::begin_restore(window.start(), fresh, next_tag, departures).unwrap();
+        assert!(window.chunks_from(0).all(|chunk| again.restore(chunk).is_some()));
+        again
+    }
+
     fn policy(deliveries_max: Option<u16>) -> Policy {
         Policy { deliveries_max, backoff: Backoff::Fixed(500) }
     }
@@ -515,7 +532,7 @@ mod tests {
         backlog.renumber(ProducerId(1), &[]);
         backlog.depart(2);
         assert_eq!(backlog.counts(Offset(3)).dying, 3);
-        let mut backlog = Backlog::restore(backlog.save()).unwrap();
+        let mut backlog = again(&backlog);
         assert_eq!(backlog.departures().list, [Offset(0), Offset(1)]);
         backlog.rewind(Offset(1));
         backlog.arrived(ProducerId(1), Sequence(0), 2);
@@ -539,7 +556,7 @@ mod tests {
         live.depart(1);
         live.rewind(Offset(0));
         nack_all(&mut live);
-        let mut restored = Backlog::restore(live.save()).unwrap();
+        let mut restored = again(&live);
         for backlog in [&mut live, &mut restored] {
             backlog.arrived(ProducerId(1), Sequence(0), 1);
             backlog.depart(9);
@@ -752,7 +769,7 @@ mod tests {
                 let open =
                     clerk.iter().find(|(_, e)| **e != Entry::Done).map_or(fresh, |(at, _)| *at);
                 assert_eq!(backlog.start(), Offset(open), "step {step}");
-                backlog = Backlog::restore(backlog.save()).unwrap();
+                backlog = again(&backlog);
                 clerk.retain(|at, _| *at >= open);
                 receipts.retain(|receipt| receipt.offset.0 + 50 >= open);
             }

@@ -100,9 +100,9 @@ impl Window {
         self.chunks.range(number..).map(|(number, _)| *number)
     }
 
-    /// The chunks, ascending.
-    pub(crate) fn chunks(&self) -> impl Iterator<Item = SavedChunk> {
-        self.chunks.iter().map(|(number, chunk)| match chunk {
+    /// The chunks from `number` on, ascending.
+    pub(crate) fn chunks_from(&self, number: u64) -> impl Iterator<Item = SavedChunk> {
+        self.chunks.range(number..).map(|(number, chunk)| match chunk {
             Chunk::Whole => SavedChunk { number: *number, settled: None, marks: Vec::new() },
             Chunk::Part(part) => SavedChunk {
                 number: *number,
@@ -112,44 +112,41 @@ impl Window {
         })
     }
 
-    /// The window of these chunks, unless no window was ever so.
-    pub(crate) fn from_chunks(
-        start: Offset,
-        chunks: impl Iterator<Item = SavedChunk>,
-    ) -> Option<Self> {
-        let mut window = Self::new(start);
-        for SavedChunk { number, settled, marks } in chunks {
-            let is_behind = window.chunks.last_key_value().is_none_or(|(last, _)| *last < number);
-            if number < start.0 / CHUNK || number > u64::MAX / CHUNK - 1 || !is_behind {
-                return None;
-            }
-            let chunk = match settled {
-                None if marks.is_empty() => Chunk::Whole,
-                None => return None,
-                Some(settled) => {
-                    let settled_count = settled.iter().map(|word| word.count_ones() as u16).sum();
-                    let part = Part { settled, settled_count, marks };
-                    if !part.is_sound() {
-                        return None;
-                    }
-                    Chunk::Part(Rc::new(part))
-                }
-            };
-            window.settled += chunk.settled_in(range_of(number, start..Offset(u64::MAX)));
-            window.chunks.insert(number, chunk);
+    /// Adds a chunk behind all others of a window that is put together again, unless no window
+    /// ever had it there.
+    pub(crate) fn push(&mut self, chunk: SavedChunk) -> Option<()> {
+        let SavedChunk { number, settled, marks } = chunk;
+        let is_behind = self.chunks.last_key_value().is_none_or(|(last, _)| *last < number);
+        if number < self.start.0 / CHUNK || number > u64::MAX / CHUNK - 1 || !is_behind {
+            return None;
         }
-        let is_open = !window.chunks.contains_key(&(start.0 / CHUNK)) || {
-            let part = window.chunks.get(&(start.0 / CHUNK));
-            part.is_some_and(|chunk| match chunk {
-                Chunk::Whole => false,
-                Chunk::Part(part) => {
-                    (0..place(start)).all(|at| part.is_settled(at))
-                        && !part.is_settled(place(start))
-                        && part.marks.first().is_none_or(|(at, _)| *at >= place(start))
+        let chunk = match settled {
+            None if marks.is_empty() => Chunk::Whole,
+            None => return None,
+            Some(settled) => {
+                let settled_count = settled.iter().map(|word| word.count_ones() as u16).sum();
+                let part = Part { settled, settled_count, marks };
+                if !part.is_sound() || !self.may_begin_with(number, &part) {
+                    return None;
                 }
-            })
+                Chunk::Part(Rc::new(part))
+            }
         };
-        is_open.then_some(window)
+        if number == self.start.0 / CHUNK && matches!(chunk, Chunk::Whole) {
+            return None;
+        }
+        self.settled += chunk.settled_in(range_of(number, self.start..Offset(u64::MAX)));
+        self.chunks.insert(number, chunk);
+        Some(())
+    }
+
+    /// Whether the chunk in which the window starts is settled up to there, and no further.
+    fn may_begin_with(&self, number: u64, part: &Part) -> bool {
+        let start = place(self.start);
+        number != self.start.0 / CHUNK
+            || (0..start).all(|at| part.is_settled(at))
+                && !part.is_settled(start)
+                && part.marks.first().is_none_or(|(at, _)| *at >= start)
     }
 
     /// One past the newest record that is settled or marked.
@@ -578,8 +575,9 @@ mod tests {
             let at = start + random(5_000);
             assert_eq!(window.is_settled(Offset(at)), settled.contains(&at), "step {step}");
             if step % 100 == 0 {
-                let saved = window.chunks();
-                window = Window::from_chunks(window.start(), saved).unwrap();
+                let mut again = Window::new(window.start());
+                assert!(window.chunks_from(0).all(|chunk| again.push(chunk).is_some()));
+                window = again;
                 let found = window.marks_from(Offset(0)).map(|(at, mark)| (at.0, mark));
                 assert!(found.eq(marks.iter().map(|(at, mark)| (*at, *mark))), "step {step}");
             }

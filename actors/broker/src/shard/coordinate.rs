@@ -239,7 +239,7 @@ impl Shard {
         }
         self.inner.group.with_machine(|machine| {
             let stream = machine.groups().streams.groups.get(&group);
-            stream.map(look).ok_or(StreamError::UnknownGroup)
+            stream.map(|stream| look(stream)).ok_or(StreamError::UnknownGroup)
         })
     }
 }

@@ -10,6 +10,7 @@
 //! Invariants: `producers` counts the producers of all partitions; log time never falls.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use barrage_model::{Offset, PartitionKey, ProducerId};
 
@@ -44,7 +45,8 @@ pub(crate) struct RunStamp {
 /// Everything a data shard decides on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
-    pub(crate) partitions: BTreeMap<PartitionKey, Partition>,
+    /// Shared with checkpoints that are being written; copied when it changes meanwhile.
+    pub(crate) partitions: BTreeMap<PartitionKey, Rc<Partition>>,
     /// Log time of the newest entry.
     pub(crate) log_time_ms: i64,
     /// Producers of all partitions.
@@ -73,7 +75,7 @@ impl State {
 
     /// Appends a batch for which [`Self::decide`] has just said `Accept`; answers its base offset.
     pub(crate) fn accept(&mut self, key: PartitionKey, row: &BatchRow, log_time_ms: i64) -> Offset {
-        let Some(partition) = self.partitions.get_mut(&key) else {
+        let Some(partition) = self.partitions.get_mut(&key).map(Rc::make_mut) else {
             debug_assert!(false, "only batches for open partitions are accepted");
             return Offset(0);
         };
@@ -108,8 +110,11 @@ impl State {
         self.sweep_after_ms = self.log_time_ms.saturating_add(SWEEP_EVERY_MS);
         let keep_ms = if self.producers > CROWDED { EVICTION_MS } else { EXPIRY_MS };
         let now_ms = self.log_time_ms;
+        let keeps = |known: &Producer| now_ms.saturating_sub(known.last_ms) < keep_ms;
         for partition in self.partitions.values_mut() {
-            partition.producers.retain(|_, known| now_ms.saturating_sub(known.last_ms) < keep_ms);
+            if !partition.producers.values().all(keeps) {
+                Rc::make_mut(partition).producers.retain(|_, known| keeps(known));
+            }
         }
         self.producers = self.partitions.values().map(|p| p.producers.len()).sum();
     }
@@ -144,7 +149,8 @@ impl State {
     }
 
     fn undo(&mut self, stamp: RunStamp, undo: Vec<(ProducerId, Option<Producer>)>) {
-        let Some(partition) = self.partitions.get_mut(&stamp.key) else { return };
+        let partition = self.partitions.get_mut(&stamp.key).map(Rc::make_mut);
+        let Some(partition) = partition else { return };
         partition.next_offset = stamp.base_offset;
         for (id, before) in undo.into_iter().rev() {
             match before {
@@ -162,9 +168,10 @@ impl State {
 
     /// Opens a partition, or takes over newer settings if it is open.
     pub(crate) fn open(&mut self, key: PartitionKey, config: PartitionConfig) {
-        let partition = self.partitions.entry(key).or_insert_with(|| Partition::new(config));
+        let new = || Rc::new(Partition::new(config));
+        let partition = self.partitions.entry(key).or_insert_with(new);
         if config.revision > partition.config.revision {
-            partition.config = config;
+            Rc::make_mut(partition).config = config;
         }
     }
 
@@ -184,7 +191,8 @@ impl State {
 
     /// Moves a partition's start on; true if it moved.
     pub(crate) fn advance_start(&mut self, key: PartitionKey, start: Offset) -> bool {
-        self.partitions.get_mut(&key).is_some_and(|partition| partition.advance_start(start))
+        let partition = self.partitions.get_mut(&key);
+        partition.is_some_and(|partition| Rc::make_mut(partition).advance_start(start))
     }
 }
 

@@ -12,7 +12,7 @@
 use barrage_cluster::format::FormatError;
 use barrage_commitlog::{CommitLog, Run};
 use barrage_model::{GroupId, Offset, PartitionKey};
-use barrage_raft::{Applied, Machine, RestoreError, UnknownCommand};
+use barrage_raft::{Applied, Machine, Parts, RestoreError, UnknownCommand};
 use barrage_world::channel::Event;
 use barrage_world::{planted, unix_time_ms};
 
@@ -22,6 +22,7 @@ use super::groups::{Groups, Op, Outcome, Slot, What};
 use super::readers::Readers;
 use super::streams::StreamOutcome;
 use crate::command::Command;
+use crate::format::Restoring;
 use crate::{fingerprint, format};
 
 /// What a command answered.
@@ -212,6 +213,8 @@ pub(crate) fn control(state: &mut State, command: &Command, effects: &mut Vec<Ef
 pub(crate) struct ShardMachine {
     state: State,
     groups: Groups,
+    /// What has come of a checkpoint so far.
+    restoring: Restoring,
     readers: Readers,
     alarms: Alarms,
     log: Option<CommitLog>,
@@ -229,6 +232,7 @@ impl ShardMachine {
         Self {
             state: State::default(),
             groups: Groups::default(),
+            restoring: Restoring::default(),
             readers,
             alarms,
             log: None,
@@ -247,7 +251,7 @@ impl ShardMachine {
     /// The hash of the replicated state, at a cost that does not grow with what groups hold.
     pub(crate) fn hash(&self) -> u64 {
         let groups = u64::from(self.groups.digest) << 16 ^ self.groups.clock_ms;
-        fingerprint::hash_bytes(&format::encode(&self.state, &Groups::default())) ^ groups
+        fingerprint::hash_parts(format::parts(&self.state, &Groups::default())) ^ groups
     }
 
     /// The applied state.
@@ -377,13 +381,21 @@ impl Machine for ShardMachine {
         Ok(reply)
     }
 
-    fn checkpoint(&self) -> Vec<u8> {
-        format::encode(&self.state, &self.groups)
+    fn checkpoint(&self) -> Parts {
+        Parts::new(format::parts(&self.state, &self.groups))
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let restored = format::decode(bytes).map_err(|error| RestoreError(error.to_string()))?;
-        (self.state, self.groups) = restored;
+    fn begin_restore(&mut self) {
+        self.restoring = Restoring::default();
+    }
+
+    fn restore(&mut self, part: &[u8]) -> Result<(), RestoreError> {
+        self.restoring.take(part).map_err(|error| RestoreError(error.to_string()))
+    }
+
+    fn end_restore(&mut self) -> Result<(), RestoreError> {
+        let restored = std::mem::take(&mut self.restoring).end();
+        (self.state, self.groups) = restored.map_err(|error| RestoreError(error.to_string()))?;
         self.restate_starts();
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! cut to them when it is applied, however old the catalog was that it asked by.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use barrage_model::{GroupId, Offset, PartitionKey, TopicId};
 use crc32c::crc32c_append;
@@ -130,7 +131,8 @@ pub(crate) enum StreamOutcome {
 /// All of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Streams {
-    pub(crate) groups: BTreeMap<GroupId, Stream>,
+    /// Shared with checkpoints that are being written; copied when it changes meanwhile.
+    pub(crate) groups: BTreeMap<GroupId, Rc<Stream>>,
 }
 
 impl Streams {
@@ -138,13 +140,14 @@ impl Streams {
     /// stored of topics that are not its any more.
     pub(crate) fn open(&mut self, wanted: &[OpenStream], now_ms: u64) {
         for OpenStream { group, config } in wanted {
-            let found = self.groups.entry(*group).or_insert_with(|| Stream {
-                config: config.clone(),
-                state: StreamGroup::new(now_ms),
+            let found = self.groups.entry(*group).or_insert_with(|| {
+                let state = StreamGroup::new(now_ms);
+                Rc::new(Stream { config: config.clone(), state })
             });
             if config.revision <= found.config.revision {
                 continue;
             }
+            let found = Rc::make_mut(found);
             let before = std::mem::replace(&mut found.config, config.clone());
             for TopicSize { topic, .. } in before.topics {
                 if found.config.size(topic).is_none() {
@@ -163,7 +166,7 @@ impl Streams {
     /// Does what is wanted.
     pub(crate) fn apply(&mut self, op: &StreamOp, now_ms: u64) -> StreamOutcome {
         match self.groups.get_mut(&op.group) {
-            Some(group) => group.apply(&op.what, now_ms),
+            Some(group) => Rc::make_mut(group).apply(&op.what, now_ms),
             None => StreamOutcome::UnknownGroup,
         }
     }

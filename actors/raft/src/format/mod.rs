@@ -9,7 +9,9 @@
 //!
 //! Integers are little-endian. The CRC covers bytes [0, 8) and the body.
 //! Body of a membership: rkyv of `MembershipV1`.
-//! Body of a checkpoint: `u32` length of the head, rkyv of `CheckpointHeadV1`, the machine's bytes.
+//! Body of a checkpoint: `u32` length of the head, rkyv of `CheckpointHeadV1`, the machine's parts,
+//! each behind its `u32` length. On the disk a checkpoint without parts comes first, and each part
+//! of the machine stands for itself.
 //!
 //! Messages between replicas use the same envelope, see [`rpc`], and so does the file of a
 //! replica that is not whole, see [`marker`].
@@ -26,7 +28,8 @@ use rkyv::rancor;
 use crate::vocabulary::{CommittedLeaderId, Membership, RaftLogId, StoredMembership};
 
 const KIND_MEMBERSHIP: u8 = 1;
-const KIND_CHECKPOINT: u8 = 2;
+/// 2 was one whose machine was not in parts.
+const KIND_CHECKPOINT: u8 = 6;
 const VERSION: u8 = 1;
 const ENVELOPE_SIZE: usize = 12;
 const CRC_POSITION: usize = 8;
@@ -94,7 +97,7 @@ pub(crate) fn decode_membership(bytes: &[u8]) -> Result<Membership, FormatError>
 /// The whole checkpoint: what the group remembers, then what the machine does.
 pub(crate) fn encode_checkpoint(
     membership: &StoredMembership,
-    machine: &[u8],
+    parts: &[Vec<u8>],
 ) -> Result<Vec<u8>, FormatError> {
     let head = CheckpointHeadV1 {
         membership_id: membership.log_id().as_ref().map(|id| (id.leader_id.term, id.index)),
@@ -102,21 +105,40 @@ pub(crate) fn encode_checkpoint(
     };
     let head = rkyv::to_bytes::<rancor::Error>(&head).map_err(|_| FormatError::Body)?;
     let head_length = u32::try_from(head.len()).map_err(|_| FormatError::TooLarge(head.len()))?;
-    seal(KIND_CHECKPOINT, &[&head_length.to_le_bytes(), &head, machine])
+    let mut framed = Vec::new();
+    for part in parts {
+        let length = u32::try_from(part.len()).map_err(|_| FormatError::TooLarge(part.len()))?;
+        framed.extend_from_slice(&length.to_le_bytes());
+        framed.extend_from_slice(part);
+    }
+    seal(KIND_CHECKPOINT, &[&head_length.to_le_bytes(), &head, &framed])
 }
 
-/// The parts of a checkpoint; the machine's bytes are borrowed.
-pub(crate) fn decode_checkpoint(bytes: &[u8]) -> Result<(StoredMembership, &[u8]), FormatError> {
-    let body = open(KIND_CHECKPOINT, bytes)?;
-    let (length, rest) = body.split_first_chunk::<LENGTH_SIZE>().ok_or(FormatError::Body)?;
+/// What stands behind its length, and the rest.
+fn split_framed(bytes: &[u8]) -> Result<(&[u8], &[u8]), FormatError> {
+    let (length, rest) = bytes.split_first_chunk::<LENGTH_SIZE>().ok_or(FormatError::Body)?;
     let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| FormatError::Body)?;
-    let (head, machine) = rest.split_at_checked(length).ok_or(FormatError::Body)?;
+    rest.split_at_checked(length).ok_or(FormatError::Body)
+}
+
+/// What the group remembers, and the machine's parts, which are borrowed.
+pub(crate) fn decode_checkpoint(
+    bytes: &[u8],
+) -> Result<(StoredMembership, Vec<&[u8]>), FormatError> {
+    let body = open(KIND_CHECKPOINT, bytes)?;
+    let (head, mut rest) = split_framed(body)?;
+    let mut parts = Vec::new();
+    while !rest.is_empty() {
+        let (part, behind) = split_framed(rest)?;
+        parts.push(part);
+        rest = behind;
+    }
     let head =
         rkyv::from_bytes::<CheckpointHeadV1, rancor::Error>(head).map_err(|_| FormatError::Body)?;
     let id = head
         .membership_id
         .map(|(term, index)| RaftLogId::new(CommittedLeaderId::from(term), index));
-    Ok((StoredMembership::new(id, to_membership(head.membership)?), machine))
+    Ok((StoredMembership::new(id, to_membership(head.membership)?), parts))
 }
 
 fn from_membership(membership: &Membership) -> MembershipV1 {
@@ -228,10 +250,10 @@ mod tests {
 
     #[test]
     fn checkpoint_round_trip_and_corruption() {
-        let bytes = encode_checkpoint(&stored(), b"machine state").unwrap();
-        let (membership, machine) = decode_checkpoint(&bytes).unwrap();
+        let bytes = encode_checkpoint(&stored(), &[b"machine".to_vec(), Vec::new()]).unwrap();
+        let (membership, parts) = decode_checkpoint(&bytes).unwrap();
         assert_eq!(membership, stored());
-        assert_eq!(machine, b"machine state");
+        assert_eq!(parts, [&b"machine"[..], b""]);
         check_corruption(&bytes, |bytes| decode_checkpoint(bytes).is_ok());
     }
 
@@ -243,7 +265,7 @@ mod tests {
     fn golden_bytes() {
         let bytes = encode_membership(&membership()).unwrap();
         assert_eq!(hex(&bytes), GOLDEN_MEMBERSHIP, "the format changed: raise the version");
-        let bytes = encode_checkpoint(&stored(), b"machine").unwrap();
+        let bytes = encode_checkpoint(&stored(), &[b"machine".to_vec()]).unwrap();
         assert_eq!(hex(&bytes), GOLDEN_CHECKPOINT, "the format changed: raise the version");
     }
 
@@ -252,10 +274,10 @@ mod tests {
         00000000e0ffffff02000000e8ffffff020000000100000000000000020000000000000003000000\
         000000000700000000000000d0ffffff02000000d8ffffff04000000";
     const GOLDEN_CHECKPOINT: &str = "\
-        020100007c0000004e2e80ed71000000010000000000000002000000000000000200000000000000\
+        060100008000000046c3365571000000010000000000000002000000000000000200000000000000\
         0300000000000000e0ffffff02000000e8ffffff0200000001000000000000000200000000000000\
         030000000000000007000000000000000103000000000000000900000000000000bfffffff020000\
-        00c7ffffff040000006d616368696e65";
+        00c7ffffff04000000070000006d616368696e65";
 
     #[test]
     fn kinds_are_not_confused() {
@@ -265,9 +287,9 @@ mod tests {
 
     #[test]
     fn empty_checkpoint_round_trip() {
-        let bytes = encode_checkpoint(&StoredMembership::default(), b"").unwrap();
-        let (membership, machine) = decode_checkpoint(&bytes).unwrap();
+        let bytes = encode_checkpoint(&StoredMembership::default(), &[]).unwrap();
+        let (membership, parts) = decode_checkpoint(&bytes).unwrap();
         assert_eq!(membership, StoredMembership::default());
-        assert!(machine.is_empty());
+        assert!(parts.is_empty());
     }
 }

@@ -550,7 +550,8 @@ mod tests {
     fn requests() -> Vec<Request> {
         let vote = || VoteRequest::new(RaftVote::new(4, 1), Some(id(3, 6)));
         let membership = crate::vocabulary::StoredMembership::default();
-        let checkpoint = super::super::encode_checkpoint(&membership, b"machine").unwrap();
+        let checkpoint =
+            super::super::encode_checkpoint(&membership, &[b"machine".to_vec()]).unwrap();
         vec![
             append(Some(id(3, 6)), &[id(3, 7), id(4, 8)]),
             append(None, &[]),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use barrage_commitlog::{Batch, CommitLog, Run};
 use barrage_model::batch::{BatchBuilder, BatchView, Compression, NewRecord};
 use barrage_model::{LogIndex, Offset, PartitionId, PartitionKey, TopicId};
-use barrage_raft::{Applied, Machine, Proposal, RestoreError, UnknownCommand};
+use barrage_raft::{Applied, Machine, Parts, Proposal, RestoreError, UnknownCommand};
 use bytes::Bytes;
 
 /// The only partition.
@@ -51,10 +51,10 @@ impl Machine for Shelf {
         Ok(true)
     }
 
-    fn checkpoint(&self) -> Vec<u8> {
+    fn checkpoint(&self) -> Parts {
         let mut fields = vec![self.next, self.start, self.refused];
         fields.extend(self.stored.iter().flat_map(|(offset, index)| [*offset, *index]));
-        fields.into_iter().flat_map(u64::to_le_bytes).collect()
+        Parts::one(fields.into_iter().flat_map(u64::to_le_bytes).collect())
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {

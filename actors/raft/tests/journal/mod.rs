@@ -7,7 +7,8 @@ use std::rc::Rc;
 use barrage_commitlog::Options;
 use barrage_model::{NodeId, ShardId};
 use barrage_raft::{
-    Applied, Group, GroupOptions, Machine, NoPeers, Proposal, RestoreError, Timing, UnknownCommand,
+    Applied, Group, GroupOptions, Machine, NoPeers, Parts, Proposal, RestoreError, Timing,
+    UnknownCommand,
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -43,13 +44,13 @@ impl Machine for Journal {
         Ok(self.commands.len())
     }
 
-    fn checkpoint(&self) -> Vec<u8> {
+    fn checkpoint(&self) -> Parts {
         let mut bytes = self.last_index.to_le_bytes().to_vec();
         for command in &self.commands {
             bytes.extend_from_slice(&u32::try_from(command.len()).unwrap().to_le_bytes());
             bytes.extend_from_slice(command);
         }
-        bytes
+        Parts::one(bytes)
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {

@@ -10,7 +10,7 @@ use barrage_commitlog::Options as LogOptions;
 use barrage_model::{NodeId, ShardId};
 use barrage_peer::{Acceptor, Contact, Handler, Links, Options, Refusal, Reply};
 use barrage_raft::{
-    Applied, Group, GroupOptions, Machine as StateMachine, Proposal, RestoreError, Timing,
+    Applied, Group, GroupOptions, Machine as StateMachine, Parts, Proposal, RestoreError, Timing,
     UnknownCommand,
 };
 use barrage_world as world;
@@ -37,8 +37,8 @@ impl StateMachine for Journal {
         Ok(self.commands.len())
     }
 
-    fn checkpoint(&self) -> Vec<u8> {
-        self.commands.concat()
+    fn checkpoint(&self) -> Parts {
+        Parts::one(self.commands.concat())
     }
 
     fn restore(&mut self, _bytes: &[u8]) -> Result<(), RestoreError> {

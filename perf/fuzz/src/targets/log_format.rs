@@ -108,7 +108,7 @@ fn seeds() -> Vec<Seed> {
         ("entry", 2, whole),
         ("index", 3, fuzzing::sample_index(SHARD, 2, 5, 6)),
         ("index-empty", 3, fuzzing::sample_index(SHARD, 0, 0, 0)),
-        ("checkpoint", 4, fuzzing::sample_checkpoint(SHARD, 1, b"state")),
+        ("checkpoint", 4, fuzzing::sample_checkpoint(SHARD, 1, &[b"state", b"more"])),
     ];
     let seed = |(name, kind, bytes): (&str, u8, Vec<u8>)| {
         // The zeros up to the end of a block come back when it is fed.
@@ -136,8 +136,9 @@ fn large() -> Vec<Seed> {
         ("rows", 3, fuzzing::sample_index(SHARD, LARGE_BYTES as u32 / 112, 1, 0)),
         ("runs", 3, fuzzing::sample_index(SHARD, 2, LARGE_BYTES as u64 / 80, 1)),
         ("entries", 3, fuzzing::sample_index(SHARD, 1, 1, LARGE_BYTES as u32 / 16)),
-        ("refused", 4, fuzzing::sample_checkpoint(SHARD, LARGE_BYTES as u64 / 16, b"")),
-        ("state", 4, fuzzing::sample_checkpoint(SHARD, 1, &vec![1; LARGE_BYTES])),
+        ("refused", 4, fuzzing::sample_checkpoint(SHARD, LARGE_BYTES as u64 / 16, &[])),
+        ("part", 4, fuzzing::sample_checkpoint(SHARD, 1, &[&vec![1; LARGE_BYTES]])),
+        ("parts", 4, fuzzing::sample_checkpoint(SHARD, 1, &vec![&[][..]; LARGE_BYTES / 8])),
     ];
     let seed = |(name, kind, bytes): (&str, u8, Vec<u8>)| {
         (name.to_owned(), [&[kind], &bytes[..]].concat())

@@ -301,7 +301,7 @@ fn seeds() -> Vec<Seed> {
         append(&log, 1, 13).await;
         let id = LogId { term: Term(1), index: LogIndex(13) };
         log.set_applied(id);
-        drop(log.write_checkpoint(id, b"state".to_vec()).await);
+        drop(log.write_checkpoint(id, [b"state".to_vec()]).await);
         drop(log.set_floor(LogId { term: Term(1), index: LogIndex(9) }).await);
     });
     let cases = [("few", few), ("truncated", truncated), ("several", several)];

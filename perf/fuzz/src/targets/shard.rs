@@ -1,7 +1,8 @@
 //! A data shard: its commands, its checkpoint, what commands do to it; and a node's identity.
 //!
 //! The first byte of the input chooses: one command, one checkpoint, an identity, or a history,
-//! which is a checkpoint and commands, each behind a `u16` length. Checked: what was read is
+//! which is a checkpoint and commands; commands and the parts of a checkpoint are each behind a
+//! `u16` length. Checked: what was read is
 //! written as something that reads the same; apply is total, and its result can be stored.
 //!
 //! A checkpoint becomes a state, and a history makes one. A state takes more memory than its bytes,
@@ -19,6 +20,8 @@ pub(super) const TARGET: Target =
 
 const CHECKPOINT: u8 = 1;
 const HISTORY: u8 = 3;
+/// How a part of a checkpoint begins.
+const PART: u8 = 4;
 /// With producers; with leases; with dead letters; with members and offsets.
 const CHECKPOINTS_AFTER: [usize; 4] = [1, 5, 6, 9];
 /// A partition with a producer is about 100 bytes, and becomes a node of 1.4 KiB.
@@ -41,7 +44,7 @@ fn run(input: &[u8]) -> Verdict {
     let Some((&kind, bytes)) = input.split_first() else { return Verdict::Refused };
     let feed = match kind % 4 {
         0 => command,
-        CHECKPOINT => checkpoint,
+        CHECKPOINT => return Verdict::from(checkpoint(bytes)),
         2 => return Verdict::from(fuzzing::is_identity(bytes)),
         _ => return Verdict::from(apply(bytes)),
     };
@@ -57,21 +60,24 @@ fn command(bytes: &[u8]) -> bool {
 }
 
 fn checkpoint(bytes: &[u8]) -> bool {
-    let Some(state) = State::decode(bytes) else { return false };
+    let parts = aside(|| history::read(bytes));
+    let Some(state) = State::decode(&parts) else { return false };
     aside(|| assert_eq!(State::decode(&state.encode()), Some(state)));
     true
 }
 
 fn apply(bytes: &[u8]) -> bool {
-    let mut steps = aside(|| history::read(bytes)).into_iter();
-    let first = steps.next().unwrap_or_default();
-    let mut state = State::decode(&first).unwrap_or_default();
+    let steps = aside(|| history::read(bytes));
+    let is_command = |step: &Vec<u8>| step.first() != Some(&PART);
+    let (parts, commands) =
+        steps.split_at(steps.iter().position(is_command).unwrap_or(steps.len()));
+    let mut state = State::decode(parts).unwrap_or_default();
     let mut understood = false;
-    for (step, time) in steps.zip(0_i64..) {
+    for (step, time) in commands.iter().zip(0_i64..) {
         // Now and then a jump over what makes producers be forgotten.
         let log_time_ms = time * 7_000_000;
-        let small = aside(|| Command::decode(&step).map(|read| read.with_small_leases().encode()));
-        understood |= state.apply(log_time_ms, small.as_ref().unwrap_or(&step));
+        let small = aside(|| Command::decode(step).map(|read| read.with_small_leases().encode()));
+        understood |= state.apply(log_time_ms, small.as_ref().unwrap_or(step));
     }
     aside(|| assert_eq!(State::decode(&state.encode()), Some(state)));
     understood
@@ -79,9 +85,10 @@ fn apply(bytes: &[u8]) -> bool {
 
 fn seeds() -> Vec<Seed> {
     let mut state = State::default();
-    let mut steps = vec![state.encode()];
+    let mut steps = state.encode();
+    let whole = |state: &State| [&[CHECKPOINT], &history::write(&state.encode())[..]].concat();
     let mut seeds = vec![
-        ("empty".to_owned(), [&[1], &state.encode()[..]].concat()),
+        ("empty".to_owned(), whole(&state)),
         ("identity".to_owned(), b"\x02{\"format\":1,\"node\":1,\"cluster\":\"00ff\"}".to_vec()),
     ];
     for (number, command) in fuzzing::commands().into_iter().enumerate() {
@@ -90,8 +97,7 @@ fn seeds() -> Vec<Seed> {
         assert!(state.apply(5, &bytes), "a sample command is understood");
         steps.push(bytes);
         if CHECKPOINTS_AFTER.contains(&number) {
-            let bytes = [&[1], &state.encode()[..]].concat();
-            seeds.push((format!("checkpoint-{number}"), bytes));
+            seeds.push((format!("checkpoint-{number}"), whole(&state)));
         }
     }
     seeds.push(("history".to_owned(), [&[HISTORY], &history::write(&steps)[..]].concat()));
@@ -114,7 +120,8 @@ fn large() -> Vec<Seed> {
         .map(|(number, bytes): (u32, _)| (format!("command-{number}"), [&[0], &bytes[..]].concat()))
         .collect();
     seeds.extend((0..).zip(states).map(|(number, state): (u32, _)| {
-        (format!("state-{number}"), [&[1], &state.encode()[..]].concat())
+        let parts = history::write(&state.encode());
+        (format!("state-{number}"), [&[CHECKPOINT], &parts[..]].concat())
     }));
     seeds
 }

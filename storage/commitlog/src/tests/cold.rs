@@ -159,7 +159,7 @@ fn a_crash_at_any_point_loses_nothing() {
             let (log, _) = open(None).await;
             for round in 0..6 {
                 produce(&log, round * 10..round * 10 + 10).await;
-                log.write_checkpoint(sent(round * 10 + 9).id, Vec::new()).await.unwrap();
+                log.write_checkpoint(sent(round * 10 + 9).id, [b"state".to_vec()]).await.unwrap();
             }
         });
         let disk = Disk::boot(disk.crash(&mut Rng::new(point)));
@@ -327,7 +327,7 @@ fn the_floor_moves_through_what_is_cold() {
         produce(&log, 0..100).await;
         rest().await;
         for n in [60, 99] {
-            log.write_checkpoint(sent(n).id, Vec::new()).await.unwrap();
+            log.write_checkpoint(sent(n).id, [b"state".to_vec()]).await.unwrap();
         }
         for start in [13, 24, 50] {
             log.set_start(key(0), Offset(start));
@@ -365,7 +365,7 @@ fn a_cold_read_and_retention_meet() {
             let (log, _) = open(None).await;
             produce(&log, 0..60).await;
             for n in [50, 59] {
-                log.write_checkpoint(sent(n).id, Vec::new()).await.unwrap();
+                log.write_checkpoint(sent(n).id, [b"state".to_vec()]).await.unwrap();
             }
             rest().await;
             let reader = log.clone();

@@ -4,7 +4,6 @@ use crate::{Batch, Checkpoint, CommitLog, Entry, EntryKind, Options, Run};
 use barrage_model::batch::{BatchBuilder, BatchView, Compression, NewRecord};
 use barrage_model::{LogId, LogIndex, Offset, PartitionId, PartitionKey, ShardId, Term, TopicId};
 use bytes::Bytes;
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ pub(super) fn id(term: u64, index: u64) -> LogId {
 pub(super) async fn checkpoint_at(dir: &Path, applied: Option<LogId>) -> Option<Checkpoint> {
     let id = applied?;
     let found = CommitLog::read_checkpoint(dir, SHARD).await.unwrap();
-    let bare = Checkpoint { id, refused: BTreeSet::new(), installed: false, state: Vec::new() };
+    let bare = Checkpoint::bare(id);
     Some(found.filter(|found| found.id == id).unwrap_or(bare))
 }
 

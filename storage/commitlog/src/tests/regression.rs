@@ -245,7 +245,7 @@ fn a_refused_run_stays_refused_after_a_restart() {
             log.refuse_run(LogIndex(0), 0);
             log.index_run(LogIndex(1), 0);
             log.set_applied(id(1, 1));
-            log.write_checkpoint(id(1, 1), Vec::new()).await.unwrap();
+            log.write_checkpoint(id(1, 1), [b"state".to_vec()]).await.unwrap();
             assert_eq!(value_at(&log, 0).await, Some(b"accepted".to_vec()));
             log.close().await;
             let log = open_with(options(), Some(id(1, 1))).await.unwrap();
@@ -267,7 +267,7 @@ fn what_was_refused_comes_with_the_state_it_was_read_with() {
         log.refuse_run(LogIndex(0), 0);
         log.index_run(LogIndex(1), 0);
         log.set_applied(id(1, 1));
-        log.write_checkpoint(id(1, 1), Vec::new()).await.unwrap();
+        log.write_checkpoint(id(1, 1), [b"state".to_vec()]).await.unwrap();
         log.close().await;
         let found = checkpoint_at(Path::new(DIR), Some(id(1, 1))).await;
         let path = format!("{DIR}/{:020}.ckp", 1);
@@ -396,13 +396,13 @@ fn what_was_refused_is_not_forgotten_with_a_segment_that_was_cut_short() {
         log.refuse_run(LogIndex(10), 0);
         (11..30).for_each(|n| log.index_run(LogIndex(n), 0));
         log.set_applied(id(2, 29));
-        log.write_checkpoint(id(2, 29), Vec::new()).await.unwrap();
+        log.write_checkpoint(id(2, 29), [b"state".to_vec()]).await.unwrap();
         log.set_floor(id(2, 25)).await.unwrap();
         log.set_start(key(0), Offset(10));
         let before = log.stats().segments;
         log.retain().await.unwrap();
         assert!(log.stats().segments < before, "the segments that were cut short go");
-        log.write_checkpoint(id(2, 29), Vec::new()).await.unwrap();
+        log.write_checkpoint(id(2, 29), [b"state".to_vec()]).await.unwrap();
         log.close().await;
         for name in fs::list(DIR).await.unwrap().iter().filter(|name| name.ends_with(".idx")) {
             fs::remove(PathBuf::from(DIR).join(name)).await.unwrap();
@@ -422,8 +422,8 @@ fn a_checkpoint_below_the_floor_is_damage() {
     run_on(1, &disk, async {
         let log = open_with(options(), None).await.unwrap();
         produce(&log, 0, 40).await;
-        log.write_checkpoint(id(1, 20), Vec::new()).await.unwrap();
-        log.write_checkpoint(id(1, 39), Vec::new()).await.unwrap();
+        log.write_checkpoint(id(1, 20), [b"state".to_vec()]).await.unwrap();
+        log.write_checkpoint(id(1, 39), [b"state".to_vec()]).await.unwrap();
         log.set_floor(id(1, 30)).await.unwrap();
         log.close().await;
         for older in [Some(id(1, 20)), None] {
@@ -516,7 +516,7 @@ fn a_truncation_may_reach_behind_the_oldest_segment() {
         }
         log.set_committed(id(2, 29));
         log.set_applied(id(2, 29));
-        log.write_checkpoint(id(2, 29), Vec::new()).await.unwrap();
+        log.write_checkpoint(id(2, 29), [b"state".to_vec()]).await.unwrap();
         log.set_floor(id(2, 24)).await.unwrap();
         let before = log.stats().segments;
         log.retain().await.unwrap();

@@ -133,7 +133,7 @@ fn a_checkpoint_does_not_reach_further_than_the_log() {
                 .disk()
                 .inject(Injection::next(Operation::Flush, slow).at(segment(1)));
             drop(log.append(vec![blank(1, 1)]));
-            log.write_checkpoint(id(1, 1), b"state".to_vec()).await.unwrap();
+            log.write_checkpoint(id(1, 1), [b"state".to_vec()]).await.unwrap();
         });
         let rebooted = Disk::boot(disk.crash(&mut Rng::new(seed)));
         run_on(seed + 100, &rebooted, async {
@@ -155,7 +155,7 @@ fn a_log_begins_anew_behind_a_peers_checkpoint() {
             for n in 0..stale {
                 log.append(vec![entry(1, n, n, b"stale")]).await.unwrap();
             }
-            log.install_checkpoint(id(4, 20), b"state".to_vec()).await.unwrap();
+            log.install_checkpoint(id(4, 20), [b"state".to_vec()]).await.unwrap();
         });
         let checkpoint = Some(id(4, 20));
         let mut rebooted = Disk::boot(disk.crash(&mut Rng::new(2)));
@@ -188,7 +188,7 @@ fn a_floor_behind_the_end_is_replayed_before_its_entries() {
     run_on(1, &disk, async {
         let (log, _) = open(options(), None).await;
         log.append(vec![blank(1, 0)]).await.unwrap();
-        log.install_checkpoint(id(4, 20), b"state".to_vec()).await.unwrap();
+        log.install_checkpoint(id(4, 20), [b"state".to_vec()]).await.unwrap();
         drop(log.set_floor(id(4, 20)));
         log.append(vec![blank(4, 21), blank(4, 22)]).await.unwrap();
     });

@@ -172,7 +172,9 @@ async fn drive(
                     let new = new.map_err(|_| LogError::Closed)?;
                     new.iter().for_each(|entry| log.index_run(entry.id.index, 0));
                     log.set_applied(id);
-                    log.write_checkpoint(id, Vec::new()).await.map_err(|_| LogError::Closed)?;
+                    log.write_checkpoint(id, [b"state".to_vec()])
+                        .await
+                        .map_err(|_| LogError::Closed)?;
                 }
                 log.append(Vec::new())
             }

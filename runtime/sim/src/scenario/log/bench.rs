@@ -6,7 +6,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use barrage_commitlog::Checkpoint;
 use barrage_model::{LogId, PartitionId, PartitionKey, TopicId};
 use barrage_world::sim::Rng;
 
@@ -108,19 +107,19 @@ impl Bench {
     }
 
     /// Judges the checkpoint that a start found; `damaged` when an older one may stand for it.
-    pub(super) fn judge_checkpoint(&self, found: Option<&Checkpoint>, damaged: bool) {
+    pub(super) fn judge_checkpoint(&self, found: Option<(LogId, &[u8])>, damaged: bool) {
         let promised = self.checkpoint();
-        let id = found.map(|found| found.id);
+        let id = found.map(|(id, _)| id);
         if id < promised && !damaged {
             let ids = (id.map(Short), promised.map(Short));
             self.violation(format!("the newest checkpoint is lost: found {ids:?}"));
         }
-        if let Some(Checkpoint { id, state, .. }) = found {
+        if let Some((id, state)) = found {
             let checkpoints = self.checkpoints.borrow();
-            let known = checkpoints.iter().any(|c| c.id == *id && c.state == *state);
+            let known = checkpoints.iter().any(|c| c.id == id && c.state == state);
             drop(checkpoints);
             if !known {
-                self.violation(format!("checkpoint {} is none that was written", Short(*id)));
+                self.violation(format!("checkpoint {} is none that was written", Short(id)));
             }
             self.compared(1);
         }

@@ -5,11 +5,12 @@
 //! then goes wrong is the log's fault.
 
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_commitlog::{CommitLog, Floor, OpenError, Ticket, Vote};
+use barrage_commitlog::{Checkpoint, CommitLog, Floor, OpenError, Ticket, Vote};
 use barrage_model::{LogId, LogIndex, NodeId, Term};
 use barrage_world::sim::Disk;
 use barrage_world::{Instant, fs, sleep, spawn, timeout};
@@ -23,6 +24,8 @@ use super::reading;
 
 /// A log that is whole answers within this time; a stall is shorter.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(120);
+/// Bytes of a part of a checkpoint: a state has several.
+const PART_BYTES: usize = 100;
 
 /// A life that runs.
 pub(super) struct Life {
@@ -47,27 +50,39 @@ pub(super) enum Start {
     Refused(OpenError),
 }
 
+/// The newest checkpoint and its state.
+async fn read_checkpoint(dir: &Path) -> io::Result<(Option<Checkpoint>, Vec<u8>)> {
+    let found = CommitLog::read_checkpoint(dir, SHARD).await?;
+    let mut state = Vec::new();
+    if let Some(found) = &found {
+        let mut parts = found.parts().await?;
+        while let Some(part) = parts.next().await? {
+            state.extend_from_slice(&part);
+        }
+    }
+    Ok((found, state))
+}
+
 /// Starts on what lies on the disk and judges it. `damaged` when damage was done on purpose.
 pub(super) async fn start(bench: &Rc<Bench>, plan: LifePlan, damaged: bool) -> Start {
     let dir = PathBuf::from(DIR);
     let doubtful = damaged || plan.may_fail();
-    let mut checkpoint = match CommitLog::read_checkpoint(&dir, SHARD).await {
-        Ok(checkpoint) => checkpoint,
+    let (checkpoint, state) = match read_checkpoint(&dir).await {
+        Ok(found) => found,
         Err(source) => {
             let error = OpenError::Io { action: "read the checkpoint of", path: dir, source };
             return Start::Refused(error);
         }
     };
-    bench.judge_checkpoint(checkpoint.as_ref(), doubtful);
     let applied = checkpoint.as_ref().map(|found| found.id);
-    let state = checkpoint.as_mut().map(|found| std::mem::take(&mut found.state));
+    bench.judge_checkpoint(applied.map(|id| (id, state.as_slice())), doubtful);
     let opened = CommitLog::open(dir, plan.options.clone(), checkpoint).await;
     let (log, report) = match opened {
         Ok(opened) => opened,
         Err(error) => return Start::Refused(error),
     };
     tracing::info!("opened at checkpoint {applied:?}: {report:?}");
-    let state = state.and_then(|state| Machine::decode(&state));
+    let state = applied.and_then(|_| Machine::decode(&state));
     *bench.machine.borrow_mut() = state.unwrap_or_default();
     let life = Life {
         bench: Rc::clone(bench),
@@ -162,7 +177,7 @@ impl Life {
         let entries = entries.map_err(|error| match error {
             barrage_commitlog::ReadError::Damaged(damage) => OpenError::Damaged(damage),
             error => {
-                let source = std::io::Error::other(error.to_string());
+                let source = io::Error::other(error.to_string());
                 OpenError::Io { action: "read", path: DIR.into(), source }
             }
         })?;
@@ -336,7 +351,8 @@ impl Life {
         let (log, running) = (self.log.clone(), Rc::clone(&self.checkpointing));
         let believed = !self.plan.lying;
         drop(spawn(async move {
-            if log.write_checkpoint(id, state).await.is_ok() && believed {
+            let parts: Vec<_> = state.chunks(PART_BYTES).map(<[u8]>::to_vec).collect();
+            if log.write_checkpoint(id, parts).await.is_ok() && believed {
                 bench.checkpoint_promised(id);
             }
             running.set(false);

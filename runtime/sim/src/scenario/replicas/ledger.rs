@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use barrage_commitlog::CommitLog;
 use barrage_model::{NodeId, Term};
-use barrage_raft::{Applied, Machine, RestoreError, UnknownCommand};
+use barrage_raft::{Applied, Machine, Parts, RestoreError, UnknownCommand};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::witness::Witness;
@@ -125,14 +125,14 @@ impl Machine for Ledger {
         Ok(verdict)
     }
 
-    fn checkpoint(&self) -> Vec<u8> {
+    fn checkpoint(&self) -> Parts {
         let mut bytes = self.last_index.to_le_bytes().to_vec();
         bytes.extend_from_slice(&self.hash.to_le_bytes());
         for (client, next) in &self.next {
             bytes.extend_from_slice(&client.to_le_bytes());
             bytes.extend_from_slice(&next.to_le_bytes());
         }
-        bytes
+        Parts::one(bytes)
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
