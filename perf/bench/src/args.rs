@@ -58,7 +58,7 @@ pub struct BenchArgs {
     /// Cores of the load generator [default: the last].
     #[arg(long, value_name = "LIST")]
     pub client_cores: Option<CoreList>,
-    /// `latency`, `backlog`: records per second offered, whatever comes back.
+    /// `latency`, `backlog`, `open-leases`: records per second offered, whatever comes back.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub rate: u64,
     /// `produce`: also build every batch from its records, as the SDK does; both are printed.
@@ -70,10 +70,11 @@ pub struct BenchArgs {
     /// `consume-*`, `queue`: bytes asked for at once.
     #[arg(long, value_name = "SIZE", default_value = "4MiB")]
     pub fetch_bytes: ByteSize,
-    /// `backlog`: how many records lie there.
-    #[arg(long, value_name = "N", default_value_t = 100_000_000)]
-    pub backlog: u64,
-    /// `queue`: records of a lease, at most; one answer also holds at most --fetch-bytes.
+    /// `backlog`, `open-leases`: how many records lie there [default: 100000000; `open-leases`:
+    /// 10000000].
+    #[arg(long, value_name = "N")]
+    pub backlog: Option<u64>,
+    /// `queue`, `open-leases`: records of a lease, at most; one answer also holds at most --fetch-bytes.
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub lease_records: u32,
     /// `queue`: leases under way for each consumer and partition.
@@ -118,6 +119,9 @@ pub enum Scenario {
     /// Producing and leasing with a backlog of --backlog records, and before it with none; latency
     /// is that of a lease of at most 100 records and their acks.
     Backlog,
+    /// Producing while --backlog records are leased and not acked, and before it with none: what
+    /// checkpoints of so many leases cost. Their interval follows `--set storage.segment_size`.
+    OpenLeases,
     /// Records offered at a fixed rate; latency counts from the intended time of sending.
     Latency,
     /// The process that `bare` loads.
@@ -181,6 +185,9 @@ const QUEUE_BATCH_BYTES_DEFAULT: usize = 64 << 10;
 const BARE_DURATION_MAX: Duration = Duration::from_secs(10);
 const FILL_TAIL: ByteSize = ByteSize::mib(512);
 const FILL_COLD: ByteSize = ByteSize::gib(4);
+const BACKLOG: u64 = 100_000_000;
+/// As many as one group may have open in a partition.
+const OPEN_LEASES: u64 = 10_000_000;
 /// Copies of everything, each a server of its own.
 pub(crate) const NODES_MAX: usize = 3;
 const PRODUCERS_MAX: usize = 1024;
@@ -231,7 +238,10 @@ impl Plan {
             build: args.build,
             fill_bytes: fill.0,
             fetch_bytes: u32::try_from(args.fetch_bytes.0).unwrap_or(u32::MAX),
-            backlog: args.backlog,
+            backlog: args.backlog.unwrap_or(match args.scenario {
+                Scenario::OpenLeases => OPEN_LEASES,
+                _ => BACKLOG,
+            }),
             lease_records: args.lease_records,
             leases: args.leases,
             live: args.live,
@@ -256,7 +266,9 @@ fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
     }
     Ok(match args.scenario {
         Scenario::Latency => BatchShape::Records(1),
-        Scenario::Backlog => BatchShape::Records(BACKLOG_BATCH_RECORDS_DEFAULT),
+        Scenario::Backlog | Scenario::OpenLeases => {
+            BatchShape::Records(BACKLOG_BATCH_RECORDS_DEFAULT)
+        }
         Scenario::Queue => BatchShape::Bytes(QUEUE_BATCH_BYTES_DEFAULT),
         _ => BatchShape::Bytes(BATCH_BYTES_DEFAULT),
     })

@@ -37,6 +37,7 @@ pub(crate) fn run(plan: &Plan, folder: &Folder) -> Result<Measured> {
         count_max: plan.lease_records,
         bytes_max: plan.fetch_bytes,
         turns: plan.leases,
+        acks: true,
     };
     let reading = work(plan, &routes, wish, WARM_UP)?;
     cluster.stop()?;
@@ -49,16 +50,13 @@ pub(crate) fn backlog(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let mut session = Session::connect(cluster.address())?;
     let routes = session.create_topic(TOPIC, plan.partitions)?;
     let group = create_group(&mut session)?;
-    let wish = Wish { group, count_max: FEW, bytes_max: plan.fetch_bytes, turns: 1 };
+    let wish = Wish { group, count_max: FEW, bytes_max: plan.fetch_bytes, turns: 1, acks: true };
     let measure = || -> Result<(Reading, Reading)> {
         let produced = latency::run_node(plan, &routes)?.read();
         Ok((produced, work(plan, &routes, wish, Duration::ZERO)?))
     };
     let (produced_before, before) = measure()?;
-    let batches = produce::batches(plan, plan.batch)?;
-    let batch_count = plan.backlog.div_ceil(u64::from(batches.records()));
-    let fill = Plan { fill_bytes: batch_count * batches.size() as u64, ..plan.clone() };
-    let written = consume::fill(&fill, &routes)?;
+    let written = fill(plan, &routes)?;
     let (produced, reading) = measure()?;
     cluster.stop()?;
     let phases = [
@@ -70,7 +68,38 @@ pub(crate) fn backlog(plan: &Plan, folder: &Folder) -> Result<Measured> {
     Ok(Measured { reading, phases: BTreeMap::from(phases) })
 }
 
-/// Leases and acks until the time is over or nothing is left.
+/// Produces while nothing is leased, and while a backlog is.
+pub(crate) fn open_leases(plan: &Plan, folder: &Folder) -> Result<Measured> {
+    let cluster = Cluster::start_nodes(plan, folder)?;
+    let mut session = Session::connect(cluster.address())?;
+    let routes = session.create_topic(TOPIC, plan.partitions)?;
+    let group = create_group(&mut session)?;
+    let before = latency::run_node(plan, &routes)?.read();
+    let written = fill(plan, &routes)?;
+    let wish = Wish {
+        group,
+        count_max: plan.lease_records,
+        bytes_max: plan.fetch_bytes,
+        turns: plan.leases,
+        acks: false,
+    };
+    let all = Plan { duration: VISIBILITY, ..plan.clone() };
+    let leased = work(&all, &routes, wish, Duration::ZERO)?;
+    let reading = latency::run_node(plan, &routes)?.read();
+    cluster.stop()?;
+    let phases = [("produce, no leases", before), ("fill", written), ("lease all", leased)];
+    Ok(Measured { reading, phases: BTreeMap::from(phases) })
+}
+
+/// Produces the plan's backlog.
+fn fill(plan: &Plan, routes: &TopicRoutes) -> Result<Reading> {
+    let batches = produce::batches(plan, plan.batch)?;
+    let batch_count = plan.backlog.div_ceil(u64::from(batches.records()));
+    let fill_bytes = batch_count * batches.size() as u64;
+    consume::fill(&Plan { fill_bytes, ..plan.clone() }, routes)
+}
+
+/// Leases, and acks if that is wished, until the time is over or nothing is left.
 fn work(plan: &Plan, routes: &TopicRoutes, wish: Wish, warm_up: Duration) -> Result<Reading> {
     let mut workers = Vec::new();
     for index in 0..plan.producers {

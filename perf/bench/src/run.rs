@@ -38,6 +38,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         Scenario::ConsumeCold => consume::cold(plan, &folder)?,
         Scenario::Queue => queue::run(plan, &folder)?,
         Scenario::Backlog => queue::backlog(plan, &folder)?,
+        Scenario::OpenLeases => queue::open_leases(plan, &folder)?,
         Scenario::Latency => latency(plan, &folder)?,
     };
     if plan.scenario != Scenario::Bare {
@@ -46,8 +47,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     let batches = produce::batches(plan, plan.batch)?;
     let in_flight = produce::in_flight(plan, batches.size());
     let mut settings = Settings::new(plan, batches.size(), batches.records(), in_flight);
-    let is_open = matches!(plan.scenario, Scenario::Latency | Scenario::Backlog);
-    settings.rate = is_open.then_some(plan.rate);
+    settings.rate = is_open(plan.scenario).then_some(plan.rate);
     let name = clap::ValueEnum::to_possible_value(&plan.scenario);
     Ok(Report {
         scenario: name.map_or_else(String::new, |name| name.get_name().to_owned()),
@@ -67,10 +67,15 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     })
 }
 
+/// Whether batches are due at fixed times, whatever comes back.
+fn is_open(scenario: Scenario) -> bool {
+    matches!(scenario, Scenario::Latency | Scenario::Backlog | Scenario::OpenLeases)
+}
+
 /// The yardstick: the same load, without a broker.
 fn bare(plan: &Plan, folder: &Folder) -> Result<Reading> {
     let cluster = Cluster::start_bare(plan, folder)?;
-    let meter = if matches!(plan.scenario, Scenario::Latency | Scenario::Backlog) {
+    let meter = if is_open(plan.scenario) {
         latency::run_bare(plan, cluster.address())?
     } else {
         let lanes = produce::bare_lanes(plan, cluster.address())?;

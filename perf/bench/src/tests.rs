@@ -131,7 +131,7 @@ fn workers_ack_every_record_once() {
     let window = Window::after(Duration::ZERO, Duration::from_secs(60));
     produce::run(lanes, window).unwrap();
     let parts = produce::partitions_of(0, 1, &mock.routes()).unwrap();
-    let wish = Wish { group: GroupId(1), count_max: 7, bytes_max: 1 << 20, turns: 3 };
+    let wish = Wish { group: GroupId(1), count_max: 7, bytes_max: 1 << 20, turns: 3, acks: true };
     let work = || {
         let stream = Session::connect(mock.address).unwrap().into_stream();
         Worker::new(stream, 0, wish, &parts[&mock.address], 100).run(window)
