@@ -9,6 +9,9 @@
 
 pub(crate) mod streams;
 
+use std::ops::Range;
+use std::rc::Rc;
+
 use barrage_cluster::format::backoff::BackoffV1;
 use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::{
@@ -18,6 +21,8 @@ use barrage_model::{
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::queue::backlog::{Policy, Receipt};
+use crate::queue::filter::StoredFilter;
+use crate::queue::selection::Selection;
 use crate::shard::decide::BatchRow;
 use crate::shard::groups::{GroupConfig, Op, OpenGroup, Slot, What};
 use crate::shard::partition::PartitionConfig;
@@ -93,11 +98,12 @@ struct GroupV1 {
     at_end: bool,
 }
 
-/// What a group does with records that come back, here and in checkpoints.
+/// What a group wants and does with records that come back, here and in checkpoints.
 #[derive(Archive, Serialize, Deserialize)]
 pub(crate) struct PolicyV1 {
     deliveries_max: Option<u16>,
     backoff: BackoffV1,
+    filter: Option<String>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -120,6 +126,18 @@ enum WhatV1 {
     Arrived { producer: i64, first: i32, count: u32 },
     Rewind { to: u64 },
     Skip { to: u64 },
+    LeaseWanted(Box<LeaseWantedV1>),
+}
+
+/// What was looked at, `from..end`; first record and count of each range that is wanted.
+#[derive(Archive, Serialize, Deserialize)]
+struct LeaseWantedV1 {
+    count_max: u32,
+    visibility_ms: u64,
+    revision: u64,
+    from: u64,
+    end: u64,
+    wanted: Vec<(u64, u32)>,
 }
 
 /// As for the command itself: an operation does not grow.
@@ -220,7 +238,8 @@ impl Command {
             }
             CommandV1::Follow { revision } => Self::Follow { revision },
             CommandV1::Queue { now_ms, ops } => {
-                Self::Queue { now_ms, ops: ops.into_iter().map(load_op).collect() }
+                let ops: Option<_> = ops.into_iter().map(load_op).collect();
+                Self::Queue { now_ms, ops: ops.ok_or(FormatError::Content)? }
             }
             CommandV1::OpenStreams { streams } => {
                 Self::OpenStreams { streams: streams.into_iter().map(streams::load_open).collect() }
@@ -255,13 +274,15 @@ fn load_slot((topic, partition, group): (u64, u32, u64)) -> Slot {
 }
 
 pub(crate) fn store_policy(policy: &Policy) -> PolicyV1 {
-    let Policy { deliveries_max, backoff } = policy.clone();
-    PolicyV1 { deliveries_max, backoff: backoff.into() }
+    let Policy { deliveries_max, backoff, filter } = policy.clone();
+    let filter = filter.map(|filter| filter.line().to_owned());
+    PolicyV1 { deliveries_max, backoff: backoff.into(), filter }
 }
 
 pub(crate) fn load_policy(stored: PolicyV1) -> Policy {
-    let PolicyV1 { deliveries_max, backoff } = stored;
-    Policy { deliveries_max, backoff: backoff.into() }
+    let PolicyV1 { deliveries_max, backoff, filter } = stored;
+    let filter = filter.map(|line| Rc::new(StoredFilter::new(line)));
+    Policy { deliveries_max, backoff: backoff.into(), filter }
 }
 
 fn store_group(wanted: &OpenGroup) -> GroupV1 {
@@ -282,6 +303,18 @@ fn store_op(op: &Op) -> OpV1 {
     let what = match &op.what {
         What::Lease { count_max, visibility_ms } => {
             WhatV1::Lease { count_max: *count_max, visibility_ms: *visibility_ms }
+        }
+        What::LeaseWanted { count_max, visibility_ms, revision, found } => {
+            let count = |range: &Range<Offset>| range.end.0 - range.start.0;
+            let short = |range: &Range<Offset>| u32::try_from(count(range)).unwrap_or(u32::MAX);
+            WhatV1::LeaseWanted(Box::new(LeaseWantedV1 {
+                count_max: *count_max,
+                visibility_ms: *visibility_ms,
+                revision: *revision,
+                from: found.from().0,
+                end: found.end().0,
+                wanted: found.wanted().map(|range| (range.start.0, short(range))).collect(),
+            }))
         }
         What::Ack(receipts) => WhatV1::Ack(pairs(receipts)),
         What::Nack(receipts) => {
@@ -308,12 +341,14 @@ fn store_op(op: &Op) -> OpV1 {
     OpV1 { slot: store_slot(&op.slot), what }
 }
 
-fn load_op(stored: OpV1) -> Op {
+/// None of a selection that nobody can have found.
+fn load_op(stored: OpV1) -> Option<Op> {
     let receipt = |offset, tag| Receipt { offset: Offset(offset), tag };
     let receipts =
         |pairs: Vec<_>| pairs.into_iter().map(|(offset, tag)| receipt(offset, tag)).collect();
     let what = match stored.what {
         WhatV1::Lease { count_max, visibility_ms } => What::Lease { count_max, visibility_ms },
+        WhatV1::LeaseWanted(stored) => load_lease_wanted(*stored)?,
         WhatV1::Ack(pairs) => What::Ack(receipts(pairs)),
         WhatV1::Nack(all) => {
             let load = |(offset, tag, delay_ms)| (receipt(offset, tag), delay_ms);
@@ -336,7 +371,16 @@ fn load_op(stored: OpV1) -> Op {
         WhatV1::Rewind { to } => What::Rewind { to: Offset(to) },
         WhatV1::Skip { to } => What::Skip { to: Offset(to) },
     };
-    Op { slot: load_slot(stored.slot), what }
+    Some(Op { slot: load_slot(stored.slot), what })
+}
+
+fn load_lease_wanted(stored: LeaseWantedV1) -> Option<What> {
+    let LeaseWantedV1 { count_max, visibility_ms, revision, from, end, wanted } = stored;
+    let range =
+        |(first, count): (u64, u32)| Offset(first)..Offset(first.saturating_add(u64::from(count)));
+    let wanted = wanted.into_iter().map(range);
+    let found = Selection::restore((Offset(from), Offset(end)), wanted)?;
+    Some(What::LeaseWanted { count_max, visibility_ms, revision, found })
 }
 
 fn store_row(row: &BatchRow) -> RowV1 {
@@ -402,7 +446,8 @@ mod tests {
             Backoff::Exponential { first_ms: 1, ms_max: 1 << 40 },
         ];
         let open = |backoff| {
-            let policy = Policy { deliveries_max: Some(16), backoff };
+            let filter = Some(Rc::new(StoredFilter::new("tags:new || sold".to_owned())));
+            let policy = Policy { deliveries_max: Some(16), backoff, filter };
             OpenGroup { slot: slot(), config: GroupConfig { policy, revision: 9 }, at_end: true }
         };
         backoffs.map(open).to_vec()
@@ -422,6 +467,12 @@ mod tests {
             What::Arrived { producer: ProducerId(6), first: Sequence(8), count: 9 },
             What::Rewind { to: Offset(10) },
             What::Skip { to: Offset(11) },
+            What::LeaseWanted {
+                count_max: 100,
+                visibility_ms: 30_000,
+                revision: 9,
+                found: fuzzing::found(12),
+            },
         ];
         all.map(|what| Op { slot: slot(), what }).to_vec()
     }

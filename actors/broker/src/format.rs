@@ -400,8 +400,11 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+    use std::rc::Rc;
+
     use super::*;
     use crate::queue::backlog::Policy;
+    use crate::queue::filter::StoredFilter;
     use crate::shard::decide::BatchRow;
     use crate::shard::groups::{Op, OpenGroup, Outcome, What};
     use crate::shard::producers::ProducerStamp;
@@ -433,7 +436,8 @@ mod tests {
         let (mut groups, state) = (Groups::default(), state());
         let key = PartitionKey { topic: TopicId(1), partition: PartitionId(1) };
         let slot = Slot { key, group: GroupId(5) };
-        let policy = Policy { deliveries_max: Some(1), backoff: Backoff::rocketmq() };
+        let filter = Some(Rc::new(StoredFilter::new("keys:stock.#".to_owned())));
+        let policy = Policy { deliveries_max: Some(1), backoff: Backoff::rocketmq(), filter };
         let config = GroupConfig { policy, revision: 3 };
         groups.open(&state, &[OpenGroup { slot, config, at_end: false }]);
         groups.pass_to(9);
@@ -470,6 +474,7 @@ mod tests {
         let counts = group.backlog.counts(state().partitions[&slot.key].next_offset);
         assert_eq!((counts.leased, counts.dying, counts.visible), (13, 3, 10));
         assert_eq!(group.backlog.start(), Offset(9));
+        assert_eq!(Some(&group.config), groups().slots.get(slot).map(|group| &group.config));
         assert_eq!((restored.clock_ms, restored.digest), (9, groups().digest));
     }
 

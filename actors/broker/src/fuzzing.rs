@@ -1,6 +1,8 @@
 //! The parsers of this crate, and what happens to what they have read, for the fuzz targets; no
 //! part of its interface.
 
+use std::rc::Rc;
+
 use barrage_commitlog::Run;
 use barrage_model::{
     Backoff, GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
@@ -15,6 +17,8 @@ use crate::group::offsets::{Commit, LeaderEpoch};
 use crate::group::roster::{Caller, Timeouts};
 use crate::group::stream::Committer;
 use crate::queue::backlog::{Policy, Receipt};
+use crate::queue::filter::StoredFilter;
+use crate::queue::selection::Selection;
 use crate::shard::decide::{self, BatchRow};
 use crate::shard::groups::{GroupConfig, Groups, Op, OpenGroup, Slot, What};
 use crate::shard::machine::{self, Reply};
@@ -45,7 +49,9 @@ impl Command {
     pub fn with_small_leases(mut self) -> Self {
         if let command::Command::Queue { ops, .. } = &mut self.0 {
             for op in ops {
-                if let What::Lease { count_max, .. } = &mut op.what {
+                if let What::Lease { count_max, .. } | What::LeaseWanted { count_max, .. } =
+                    &mut op.what
+                {
                     *count_max = (*count_max).min(LEASE_SMALL);
                 }
             }
@@ -169,15 +175,29 @@ fn groups(partition: u32) -> Vec<OpenGroup> {
         Backoff::Exponential { first_ms: 1, ms_max: 1 << 40 },
     ];
     let open = |(group, backoff)| {
-        let config =
-            GroupConfig { policy: Policy { deliveries_max: Some(1), backoff }, revision: 1 };
+        let filter = (group == 2).then(|| Rc::new(StoredFilter::new("tags:a || b".to_owned())));
+        let policy = Policy { deliveries_max: Some(1), backoff, filter };
+        let config = GroupConfig { policy, revision: 1 };
         OpenGroup { slot: Slot { key, group: GroupId(group) }, config, at_end: false }
     };
     (1..).zip(backoffs).map(open).collect()
 }
 
+/// Records from an offset on were looked at: every second one is wanted.
+pub(crate) fn found(from: u64) -> Selection {
+    let mut found = Selection::empty(Offset(from));
+    for _ in 0..2 {
+        found.pass(1);
+        found.want(1);
+    }
+    found
+}
+
 /// Records are leased and settled, in each way.
 fn leases(key: PartitionKey) -> Vec<Op> {
+    let (count_max, visibility_ms, found) = (5, 1_000, found(0));
+    let wanted = What::LeaseWanted { count_max, visibility_ms, revision: 1, found };
+    let filtered = Op { slot: Slot { key, group: GroupId(2) }, what: wanted };
     let receipt = |offset, tag| Receipt { offset: Offset(offset), tag };
     let all = [
         What::Lease { count_max: 5, visibility_ms: 1_000 },
@@ -186,7 +206,8 @@ fn leases(key: PartitionKey) -> Vec<Op> {
         What::Extend(vec![(receipt(2, 2), 60_000)]),
         What::Release(vec![receipt(3, 3)]),
     ];
-    all.map(|what| Op { slot: Slot { key, group: GroupId(1) }, what }).into()
+    let all = all.map(|what| Op { slot: Slot { key, group: GroupId(1) }, what });
+    all.into_iter().chain([filtered]).collect()
 }
 
 /// Leases end, what they were of goes to the dead letters, and all begins again.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use barrage_cluster::Catalog;
 use barrage_cluster::group::Group;
 use barrage_cluster::stream::Stream;
+use barrage_model::group::SettingsError;
+use barrage_model::limits::FILTER_BYTES_MAX;
 use barrage_model::{GroupId, GroupName, Offset, PartitionKey, QueueSettings, TopicId, TopicName};
 use barrage_world::Instant;
 
@@ -19,6 +21,7 @@ use crate::api::{AdminError, FetchedBytes, TopicInfo};
 use crate::broker::{Broker, info};
 use crate::core::Core;
 use crate::message::{Admin, AdminReply, Reply, Request};
+use crate::queue::filter::to_be_stored;
 use crate::shard::groups::Slot;
 use crate::shard::receive::Handed;
 
@@ -27,10 +30,11 @@ impl Broker {
     pub async fn create_group(
         &self,
         topic: TopicName,
-        spec: GroupSpec,
+        mut spec: GroupSpec,
         deadline: Instant,
     ) -> Result<GroupInfo, AdminError> {
         let name = spec.name.clone();
+        spec.settings = readable(spec.settings)?;
         self.change_group(Admin::CreateGroup { topic, spec }, &name, deadline).await
     }
 
@@ -42,6 +46,7 @@ impl Broker {
         settings: QueueSettings,
         deadline: Instant,
     ) -> Result<GroupInfo, AdminError> {
+        let settings = readable(settings)?;
         let admin = Admin::AlterGroup { topic, name: name.clone(), settings };
         self.change_group(admin, &name, deadline).await
     }
@@ -159,7 +164,8 @@ impl Broker {
         sought.map_err(|error| self.queue_hint(key, error))
     }
 
-    /// Offsets of records that could be leased now, the oldest first; nothing is leased.
+    /// Offsets of records that could be leased now, the oldest first; nothing is leased. A filter
+    /// is not asked: who looks at a queue sees what is not settled.
     pub async fn peek(
         &self,
         key: PartitionKey,
@@ -246,6 +252,18 @@ impl Core {
     pub(crate) async fn counts_here(&self, slot: Slot) -> Result<QueueCounts, QueueError> {
         self.shard(slot.key)?.counts(slot).await
     }
+}
+
+/// The settings with their filter as it is stored; refused where it cannot be read. Everything else
+/// the catalog judges.
+fn readable(settings: QueueSettings) -> Result<QueueSettings, AdminError> {
+    let Some(line) = &settings.filter else { return Ok(settings) };
+    let invalid = |reason| AdminError::Invalid { reason };
+    if line.len() > FILTER_BYTES_MAX {
+        return Err(invalid(SettingsError::Filter { bytes: line.len() }.to_string()));
+    }
+    let filter = to_be_stored(line).map_err(|error| invalid(format!("filter: {error}")))?;
+    Ok(QueueSettings { filter, ..settings })
 }
 
 fn group_info(group: &Arc<Group>) -> GroupInfo {

@@ -125,7 +125,7 @@ pub enum CatalogError {
     /// As many groups as there may be.
     #[error(
         "a topic has at most {GROUPS_PER_TOPIC_MAX} groups, and the cluster {GROUPS_MAX}, each \
-         counted for every partition"
+         counted for every partition, and again for every 400 bytes of its filter"
     )]
     GroupsFull,
     /// The number of partitions is not possible.
@@ -356,7 +356,7 @@ impl Catalog {
                 .checked_sub(current)
                 .ok_or(CatalogError::PartitionsShrink { current, asked })?;
             self.check_count(asked, more)?;
-            self.check_groups(u64::from(more) * topic.groups.len() as u64)?;
+            self.check_groups(u64::from(more) * topic.groups.weight())?;
             topic.partitions.extend(self.place(more, topic.id.0 + u64::from(current))?);
         }
         topic.retention = retention.unwrap_or(topic.retention);

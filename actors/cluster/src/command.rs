@@ -163,6 +163,7 @@ pub(crate) struct SettingsV1 {
     deliveries_max: Option<u16>,
     dead_letter: Option<String>,
     backoff: BackoffV1,
+    filter: Option<String>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -199,6 +200,7 @@ impl From<QueueSettings> for SettingsV1 {
             deliveries_max: settings.deliveries_max,
             dead_letter: settings.dead_letter.map(|topic| topic.to_string()),
             backoff: settings.backoff.into(),
+            filter: settings.filter,
         }
     }
 }
@@ -213,6 +215,7 @@ impl TryFrom<SettingsV1> for QueueSettings {
             deliveries_max: stored.deliveries_max,
             dead_letter: dead_letter.map_err(|_| FormatError::Content)?,
             backoff: stored.backoff.into(),
+            filter: stored.filter,
         })
     }
 }
@@ -377,8 +380,13 @@ mod tests {
     }
 
     fn settings(backoff: Backoff) -> QueueSettings {
-        let (deliveries_max, dead_letter) = (Some(16), Some(name("dead")));
-        QueueSettings { visibility_ms: 5_000, deliveries_max, dead_letter, backoff }
+        QueueSettings {
+            visibility_ms: 5_000,
+            deliveries_max: Some(16),
+            dead_letter: Some(name("dead")),
+            backoff,
+            filter: Some("tags:new || sold".to_owned()),
+        }
     }
 
     fn all() -> Vec<Command> {

@@ -27,11 +27,26 @@ pub struct Group {
 }
 
 impl Group {
+    /// What it costs the shards of its topic for each partition, in groups without a filter.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        weight(&self.settings)
+    }
+
     /// Whether a partition begins at its end.
     #[must_use]
     pub fn begins_at_end(&self, partition: PartitionId) -> bool {
         partition.0 < self.from_end
     }
+}
+
+/// What a shard keeps of a group without a filter for each partition, in bytes, about.
+const GROUP_BYTES: u64 = 400;
+
+/// What a group with these settings costs: see [`Group::weight`].
+pub(crate) fn weight(settings: &QueueSettings) -> u64 {
+    let filter_bytes = settings.filter.as_ref().map_or(0, String::len) as u64;
+    1 + filter_bytes.div_ceil(GROUP_BYTES)
 }
 
 /// The groups of a topic, by name. There may be very many topics, and most have none: that costs a
@@ -53,6 +68,11 @@ impl Groups {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |groups| groups.len())
+    }
+
+    /// What they cost together: see [`Group::weight`].
+    pub fn weight(&self) -> u64 {
+        self.iter().map(|group| group.weight()).sum()
     }
 
     /// Whether there are none.

@@ -38,6 +38,9 @@ pub enum GroupCommand {
     Rm(RemoveArgs),
 }
 
+/// As a filter that lets everything through is written.
+const EVERYTHING: &str = "*";
+
 /// Which group of which topic.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct GroupArgs {
@@ -80,6 +83,10 @@ pub struct CreateArgs {
     /// [default: 0s]
     #[arg(long, value_name = "10s|1s..5m|10s,30s|rocketmq")]
     backoff: Option<Backoff>,
+    /// Which records it wants: 'tags:new || sold', 'keys:stock.*.new' or 'headers:price > 10'
+    /// [default: all]
+    #[arg(long)]
+    filter: Option<String>,
     /// Where it begins in each partition: start or end; a stream group also at a time
     #[arg(long, value_name = "start|end|@TIME", default_value = "start")]
     #[arg(allow_hyphen_values = true, value_parser = parse_beginning)]
@@ -149,6 +156,9 @@ struct Change {
     /// Wait before a record is delivered again: always the same, doubling, one by one, or rocketmq
     #[arg(long, value_name = "10s|1s..5m|10s,30s|rocketmq")]
     backoff: Option<Backoff>,
+    /// Which records it wants, of those that it has not leased yet; '*' for all
+    #[arg(long)]
+    filter: Option<String>,
 }
 
 /// Flags of `group reset`.
@@ -212,8 +222,9 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
 
 async fn create_stream(args: CreateArgs) -> anyhow::Result<()> {
     let has_settings = args.visibility.is_some() || args.backoff.is_some();
-    if has_settings || args.dead_letter.is_some() {
-        return Err(usage("only queue groups have --visibility, --backoff and dead letters"));
+    if has_settings || args.dead_letter.is_some() || args.filter.is_some() {
+        let problem = "only queue groups have --visibility, --backoff, --filter and dead letters";
+        return Err(usage(problem));
     }
     let from = args.from.resolve();
     let client = args.server.connect().await?;
@@ -260,6 +271,7 @@ async fn create_queue(args: CreateArgs) -> anyhow::Result<()> {
         deliveries_max: args.max_deliveries,
         dead_letter: args.dead_letter,
         backoff: args.backoff.unwrap_or_default(),
+        filter: args.filter,
     };
     let GroupArgs { topic, group } = &args.place;
     let made = client.create_group(topic.as_str(), group.as_str(), &settings, begin).await;
@@ -271,11 +283,13 @@ async fn create_queue(args: CreateArgs) -> anyhow::Result<()> {
 async fn alter(args: AlterArgs) -> anyhow::Result<()> {
     let client = args.server.connect().await?;
     let mut settings = settings(&find(&client, &args.place).await?)?;
-    let Change { visibility, max_deliveries, dead_letter, no_dead_letter, backoff } = args.change;
+    let Change { visibility, max_deliveries, dead_letter, no_dead_letter, backoff, filter } =
+        args.change;
     settings.visibility_ms = visibility.unwrap_or(settings.visibility_ms);
     settings.backoff = backoff.unwrap_or(settings.backoff);
     settings.deliveries_max = max_deliveries.or(settings.deliveries_max);
     settings.dead_letter = dead_letter.or(settings.dead_letter);
+    settings.filter = filter.or(settings.filter);
     if no_dead_letter {
         (settings.deliveries_max, settings.dead_letter) = (None, None);
     }
@@ -332,6 +346,7 @@ fn settings(group: &GroupSummary) -> anyhow::Result<QueueSettings> {
         deliveries_max: settings.deliveries_max,
         dead_letter: dead_letter.context("the server's dead-letter topic")?,
         backoff: settings.backoff.parse().context("the server's back-off")?,
+        filter: settings.filter.clone(),
     })
 }
 
@@ -350,6 +365,7 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
                 "MAX-DELIVERIES",
                 "DEAD-LETTER",
                 "BACKOFF",
+                "FILTER",
                 "CREATED",
                 "ID",
             ];
@@ -416,8 +432,12 @@ fn in_words(group: &GroupSummary) -> String {
         _ => "delivered for ever".to_owned(),
     };
     let visibility = format_duration_ms(settings.visibility_ms);
-    let backoff = settings.backoff;
-    format!("{name}: {kind}, visibility {visibility}, {limit}, back-off {backoff}")
+    let SettingsRow { backoff, filter, .. } = settings;
+    let filter = match filter.as_str() {
+        EVERYTHING => String::new(),
+        filter => format!(", filter {filter}"),
+    };
+    format!("{name}: {kind}, visibility {visibility}, {limit}, back-off {backoff}{filter}")
 }
 
 #[derive(Serialize)]
@@ -439,6 +459,7 @@ struct SettingsRow {
     deliveries_max: Option<u16>,
     dead_letter: Option<String>,
     backoff: String,
+    filter: String,
 }
 
 impl GroupRow {
@@ -451,6 +472,7 @@ impl GroupRow {
                     deliveries_max: settings.deliveries_max,
                     dead_letter: settings.dead_letter,
                     backoff: settings.backoff,
+                    filter: settings.filter.unwrap_or_else(|| EVERYTHING.to_owned()),
                 };
                 ("queue", Some(settings), None)
             }
@@ -462,12 +484,13 @@ impl GroupRow {
     fn cells(self) -> Vec<String> {
         let none = || "-".to_owned();
         let settings = match self.settings {
-            None => [none(), none(), none(), none()],
-            Some(SettingsRow { visibility_ms, deliveries_max, dead_letter, backoff }) => [
+            None => [none(), none(), none(), none(), none()],
+            Some(SettingsRow { visibility_ms, deliveries_max, dead_letter, backoff, filter }) => [
                 format_duration_ms(visibility_ms),
                 deliveries_max.map_or_else(none, |count| count.to_string()),
                 dead_letter.unwrap_or_else(none),
                 backoff,
+                filter,
             ],
         };
         let mut cells = vec![self.name, self.kind.to_owned()];

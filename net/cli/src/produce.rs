@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use barrage_client::{ClientError, Producer, ProducerOptions, Record, Report};
 use barrage_model::batch::Compression;
+use barrage_model::headers::{ROUTING_KEY, TAG};
 use barrage_model::limits::RECORD_BYTES_MAX;
 use barrage_model::units::parse_duration;
 use barrage_model::{PartitionId, TopicName};
@@ -39,6 +40,15 @@ pub struct ProduceArgs {
     /// Split each line at the first of these into key and value; a line without it has no key
     #[arg(long, value_name = "C", value_parser = parse_separator)]
     key_separator: Option<Separator>,
+    /// Give every record this header; may be repeated
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<Header>,
+    /// Give every record this tag, for the filters of groups; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// Give every record this routing key, for the filters of groups: words between dots
+    #[arg(long, value_name = "KEY")]
+    routing_key: Option<String>,
     /// How batches are compressed: none, gzip, snappy, lz4, zstd
     #[arg(long, value_name = "NAME", default_value = "none")]
     compression: Compression,
@@ -73,6 +83,23 @@ enum AcksArg {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Separator(Vec<u8>);
 
+/// A header that every record gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Header {
+    name: String,
+    value: String,
+}
+
+impl ProduceArgs {
+    fn headers(&self) -> Vec<(&[u8], &[u8])> {
+        let named = self.headers.iter().map(|header| (header.name.as_str(), &header.value));
+        let tags = self.tags.iter().map(|tag| (TAG, tag));
+        let routing_key = self.routing_key.iter().map(|key| (ROUTING_KEY, key));
+        let all = named.chain(tags).chain(routing_key);
+        all.map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect()
+    }
+}
+
 pub(crate) async fn run(args: ProduceArgs) -> anyhow::Result<ExitCode> {
     let (source, size) = open_source(args.file.as_deref())?;
     let receipts = args.receipts.as_deref().map(create_file).transpose()?;
@@ -100,7 +127,9 @@ pub(crate) async fn run(args: ProduceArgs) -> anyhow::Result<ExitCode> {
 
     let bar = progress_bar(size);
     let started = Instant::now();
-    let mut feed = Feed { producer: &producer, args: &args, tally: &tally, line_number: 0 };
+    let headers = args.headers();
+    let mut feed =
+        Feed { producer: &producer, args: &args, headers, tally: &tally, line_number: 0 };
     let fed = feed.run(source, &bar).await;
     producer.close().await;
     let elapsed = started.elapsed();
@@ -124,6 +153,7 @@ pub(crate) async fn run(args: ProduceArgs) -> anyhow::Result<ExitCode> {
 struct Feed<'a> {
     producer: &'a Producer,
     args: &'a ProduceArgs,
+    headers: Vec<(&'a [u8], &'a [u8])>,
     tally: &'a Mutex<Tally>,
     /// Of the last line read; counted from 1.
     line_number: u64,
@@ -162,7 +192,8 @@ impl Feed<'_> {
         };
         let (key, value) = split(line, self.args.key_separator.as_ref());
         let partition = self.args.partition.map(PartitionId);
-        let record = Record { partition, key, value: Some(value), token, ..Record::default() };
+        let (value, headers) = (Some(value), self.headers.as_slice());
+        let record = Record { partition, key, value, headers, token, ..Record::default() };
         match self.producer.send(record).await {
             Ok(_delivery) => Ok(()),
             Err(error @ ClientError::Batch(_)) => {
@@ -224,6 +255,11 @@ fn parse_separator(text: &str) -> Result<Separator, String> {
     } else {
         Ok(Separator(separator))
     }
+}
+
+fn parse_header(text: &str) -> Result<Header, String> {
+    let (name, value) = text.split_once('=').ok_or("a header is NAME=VALUE")?;
+    Ok(Header { name: name.to_owned(), value: value.to_owned() })
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {

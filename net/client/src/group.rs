@@ -159,5 +159,6 @@ fn on_the_wire(settings: &QueueSettings) -> GroupSettings {
         deliveries_max: settings.deliveries_max,
         dead_letter: settings.dead_letter.as_ref().map(TopicName::to_string),
         backoff: settings.backoff.to_string(),
+        filter: settings.filter.clone(),
     }
 }

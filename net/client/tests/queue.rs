@@ -123,6 +123,7 @@ impl Server {
                     deliveries_max: None,
                     dead_letter: None,
                     backoff: "0ms".to_owned(),
+                    filter: None,
                 };
                 let (name, group) = ("workers".to_owned(), GroupId(9));
                 let kind = GroupKind::Queue(settings);

@@ -98,6 +98,7 @@ fn group_settings() -> GroupSettings {
         deliveries_max: Some(16),
         dead_letter: Some("d".to_owned()),
         backoff: "10s".to_owned(),
+        filter: Some("tags:a".to_owned()),
     }
 }
 

@@ -16,8 +16,11 @@ pub struct GroupSettings {
     pub dead_letter: Option<String>,
     /// Wait before the next delivery: `10s`, `1s..5m` (doubling), `10s,30s,1m` or `rocketmq`.
     pub backoff: String,
+    /// Which records it wants: `tags:new || sold`, `keys:stock.*.new` or `headers:price > 10`; all
+    /// for `None`.
+    pub filter: Option<String>,
 }
-fields!(GroupSettings { visibility_ms, deliveries_max, dead_letter, backoff });
+fields!(GroupSettings { visibility_ms, deliveries_max, dead_letter, backoff, filter });
 
 /// How the readers of a new group share work.
 #[derive(Clone, Debug, PartialEq, Eq)]

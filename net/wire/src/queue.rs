@@ -46,7 +46,8 @@ fields!(Lease { offset, tag, deliveries, first_ms, left_ms });
 /// What was leased.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueReceiveReply<'a> {
-    /// Whether more could be had at once.
+    /// Whether more could be had at once; without a lease, that the records looked at so far are
+    /// not what the group's filter lets through: ask on.
     pub more: bool,
     /// The leases, by offset.
     pub leases: Vec<Lease>,

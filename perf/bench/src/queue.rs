@@ -120,6 +120,7 @@ fn create_group(session: &mut Session) -> Result<GroupId> {
         deliveries_max: None,
         dead_letter: None,
         backoff: "1s".to_owned(),
+        filter: None,
     };
     let (topic, name) = (TOPIC.to_owned(), GROUP.to_owned());
     let kind = NewGroup::Queue { settings, at_end: false };

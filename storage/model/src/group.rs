@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::backoff::Backoff;
-use crate::limits::GROUP_NAME_BYTES_MAX;
+use crate::limits::{FILTER_BYTES_MAX, GROUP_NAME_BYTES_MAX};
 use crate::topic::TopicName;
 
 /// Shortest and longest lease, in milliseconds.
@@ -100,13 +100,20 @@ pub struct QueueSettings {
     pub dead_letter: Option<TopicName>,
     /// Wait before the next delivery, where the consumer names none.
     pub backoff: Backoff,
+    /// Which records it wants: `tags:new || sold`, `keys:stock.*.new` or `headers:price > 10`; all
+    /// for `None`. The broker judges what is written here.
+    pub filter: Option<String>,
 }
 
 impl Default for QueueSettings {
     fn default() -> Self {
-        let (deliveries_max, dead_letter) = (None, None);
-        let visibility_ms = VISIBILITY_MS_DEFAULT;
-        Self { visibility_ms, deliveries_max, dead_letter, backoff: Backoff::default() }
+        Self {
+            visibility_ms: VISIBILITY_MS_DEFAULT,
+            deliveries_max: None,
+            dead_letter: None,
+            backoff: Backoff::default(),
+            filter: None,
+        }
     }
 }
 
@@ -132,6 +139,12 @@ pub enum SettingsError {
     /// Too many levels.
     #[error("a back-off has at most {} levels", crate::backoff::LEVELS_MAX)]
     Levels,
+    /// A filter that is too long.
+    #[error("the filter has {bytes} bytes, at most {FILTER_BYTES_MAX} are allowed")]
+    Filter {
+        /// Its size.
+        bytes: usize,
+    },
 }
 
 impl QueueSettings {
@@ -152,9 +165,12 @@ impl QueueSettings {
         if self.dead_letter.as_ref() == Some(topic) {
             return Err(SettingsError::OwnDeadLetter);
         }
-        match self.backoff.is_sound() {
-            true => Ok(()),
-            false => Err(SettingsError::Levels),
+        if !self.backoff.is_sound() {
+            return Err(SettingsError::Levels);
+        }
+        match self.filter.as_ref().map_or(0, String::len) {
+            0..=FILTER_BYTES_MAX => Ok(()),
+            bytes => Err(SettingsError::Filter { bytes }),
         }
     }
 }
@@ -203,6 +219,9 @@ mod tests {
         check(&|s| s.dead_letter = None, Err(SettingsError::HalfDeadLetter));
         check(&|s| s.dead_letter = Some(topic.clone()), Err(SettingsError::OwnDeadLetter));
         check(&|s| s.backoff = Backoff::Levels(vec![1; 65]), Err(SettingsError::Levels));
+        check(&|s| s.filter = Some("x".repeat(FILTER_BYTES_MAX)), Ok(()));
+        let (bytes, long) = (FILTER_BYTES_MAX + 1, "x".repeat(FILTER_BYTES_MAX + 1));
+        check(&|s| s.filter = Some(long.clone()), Err(SettingsError::Filter { bytes }));
         assert_eq!(QueueSettings::default().check(&topic), Ok(()));
     }
 }

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod batch;
 pub mod crc;
 pub mod group;
+pub mod headers;
 pub mod ids;
 pub mod limits;
 pub mod retention;

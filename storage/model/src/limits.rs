@@ -36,6 +36,9 @@ pub const GROUP_NAME_BYTES_MAX: usize = 249;
 /// Most groups of a topic.
 pub const GROUPS_PER_TOPIC_MAX: usize = 1_000;
 
+/// Longest filter of a group, as it is written.
+pub const FILTER_BYTES_MAX: usize = 4 * KIB;
+
 /// Most partitions of a topic.
 pub const PARTITIONS_PER_TOPIC_MAX: u32 = 10_000;
 

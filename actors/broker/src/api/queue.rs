@@ -91,7 +91,8 @@ pub struct Received {
     pub leases: Vec<Lease>,
     /// Whole batches that hold these records, beside others; in offset order.
     pub batches: Vec<FetchedBytes>,
-    /// Whether more could be had at once.
+    /// Whether more could be had at once; without a lease, that the records looked at so far are
+    /// not what the group's filter lets through, and that there are more.
     pub more: bool,
 }
 
@@ -156,7 +157,8 @@ pub enum Seek {
 pub struct QueueCounts {
     /// The oldest record that is not done with.
     pub start: Offset,
-    /// May be leased now.
+    /// May be leased now. Where the group has a filter this is an upper bound: of those that were
+    /// never leased nobody may have looked which are wanted.
     pub visible: u64,
     /// Leased to somebody.
     pub leased: u64,

@@ -7,7 +7,7 @@
 //!                              |   +----------------> delayed --due--+
 //!                              |   |  nack, lease over               |
 //!                              +---+-------------> visible <---------+
-//!                                  |  leased too often
+//!     not wanted: settled          |  leased too often
 //!                                  +-----------------> dying --buried--> settled
 //! ```
 //!
@@ -20,6 +20,7 @@
 //! skip costs that of the marks it passes.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use barrage_model::backoff::DELAY_MS_MAX;
 use barrage_model::group::{VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
@@ -27,6 +28,8 @@ use barrage_model::{Backoff, Offset, ProducerId, Sequence};
 use barrage_world::planted;
 
 use super::departures::{DEPARTING_MAX, Departures};
+use super::filter::StoredFilter;
+use super::selection::Selection;
 use super::window::{CHUNK, Mark, SavedChunk, State, Window};
 use crate::api::queue::ReceiptError;
 
@@ -37,13 +40,16 @@ pub(crate) const DUE_MAX: usize = 64;
 /// bytes of every replica's memory. Who has so many is leased no more.
 pub(crate) const MARKS_MAX: u64 = 10_000_000;
 
-/// What a group wants done with records that come back.
+/// What a group wants, and what it wants done with records that come back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
     /// After so many deliveries a record goes to the dead-letter topic; `None` means never.
     pub(crate) deliveries_max: Option<u16>,
     /// Wait before the next delivery, where the consumer names none.
     pub(crate) backoff: Backoff,
+    /// Which records it wants; all of them without. Asked by the leader alone, for records that
+    /// were never leased: what it says is in the log.
+    pub(crate) filter: Option<Rc<StoredFilter>>,
 }
 
 /// Says that a record was leased, and which lease it was.
@@ -68,7 +74,7 @@ pub(crate) struct Leased {
 /// Records by what they wait for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// May be leased now.
+    /// May be leased now; what was never leased may have to be looked at first.
     pub(crate) visible: u64,
     pub(crate) leased: u64,
     pub(crate) delayed: u64,
@@ -158,8 +164,7 @@ impl Backlog {
     /// Hands out records before `end`, the oldest first.
     pub(crate) fn lease(&mut self, want: &Want) -> Vec<Leased> {
         let mut leased = Vec::new();
-        let room = MARKS_MAX.saturating_sub(self.marks());
-        let count_max = want.count_max.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let count_max = want.count_max.min(self.room());
         while leased.len() < count_max {
             let (at, known) = match self.visible.first().copied() {
                 Some(at) if at < want.end => {
@@ -176,6 +181,58 @@ impl Backlog {
             leased.push(self.hand_out(at, known, want));
         }
         leased
+    }
+
+    /// Hands out what is visible, then what is wanted of the records that were never leased, as
+    /// far as they were looked at; settles those of them that are not wanted. Nothing of them is
+    /// touched if the first that was never leased is another one by now.
+    pub(crate) fn lease_wanted(&mut self, want: &Want, found: &Selection) -> Vec<Leased> {
+        let mut leased = Vec::new();
+        let count_max = want.count_max.min(self.room());
+        while leased.len() < count_max
+            && let Some(at) = self.visible.first().copied().filter(|at| *at < want.end)
+        {
+            self.visible.remove(&at);
+            leased.push(self.hand_out(at, self.window.mark(at), want));
+        }
+        if found.from() > self.fresh {
+            return leased;
+        }
+        for range in found.wanted() {
+            let end = range.end.min(want.end);
+            self.settle_fresh_before(range.start.min(end));
+            while self.fresh < end {
+                if leased.len() >= count_max {
+                    return leased;
+                }
+                let at = self.fresh;
+                self.fresh = Offset(at.0 + 1);
+                leased.push(self.hand_out(at, None, want));
+            }
+        }
+        self.settle_fresh_before(found.end().min(want.end));
+        leased
+    }
+
+    fn settle_fresh_before(&mut self, to: Offset) {
+        if self.fresh < to {
+            self.window.settle_range(self.fresh..to);
+            self.fresh = to;
+        }
+    }
+
+    /// How many more records may be leased or given back.
+    pub(crate) fn room(&self) -> usize {
+        let room = MARKS_MAX.saturating_sub(self.marks());
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    /// Records before `end` that may be leased now and were leased before.
+    pub(crate) fn visible_again(&self, end: Offset) -> usize {
+        match self.visible.last() {
+            Some(last) if *last < end => self.visible.len(),
+            _ => self.visible.range(..end).count(),
+        }
     }
 
     /// Records that are marked.
@@ -501,7 +558,7 @@ mod tests {
     }
 
     fn policy(deliveries_max: Option<u16>) -> Policy {
-        Policy { deliveries_max, backoff: Backoff::Fixed(500) }
+        Policy { deliveries_max, backoff: Backoff::Fixed(500), filter: None }
     }
 
     fn want(now_ms: u64, count_max: usize, end: u64) -> Want {
@@ -632,6 +689,60 @@ mod tests {
         assert!(backlog.lease(&want(9_999, 1, 1)).is_empty());
         bury_all(&mut backlog);
         assert_eq!((backlog.start(), backlog.counts(Offset(1))), (Offset(1), Counts::default()));
+    }
+
+    /// Looked at and found: `(count, wanted)` from `from` on.
+    fn found(from: u64, runs: &[(u64, bool)]) -> Selection {
+        let mut found = Selection::empty(Offset(from));
+        for (count, is_wanted) in runs {
+            match is_wanted {
+                true => found.want(*count),
+                false => found.pass(*count),
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn what_is_wanted_is_leased_and_the_rest_is_settled() {
+        let mut backlog = Backlog::new(Offset(5));
+        let looked = found(5, &[(3, false), (2, true), (1, false), (1, true), (4, false)]);
+        let leased = backlog.lease_wanted(&want(0, 9, 100), &looked);
+        assert_eq!(offsets(&leased), [8, 9, 11]);
+        assert_eq!((backlog.start(), backlog.fresh()), (Offset(8), Offset(16)));
+        let counts = Counts { visible: 84, leased: 3, ..Counts::default() };
+        assert_eq!(backlog.counts(Offset(100)), counts);
+        assert_eq!(backlog.ack(leased[0].receipt, 1), Ok(()));
+        assert_eq!(backlog.nack(leased[1].receipt, Some(0), 1, &policy(None)), Ok(()));
+        assert_eq!(backlog.ack(leased[2].receipt, 1), Ok(()));
+        // One that comes again is leased first, whatever is found behind it.
+        let again = backlog.lease_wanted(&want(2, 2, 100), &found(16, &[(9, false), (3, true)]));
+        assert_eq!(offsets(&again), [9, 25]);
+        assert_eq!((again[0].deliveries, backlog.fresh()), (2, Offset(26)), "no room for more");
+        let restored = again(&backlog);
+        assert_eq!((restored.start(), restored.fresh()), (Offset(9), Offset(26)));
+    }
+
+    /// Between look and apply others lease, a group is rewound, the partition's start moves.
+    #[test]
+    fn what_was_found_elsewhere_changes_nothing() {
+        let looked = found(10, &[(2, true), (2, false), (2, true)]);
+        for (fresh, want_offsets, now_fresh) in [
+            (8, vec![], 8),
+            (10, vec![10, 11, 14, 15], 16),
+            (11, vec![11, 14, 15], 16),
+            (13, vec![14, 15], 16),
+            (16, vec![], 16),
+            (20, vec![], 20),
+        ] {
+            let mut backlog = Backlog::new(Offset(fresh));
+            let leased = backlog.lease_wanted(&want(0, 9, 100), &looked);
+            assert_eq!(offsets(&leased), want_offsets, "{fresh}");
+            assert_eq!(backlog.fresh(), Offset(now_fresh), "{fresh}");
+        }
+        let mut backlog = Backlog::new(Offset(10));
+        let leased = backlog.lease_wanted(&want(0, 9, 11), &looked);
+        assert_eq!((offsets(&leased), backlog.fresh()), (vec![10], Offset(11)), "it ends there");
     }
 
     #[test]

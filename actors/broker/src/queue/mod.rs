@@ -17,6 +17,7 @@
 //!   that was ever leased.
 //! * `backlog`: one group's view of one partition; leases, settles, gives back.
 //! * `filter`: which records a group wants.
+//! * `selection`: which of those ahead a leader has found to be wanted.
 //!
 //! Must never: hold payload; do work that grows with the backlog, but for a rewind or a skip.
 
@@ -24,8 +25,8 @@ pub(crate) mod backlog;
 pub(crate) mod departures;
 #[cfg(test)]
 pub(crate) mod dice;
-#[allow(dead_code, reason = "groups do not have one yet")]
-mod filter;
+pub(crate) mod filter;
+pub(crate) mod selection;
 pub(crate) mod timers;
 mod wheel;
 pub(crate) mod window;

@@ -216,6 +216,38 @@ impl Window {
         }
     }
 
+    /// Settles records of which none is marked, at a cost that is mostly that of their chunks.
+    pub(crate) fn settle_range(&mut self, range: Range<Offset>) {
+        let range = range.start.max(self.start)..range.end;
+        if range.is_empty() {
+            return;
+        }
+        for number in range.start.0 / CHUNK..=(range.end.0 - 1) / CHUNK {
+            let places = range_of(number, range.clone());
+            match self.chunks.get(&number) {
+                Some(Chunk::Whole) => continue,
+                None if places.len() as u64 == CHUNK => {
+                    self.chunks.insert(number, Chunk::Whole);
+                    self.settled += CHUNK;
+                    continue;
+                }
+                Some(Chunk::Part(_)) | None => {}
+            }
+            let part = self.part_mut(number);
+            let before = part.settled_count;
+            places.for_each(|at| part.settle(at));
+            let more = part.settled_count - before;
+            let is_whole = u64::from(part.settled_count) == CHUNK;
+            self.settled += u64::from(more);
+            if is_whole {
+                self.chunks.insert(number, Chunk::Whole);
+            }
+        }
+        if range.start == self.start {
+            self.move_start();
+        }
+    }
+
     /// Settles everything before `to`; answers the marks that went.
     pub(crate) fn settle_before(&mut self, to: Offset, mut gone: impl FnMut(Mark)) {
         if to <= self.start {
@@ -478,6 +510,22 @@ mod tests {
     }
 
     #[test]
+    fn a_range_is_settled_like_its_records() {
+        for (marked, range) in [(None, 10..5_000), (Some(10), 11..5_000), (Some(900), 1_024..3_072)]
+        {
+            let (mut one, mut other) = (window(10), window(10));
+            for window in [&mut one, &mut other] {
+                marked.into_iter().for_each(|at| window.set_mark(Offset(at), MARK));
+            }
+            one.settle_range(Offset(range.start)..Offset(range.end));
+            settle(&mut other, range);
+            assert_eq!((one.start(), one.end()), (other.start(), other.end()));
+            assert_eq!(one.settled_count(), other.settled_count());
+            assert_eq!(one.chunks.len(), other.chunks.len());
+        }
+    }
+
+    #[test]
     fn a_gap_holds_the_start_and_whole_chunks_hold_no_bits() {
         let mut gap = window(0);
         settle(&mut gap, 1..10_000);
@@ -557,6 +605,13 @@ mod tests {
                     let mark = Mark { tag: step, ..MARK };
                     window.set_mark(Offset(at), mark);
                     marks.insert(at, mark);
+                }
+                401..=420 => {
+                    let run = 1 + random(3_000);
+                    let free = (at..at + run).take_while(|at| !marks.contains_key(at)).count();
+                    let range = at..at + free as u64;
+                    window.settle_range(Offset(range.start)..Offset(range.end));
+                    settled.extend(range);
                 }
                 _ => {
                     let run = 1 + random(40);

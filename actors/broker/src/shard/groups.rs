@@ -21,6 +21,7 @@ use super::decide::State;
 use super::streams::{self, StreamOp, StreamOutcome, Streams};
 use crate::api::queue::ReceiptError;
 use crate::queue::backlog::{Backlog, Leased, Policy, Receipt, Want};
+use crate::queue::selection::Selection;
 
 /// Records that one lease hands out, at most.
 pub(crate) const LEASE_MAX: u32 = 10_000;
@@ -71,6 +72,10 @@ pub(crate) struct Op {
 pub(crate) enum What {
     /// Hand out records.
     Lease { count_max: u32, visibility_ms: u64 },
+    /// Hand out records that came back, and those that the group's filter lets through; settle
+    /// those ahead that it does not. `found` was found by the settings of this revision, and holds
+    /// as long as they do.
+    LeaseWanted { count_max: u32, visibility_ms: u64, revision: u64, found: Selection },
     /// They are done.
     Ack(Vec<Receipt>),
     /// They are given back, each for a delay or that of the policy.
@@ -179,6 +184,11 @@ impl Groups {
         };
         let outcome = group.apply(&op.what, bounds, now_ms, log_time_ms);
         self.digest = digest(self.digest, op.slot, &outcome);
+        if let What::LeaseWanted { .. } = op.what {
+            // What was settled beside the leases.
+            let fresh = group.backlog.fresh().0.to_le_bytes();
+            self.digest = crc32c_append(self.digest, &fresh);
+        }
         outcome
     }
 }
@@ -191,14 +201,24 @@ impl QueueGroup {
         now_ms: u64,
         log_time_ms: i64,
     ) -> Outcome {
-        let Self { config: GroupConfig { policy, .. }, backlog } = self;
+        let Self { config: GroupConfig { policy, revision: own }, backlog } = self;
+        let want = |count_max: u32, visibility_ms: u64| {
+            let count_max = usize::try_from(count_max.min(LEASE_MAX)).unwrap_or(0);
+            let log_time_ms = u64::try_from(log_time_ms).unwrap_or(0);
+            let visibility_ms = visibility_ms.saturating_add(ROUNDING_MS);
+            Want { now_ms, log_time_ms, end, count_max, visibility_ms }
+        };
         match what {
             What::Lease { count_max, visibility_ms } => {
-                let count_max = usize::try_from(*count_max.min(&LEASE_MAX)).unwrap_or(0);
-                let log_time_ms = u64::try_from(log_time_ms).unwrap_or(0);
-                let visibility_ms = visibility_ms.saturating_add(ROUNDING_MS);
-                let want = Want { now_ms, log_time_ms, end, count_max, visibility_ms };
-                Outcome::Leased(backlog.lease(&want))
+                Outcome::Leased(backlog.lease(&want(*count_max, *visibility_ms)))
+            }
+            What::LeaseWanted { count_max, visibility_ms, revision, found } => {
+                let want = want(*count_max, *visibility_ms);
+                Outcome::Leased(match revision == own {
+                    true => backlog.lease_wanted(&want, found),
+                    // The filter may be another one by now: what came back was wanted once.
+                    false => backlog.lease_wanted(&want, &Selection::empty(backlog.fresh())),
+                })
             }
             What::Ack(_) | What::Nack(_) | What::Extend(_) | What::Release(_) => {
                 Outcome::Settled(settle(backlog, policy, what, now_ms))
@@ -309,7 +329,7 @@ mod tests {
     }
 
     fn open(slot: Slot, revision: u64, at_end: bool) -> OpenGroup {
-        let policy = Policy { deliveries_max: None, backoff: Backoff::default() };
+        let policy = Policy { deliveries_max: None, backoff: Backoff::default(), filter: None };
         OpenGroup { slot, config: GroupConfig { policy, revision }, at_end }
     }
 
@@ -353,6 +373,30 @@ mod tests {
         groups.close_partition(one.key);
         let unknown = groups.apply(&state, 0, &Op { slot: one, what: What::Ack(Vec::new()) });
         assert_eq!((unknown, groups.slots.len()), (Outcome::UnknownGroup, 0));
+    }
+
+    /// A filter that was changed meanwhile may let other records through.
+    #[test]
+    fn what_was_found_by_other_settings_does_not_count() {
+        let (mut groups, state) = (Groups::default(), state());
+        groups.open(&state, &[open(slot(0, 1), 3, false)]);
+        let mut found = Selection::empty(Offset(0));
+        found.pass(4);
+        found.want(1);
+        let mut lease = |revision| {
+            let (count_max, visibility_ms, found) = (9, 30_000, found.clone());
+            let what = What::LeaseWanted { count_max, visibility_ms, revision, found };
+            let before = groups.digest;
+            let outcome = groups.apply(&state, 0, &Op { slot: slot(0, 1), what });
+            let Outcome::Leased(leased) = outcome else { panic!("{outcome:?}") };
+            assert_ne!(groups.digest, before);
+            let offsets: Vec<u64> = leased.iter().map(|one| one.receipt.offset.0).collect();
+            (offsets, groups.slots[&slot(0, 1)].backlog.start().0)
+        };
+        assert_eq!(lease(2), (vec![], 0));
+        assert_eq!(lease(4), (vec![], 0));
+        assert_eq!(lease(3), (vec![4], 4));
+        assert_eq!(lease(3), (vec![], 4), "once");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::groups::{Op, Outcome};
 use super::machine::ShardMachine;
 use super::proposer::Proposer;
 use super::readers::Readers;
+use super::sift::Sifters;
 use super::streams::{StreamOp, StreamOutcome};
 use super::waiting::{Control, Waiting, WaitingOp, WaitingStreamOp};
 use crate::api::queue::QueueError;
@@ -55,6 +56,7 @@ pub(crate) struct Inner {
     pub(super) group: Group<ShardMachine>,
     pub(super) readers: Readers,
     pub(super) alarms: Alarms,
+    pub(super) sifters: Sifters,
     /// Where the lease clock stood when this node came to lead, and when that was.
     lease_base: Cell<Option<(Term, u64, Instant)>>,
     pub(super) waiting: RefCell<Waiting>,
@@ -132,6 +134,7 @@ impl Shard {
             group,
             readers,
             alarms,
+            sifters: Sifters::default(),
             lease_base: Cell::new(None),
             waiting: RefCell::new(Waiting::new(options.waiting_bytes_max)),
             in_flight: Cell::new(0),

@@ -18,7 +18,7 @@ use barrage_world::{planted, unix_time_ms};
 
 use super::alarms::Alarms;
 use super::decide::{BatchRow, RunStamp, State};
-use super::groups::{Groups, Op, Outcome, Slot, What};
+use super::groups::{Groups, Op, OpenGroup, Outcome, Slot, What};
 use super::readers::Readers;
 use super::streams::StreamOutcome;
 use crate::command::Command;
@@ -97,6 +97,11 @@ pub(crate) fn apply(
             control(state, &command, effects);
             let caused = effects.get(before..).unwrap_or_default();
             control_groups(groups, state, &command, caused);
+            if let Command::OpenGroups { groups } = &command {
+                // By another filter what nobody wanted may be wanted.
+                let visible = |open: &OpenGroup| Effect::Visible { key: open.slot.key };
+                effects.extend(groups.iter().map(visible));
+            }
             Reply::Done
         }
         Err(error) => Reply::Unreadable(error),
@@ -114,7 +119,9 @@ fn operate(
 ) -> Outcome {
     let outcome = groups.apply(state, log_time_ms, op);
     match &op.what {
-        What::Lease { .. } | What::Extend(_) => effects.push(Effect::Touched { slot: op.slot }),
+        What::Lease { .. } | What::LeaseWanted { .. } | What::Extend(_) => {
+            effects.push(Effect::Touched { slot: op.slot });
+        }
         What::Nack(_) | What::PassTime(_) | What::Release(_) | What::Rewind { .. } => {
             effects.push(Effect::Touched { slot: op.slot });
             effects.push(Effect::Visible { key: op.slot.key });

@@ -25,6 +25,7 @@ pub(crate) mod receive;
 pub(crate) mod reconcile;
 pub(crate) mod retention;
 pub(crate) mod scrub;
+pub(crate) mod sift;
 pub(crate) mod streams;
 pub(crate) mod waiting;
 pub(crate) mod whole;

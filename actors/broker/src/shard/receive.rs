@@ -7,6 +7,8 @@
 //!     --> what does not fit into the answer is released, as if it had not been leased
 //! ```
 //!
+//! For a group with a filter `sift` looks at the records first.
+//!
 //! Owns: the waiting, and what fits into an answer. Must never: hand out a record whose lease is
 //! not committed; keep a lease that was not handed out, while it can be given back.
 //! Invariants: no wake-up is lost (listen first, look afterwards); a receive ends by its
@@ -20,6 +22,7 @@ use barrage_world::{Instant, Slice, buggify, sleep_until};
 use super::Shard;
 use super::groups::{LEASE_MAX, Op, Outcome, ROUNDING_MS, Slot, What};
 use super::handle::first_of;
+use super::sift::{Ask, Sifted};
 use crate::api::queue::{
     Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest, Seek, SettleRequest, Settlement,
 };
@@ -37,6 +40,14 @@ pub(crate) struct Handed {
     pub(crate) more: bool,
 }
 
+/// Whether records may be leased now.
+enum Sight {
+    Nothing,
+    Some,
+    /// Somebody must look which of them are wanted.
+    Filtered,
+}
+
 impl Shard {
     /// Leases records and reads them. `visibility_ms` is that of the group where the request names
     /// none.
@@ -47,37 +58,55 @@ impl Shard {
     ) -> Result<Handed, QueueError> {
         check_visibility(visibility_ms)?;
         let slot = Slot { key: request.key, group: request.group };
+        let nothing = |more| Handed { leases: Vec::new(), batches: Vec::new(), more };
         loop {
             // Listening begins before looking: an apply in between is then not missed.
             let news = self.inner.readers.event(request.key).listen();
-            if self.is_anything_visible(slot)? {
-                if request.count_max == 0 {
-                    return Ok(Handed { leases: Vec::new(), batches: Vec::new(), more: true });
+            let is_last = Instant::now() >= request.wait_until;
+            let leased = match self.sight(slot)? {
+                Sight::Nothing => Vec::new(),
+                Sight::Some if request.count_max == 0 => return Ok(nothing(true)),
+                Sight::Some => {
+                    let count_max = self.fitting(request);
+                    let what = What::Lease { count_max, visibility_ms };
+                    let Outcome::Leased(leased) = self.submit_op(Op { slot, what }).await? else {
+                        return Err(QueueError::UnknownGroup);
+                    };
+                    leased
                 }
-                let count_max = self.fitting(request);
-                let what = What::Lease { count_max, visibility_ms };
-                let Outcome::Leased(leased) = self.submit_op(Op { slot, what }).await? else {
-                    return Err(QueueError::UnknownGroup);
-                };
-                // Others may have been faster.
-                if !leased.is_empty() {
-                    return self.hand_out(slot, leased, request.bytes_max).await;
+                Sight::Filtered => {
+                    let count_max = self.fitting(request);
+                    match self.sift(slot, Ask { count_max, visibility_ms, is_last }).await? {
+                        Sifted::Leased(leased) => leased,
+                        Sifted::Found => return Ok(nothing(true)),
+                        Sifted::Again if !is_last => continue,
+                        Sifted::Again if self.may_have_more(slot)? => return Ok(nothing(true)),
+                        Sifted::Again | Sifted::Nothing => Vec::new(),
+                    }
                 }
+            };
+            // Others may have been faster.
+            if !leased.is_empty() {
+                return self.hand_out(slot, leased, request.bytes_max).await;
             }
             if Instant::now() >= request.wait_until {
                 // Nobody is told that nothing is there by one who may not know.
                 self.confirm().await?;
-                return Ok(Handed { leases: Vec::new(), batches: Vec::new(), more: false });
+                return Ok(nothing(false));
             }
             first_of(news, sleep_until(request.wait_until)).await;
         }
     }
 
-    fn is_anything_visible(&self, slot: Slot) -> Result<bool, QueueError> {
+    fn sight(&self, slot: Slot) -> Result<Sight, QueueError> {
         let end = self.bounds(slot.key)?.high_watermark;
         self.inner.group.with_machine(|machine| {
             let group = machine.groups().slots.get(&slot).ok_or(QueueError::UnknownGroup)?;
-            Ok(group.backlog.is_anything_visible(end))
+            Ok(match group.backlog.is_anything_visible(end) {
+                false => Sight::Nothing,
+                true if group.config.policy.filter.is_some() => Sight::Filtered,
+                true => Sight::Some,
+            })
         })
     }
 
@@ -118,7 +147,12 @@ impl Shard {
             first_ms: one.first_ms,
             left_ms: one.until_ms.saturating_sub(now_ms + ROUNDING_MS),
         };
-        let more = !rest.is_empty() || self.is_anything_visible(slot).unwrap_or(false);
+        let more = !rest.is_empty()
+            || match self.sight(slot) {
+                Ok(Sight::Some) => true,
+                Ok(Sight::Filtered) => self.may_have_more(slot).unwrap_or(false),
+                Ok(Sight::Nothing) | Err(_) => false,
+            };
         Ok(Handed { leases: kept.iter().map(lease).collect(), batches, more })
     }
 
@@ -251,7 +285,8 @@ impl Shard {
         })
     }
 
-    /// Offsets of records that could be leased now, the oldest first.
+    /// Offsets of records that could be leased now, the oldest first; of those that a filter would
+    /// not let through, too.
     pub(crate) fn peek(&self, slot: Slot, count_max: usize) -> Result<Vec<Offset>, QueueError> {
         let end = self.bounds(slot.key)?.high_watermark;
         self.inner.group.with_machine(|machine| {

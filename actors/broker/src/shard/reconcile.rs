@@ -9,9 +9,12 @@
 //! kept and reported.
 //! Invariants: no difference once the commands are applied; a crash in between loses nothing.
 
+use std::rc::Rc;
+
 use barrage_cluster::group::Group;
 use barrage_cluster::stream::Stream;
 use barrage_cluster::{Catalog, Topic};
+use barrage_model::limits::FILTER_BYTES_MAX;
 use barrage_model::{GroupId, PartitionKey, ShardId};
 
 use super::decide::State;
@@ -21,9 +24,12 @@ use super::streams::{OpenStream, StreamConfig, Streams};
 use crate::command::Command;
 use crate::group::handover::TopicSize;
 use crate::queue::backlog::Policy;
+use crate::queue::filter::StoredFilter;
 
 /// Partitions in one command, at most.
 const PARTITIONS_PER_COMMAND: usize = 1000;
+/// Bytes of filters in one command, at most: an entry must hold it, however small segments are.
+const FILTER_BYTES_PER_COMMAND: usize = 4 * FILTER_BYTES_MAX;
 
 /// What is to be proposed, and what nobody knows.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -72,7 +78,7 @@ pub(crate) fn difference(
     commands.extend(chunks(&open, |partitions| Command::Open { partitions }));
     commands.extend(chunks(&configure, |partitions| Command::Configure { partitions }));
     commands.extend(chunks(&close, |partitions| Command::Close { partitions }));
-    commands.extend(chunks(&open_groups, |groups| Command::OpenGroups { groups }));
+    commands.extend(open_in_chunks(open_groups));
     commands.extend(chunks(&close_groups, |slots| Command::CloseGroups { slots }));
     commands.extend(chunks(&open_streams, |streams| Command::OpenStreams { streams }));
     commands.extend(chunks(&close_streams, |groups| Command::CloseStreams { groups }));
@@ -144,7 +150,33 @@ fn sizes(catalog: &Catalog, stream: &Stream) -> impl Iterator<Item = TopicSize> 
 
 fn policy(group: &Group) -> Policy {
     let settings = &group.settings;
-    Policy { deliveries_max: settings.deliveries_max, backoff: settings.backoff.clone() }
+    Policy {
+        deliveries_max: settings.deliveries_max,
+        backoff: settings.backoff.clone(),
+        filter: settings.filter.clone().map(|line| Rc::new(StoredFilter::new(line))),
+    }
+}
+
+/// Groups with long filters go few by few.
+fn open_in_chunks(all: Vec<OpenGroup>) -> Vec<Command> {
+    let (mut chunks, mut bytes) = (Vec::new(), 0);
+    for wanted in all {
+        let filter = wanted.config.policy.filter.as_ref();
+        let size = filter.map_or(0, |filter| filter.line().len());
+        bytes += size;
+        match chunks.last_mut() {
+            Some(Command::OpenGroups { groups })
+                if groups.len() < PARTITIONS_PER_COMMAND && bytes <= FILTER_BYTES_PER_COMMAND =>
+            {
+                groups.push(wanted);
+            }
+            _ => {
+                chunks.push(Command::OpenGroups { groups: vec![wanted] });
+                bytes = size;
+            }
+        }
+    }
+    chunks
 }
 
 fn chunks<T: Clone>(all: &[T], command: impl Fn(Vec<T>) -> Command) -> Vec<Command> {
@@ -268,6 +300,26 @@ mod tests {
         assert_eq!(settle(&catalog), (2, 0));
         assert_eq!(settle(&old), (0, 0), "a copy that is older than the group's end");
         assert_eq!(settle(&tests::catalog(&[])), (0, 0));
+    }
+
+    #[test]
+    fn a_filter_follows_its_group_and_long_ones_take_several_commands() {
+        let (state, groups) = (State::default(), Groups::default());
+        let mut catalog = catalog(&[("a", 20)]);
+        let (topic, name) = (TopicName::parse("a").unwrap(), GroupName::parse("g").unwrap());
+        let line = format!("tags:{}", "x".repeat(3_000));
+        let settings = QueueSettings { filter: Some(line.clone()), ..QueueSettings::default() };
+        let create = CatalogCommand::CreateGroup { topic, name, settings, at_end: false };
+        catalog.apply(create, 0);
+        let wanted = difference(&state, &groups, &catalog, ShardId(1)).commands;
+        let opened = wanted.iter().filter_map(|command| match command {
+            Command::OpenGroups { groups } => Some(groups),
+            _ => None,
+        });
+        let opened: Vec<_> = opened.collect();
+        assert_eq!(opened.iter().map(|groups| groups.len()).collect::<Vec<_>>(), [5, 5]);
+        let lines = opened.into_iter().flatten().map(|open| open.config.policy.filter.as_ref());
+        assert!(lines.flatten().all(|filter| filter.line() == line), "not the group's filter");
     }
 
     #[test]

@@ -255,12 +255,17 @@ impl Waiting {
 fn work(op: &Op) -> usize {
     match &op.what {
         What::Lease { count_max, .. } => (*count_max).min(LEASE_MAX) as usize,
+        What::LeaseWanted { count_max, found, .. } => {
+            // A word of bits for 64 that are not wanted.
+            let settled = usize::try_from(found.count() / 64).unwrap_or(usize::MAX);
+            settled.saturating_add((*count_max).min(LEASE_MAX) as usize + weight(op))
+        }
         What::PassTime(chunks) => chunks.len().saturating_mul(CHUNK as usize),
         _ => weight(op),
     }
 }
 
-/// Receipts that an operation carries.
+/// Receipts that an operation carries, or ranges, which are as large.
 fn weight(op: &Op) -> usize {
     match &op.what {
         What::Ack(receipts) | What::Release(receipts) => receipts.len(),
@@ -268,6 +273,7 @@ fn weight(op: &Op) -> usize {
         What::Extend(receipts) => receipts.len(),
         What::PassTime(chunks) => chunks.len(),
         What::Renumber { lost, .. } => lost.len(),
+        What::LeaseWanted { found, .. } => found.wanted().len(),
         What::Lease { .. }
         | What::Depart { .. }
         | What::Arrived { .. }

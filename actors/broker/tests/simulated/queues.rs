@@ -9,20 +9,21 @@ use barrage_model::{Backoff, GroupId, GroupName, QueueSettings};
 
 use super::*;
 
-fn settings(deliveries_max: Option<u16>) -> QueueSettings {
+pub(super) fn settings(deliveries_max: Option<u16>) -> QueueSettings {
     QueueSettings {
         visibility_ms: 5_000,
         deliveries_max,
         dead_letter: deliveries_max.map(|_| TopicName::parse("dead").unwrap()),
         backoff: Backoff::Fixed(2_000),
+        filter: None,
     }
 }
 
-fn group_name() -> GroupName {
+pub(super) fn group_name() -> GroupName {
     GroupName::parse("workers").unwrap()
 }
 
-async fn create_group(
+pub(super) async fn create_group(
     broker: &Broker,
     topic: &TopicInfo,
     settings: QueueSettings,
@@ -42,7 +43,7 @@ async fn filled(broker: &Broker, settings: QueueSettings, count: u32) -> (Partit
     (key, group.id)
 }
 
-async fn receive(
+pub(super) async fn receive(
     broker: &Broker,
     (key, group): (PartitionKey, GroupId),
     count_max: u32,
@@ -56,7 +57,7 @@ async fn receive(
 }
 
 /// Offsets and delivery counts; every record must be in the batches.
-fn leased(received: &Received) -> Vec<(u64, u16)> {
+pub(super) fn leased(received: &Received) -> Vec<(u64, u16)> {
     let mut there = Vec::new();
     for piece in &received.batches {
         for bytes in batches(piece.as_ref()) {
@@ -68,7 +69,7 @@ fn leased(received: &Received) -> Vec<(u64, u16)> {
     received.leases.iter().map(|lease| (lease.offset.0, lease.deliveries)).collect()
 }
 
-async fn settle(
+pub(super) async fn settle(
     broker: &Broker,
     (key, group): (PartitionKey, GroupId),
     leases: &[Lease],
@@ -78,8 +79,8 @@ async fn settle(
     broker.settle(SettleRequest { key, group, receipts, settlement }).await.unwrap()
 }
 
-const NOW: Duration = Duration::ZERO;
-const ACK: Settlement = Settlement::Ack;
+pub(super) const NOW: Duration = Duration::ZERO;
+pub(super) const ACK: Settlement = Settlement::Ack;
 
 /// What was acked stays so, what was leased comes back when its lease is over and not before: the
 /// time for which nobody led does not count.

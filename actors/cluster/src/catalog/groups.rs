@@ -10,11 +10,11 @@ use barrage_model::limits::GROUPS_PER_TOPIC_MAX;
 use barrage_model::{GroupId, GroupName, QueueSettings, TopicName};
 
 use super::{Catalog, CatalogError, Reply};
-use crate::group::Group;
+use crate::group::{self, Group};
 use crate::topic::Topic;
 
-/// Groups of a cluster, at most, each counted once for every partition of its topic: a shard keeps
-/// some 400 bytes for each.
+/// Groups of a cluster, at most, each counted once for every partition of its topic, and once more
+/// there for every 400 bytes of its filter: a shard keeps some 400 bytes for each.
 pub const GROUPS_MAX: u64 = 1_000_000;
 
 impl Catalog {
@@ -30,7 +30,7 @@ impl Catalog {
         self.check_new(&topic, &name)?;
         settings.check(&topic.name)?;
         let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
-        self.check_groups(u64::from(partitions))?;
+        self.check_groups(u64::from(partitions) * group::weight(&settings))?;
         self.next_group += 1;
         self.revision += 1;
         let group = Group {
@@ -57,6 +57,8 @@ impl Catalog {
         }
         settings.check(&topic.name)?;
         let group = topic.groups.get(name).ok_or(CatalogError::UnknownGroup)?;
+        let more = group::weight(&settings).saturating_sub(group.weight());
+        self.check_groups(topic.partitions.len() as u64 * more)?;
         self.revision += 1;
         let group = Group { settings, revision: self.revision, ..Group::clone(group) };
         topic.groups.insert(group);
@@ -101,7 +103,7 @@ impl Catalog {
     }
 
     fn groups_held(&self) -> u64 {
-        let held = |topic: &Topic| topic.groups.len() as u64 * topic.partitions.len() as u64;
+        let held = |topic: &Topic| topic.groups.weight() * topic.partitions.len() as u64;
         self.topics.values().map(|topic| held(topic)).sum()
     }
 
@@ -196,11 +198,19 @@ mod tests {
             settings: QueueSettings::default(),
             at_end: false,
         };
-        for number in 0..100 {
+        for number in 0..99 {
             assert!(matches!(catalog.apply(another(number), 0), Reply::Topic(_)), "{number}");
         }
         let full = || Reply::Refused(CatalogError::GroupsFull);
-        assert_eq!(catalog.apply(another(100), 0), full());
+        // A filter counts as another group for every 400 bytes.
+        let filtered = |bytes| Command::AlterGroup {
+            topic: name.clone(),
+            name: GroupName::parse("7").unwrap(),
+            settings: QueueSettings { filter: Some("x".repeat(bytes)), ..QueueSettings::default() },
+        };
+        assert_eq!(catalog.apply(filtered(401), 0), full());
+        assert!(matches!(catalog.apply(filtered(400), 0), Reply::Topic(_)));
+        assert_eq!(catalog.apply(another(99), 0), full());
         assert_eq!(create(&mut catalog, "one-more", false), full());
     }
 

@@ -30,6 +30,9 @@ use crate::pause::random;
 const COUNT_MAX: usize = 10_000;
 /// One request waits no longer: whoever lost its lead without noticing is then found out.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
+/// A server that looks for records which a filter lets through is asked on for so long, whether or
+/// not there was a wait.
+const LOOK_MAX: Duration = Duration::from_secs(30);
 
 /// See the module.
 #[derive(Debug)]
@@ -189,6 +192,8 @@ impl Gatherer {
         mut terms: Terms,
         basket: &mut Basket,
     ) -> Result<(), ClientError> {
+        let waits_until = Instant::now() + terms.wait;
+        let gives_up = waits_until + LOOK_MAX;
         while !basket.is_full() {
             let count = basket.missing.min(COUNT_MAX);
             let count_max = u32::try_from(count).unwrap_or(u32::MAX);
@@ -216,11 +221,16 @@ impl Gatherer {
             })?;
             let had_some = !received.is_empty();
             basket.put(received);
-            if !had_some || !reply.more {
+            let now = Instant::now();
+            // Without records it looked at many that a filter does not let through, and not at all.
+            if !reply.more || (!had_some && now >= gives_up) {
                 return Ok(());
             }
             // Whoever has some waits for no more.
-            terms.wait = Duration::ZERO;
+            terms.wait = match basket.received.is_empty() {
+                true => waits_until.saturating_duration_since(now),
+                false => Duration::ZERO,
+            };
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ mod cluster;
 mod cores;
 mod crash;
 mod dlq;
+mod filter_commands;
 mod flags;
 mod garbage;
 mod idle;

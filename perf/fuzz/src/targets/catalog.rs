@@ -78,7 +78,8 @@ fn presence() -> Presence {
 
 fn settings(backoff: Backoff) -> QueueSettings {
     let dead_letter = TopicName::parse("b").ok();
-    QueueSettings { visibility_ms: 5_000, deliveries_max: Some(16), dead_letter, backoff }
+    let filter = Some("headers:price > 10".to_owned());
+    QueueSettings { visibility_ms: 5_000, deliveries_max: Some(16), dead_letter, backoff, filter }
 }
 
 fn commands() -> Vec<Command> {

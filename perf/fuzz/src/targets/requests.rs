@@ -98,6 +98,7 @@ pub(super) fn group_settings() -> GroupSettings {
         deliveries_max: Some(16),
         dead_letter: Some("dead".to_owned()),
         backoff: "1s..5m".to_owned(),
+        filter: Some("keys:stock.# || order.*".to_owned()),
     }
 }
 

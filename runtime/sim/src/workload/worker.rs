@@ -35,6 +35,8 @@ pub(crate) struct GroupPlan {
     pub(crate) deliveries_max: Option<u16>,
     pub(crate) dead_letter: &'static str,
     pub(crate) backoff: &'static str,
+    /// One that lets everything through: what it does to a record must not show.
+    pub(crate) filter: Option<&'static str>,
 }
 
 /// A queue group of a topic.
@@ -74,6 +76,7 @@ pub(crate) async fn create_group(client: &mut Client, topic: &Topic, plan: &Grou
         deliveries_max: plan.deliveries_max,
         dead_letter: plan.deliveries_max.map(|_| plan.dead_letter.to_owned()),
         backoff: plan.backoff.to_owned(),
+        filter: plan.filter.map(str::to_owned),
     };
     let (of, name, at_end) = (topic.name.clone(), plan.name.to_owned(), false);
     let kind = NewGroup::Queue { settings, at_end };

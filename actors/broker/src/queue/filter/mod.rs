@@ -13,11 +13,14 @@
 //! * `alternatives`: texts of which any one will do.
 //! * `parser`, `token`, `fault`: how an expression is read, and what its author is told.
 //! * `name`, `number`, `relation`: headers, numbers and comparisons as an expression writes them.
+//! * `batch`: the records of a stored batch, as a filter sees them.
+//! * `stored`: a filter as catalog, log and checkpoint keep it.
 //!
 //! Must never: allocate for a record; take longer than the bounds of the filter allow.
 //! Invariants: a filter is written as a line that is read as an equal filter.
 
 mod alternatives;
+pub(crate) mod batch;
 mod expression;
 mod fault;
 mod name;
@@ -27,6 +30,7 @@ mod patterns;
 mod relation;
 #[cfg(test)]
 mod sample;
+mod stored;
 mod tags;
 mod token;
 
@@ -39,6 +43,8 @@ use fault::ExpressionError;
 use patterns::Patterns;
 use tags::{EVERYTHING, Tags};
 
+pub(crate) use stored::{StoredFilter, to_be_stored};
+
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Filter {
@@ -50,6 +56,7 @@ pub(crate) enum Filter {
 
 /// What a filter is made of, as a group's owner names it.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "other protocols say it in these words"))]
 pub(crate) enum FilterSpec<'a> {
     /// Any of these tags; everything if there are none.
     Tags(&'a [&'a str]),

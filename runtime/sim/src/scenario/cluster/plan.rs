@@ -230,12 +230,12 @@ pub(super) struct QueuePlan {
 
 impl QueuePlan {
     fn draw(random: &mut Rng) -> Self {
-        let group = GroupPlan {
-            name: "workers",
-            deliveries_max: *pick(random, &[None, Some(1), Some(3)]),
-            dead_letter: "dead",
-            backoff: *pick(random, &["0ms", "300ms", "100ms..2s"]),
-        };
+        let deliveries_max = *pick(random, &[None, Some(1), Some(3)]);
+        let backoff = *pick(random, &["0ms", "300ms", "100ms..2s"]);
+        // Not drawn: the seeds of before keep their plans.
+        let filter = (backoff == "300ms").then_some("keys:#");
+        let (name, dead_letter) = ("workers", "dead");
+        let group = GroupPlan { name, deliveries_max, dead_letter, backoff, filter };
         Self {
             group,
             workers: (0..random.between(1, 4)).map(|_| WorkerPlan::draw(random)).collect(),
