@@ -516,7 +516,7 @@ mod tests {
             state.accept(key, &BatchRow { record_count: 1, producer: Some(stamp) }, 0);
         }
         let slot = Slot { key, group: GroupId(5) };
-        let policy = Policy { deliveries_max: None, backoff: Backoff::default() };
+        let policy = Policy { deliveries_max: None, backoff: Backoff::default(), filter: None };
         let config = GroupConfig { policy, revision: 3 };
         groups.open(&state, &[OpenGroup { slot, config, at_end: false }]);
         for _ in 0..20 {

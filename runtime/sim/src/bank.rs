@@ -83,7 +83,11 @@ pub const BUGS: &[Bug] = &[
     bug("broker-delay-forgotten", QUEUE, "what was given back for a while comes back at once"),
     bug("broker-deliveries-not-counted", QUEUE, "every delivery says that it is the first"),
     bug("broker-extension-forgotten", QUEUE, "a lease that was lengthened ends all the same"),
-    bug("broker-lease-clock-by-the-wall", QUEUE, "a clock that is set ahead ends every lease"),
+    bug(
+        "broker-lease-clock-by-the-wall",
+        GROUPS,
+        "a clock that is set ahead ends every lease and session",
+    ),
     bug("broker-lease-ends-early", QUEUE, "a lease is a second shorter than granted"),
     bug("broker-leases-never-end", QUEUE, "what a consumer forgets stays away for ever"),
     bug(
@@ -101,6 +105,34 @@ pub const BUGS: &[Bug] = &[
         QUEUE,
         "a record that did not fit into an answer counts as done",
     ),
+    bug(
+        "broker-foreign-commit-taken",
+        STREAMS,
+        "a member stores offsets of a partition that it let go",
+    ),
+    bug(
+        "broker-generation-not-in-checkpoint",
+        STREAMS,
+        "after a restart generations are given out again",
+    ),
+    bug(
+        "broker-heard-by-anybody",
+        STREAMS,
+        "a former leader tells members that they have what others have",
+    ),
+    bug("broker-offsets-not-in-checkpoint", STREAMS, "after a restart a group begins anew"),
+    bug("broker-partition-given-before-let-go", STREAMS, "two members read a partition at a time"),
+    bug("broker-reset-never-goes-back", STREAMS, "what is to be read again is not"),
+    bug("broker-reset-not-awaited", STREAMS, "a reset is told done that perhaps never will be"),
+    bug("broker-session-not-renewed", STREAMS, "a member that is heard of all the time is gone"),
+    bug("broker-sessions-never-end", STREAMS, "what a dead member had is nobody's for ever"),
+    bug(
+        "broker-share-of-the-gone-waits",
+        STREAMS,
+        "what a member left is nobody's until another one comes",
+    ),
+    bug("broker-stale-commit-taken", STREAMS, "a commit by an assignment that is over is stored"),
+    bug("broker-stored-offset-falls", STREAMS, "a late commit takes the group back"),
     bug("native-append-order-lost", NODE, "batches of a connection overtake each other"),
     bug("native-permit-leaked", NODE, "every refusal makes the server take less"),
     bug("native-replies-out-of-order", NODE, "a reply is taken for another request's"),
@@ -127,6 +159,8 @@ pub const BUGS: &[Bug] = &[
 
 const CLUSTER: &[&str] = &["cluster"];
 const QUEUE: &[&str] = &["queue"];
+const STREAMS: &[&str] = &["streams"];
+const GROUPS: &[&str] = &["queue", "streams"];
 const NODE: &[&str] = &["node"];
 const LOG: &[&str] = &["log"];
 const REPLICAS: &[&str] = &["replicas"];

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use barrage_model::{GroupId, Offset, TopicId};
+use barrage_world::planted;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::command::streams::{
@@ -128,9 +129,17 @@ pub(super) fn store(group: GroupId, stream: &Stream) -> StreamV1 {
     StreamV1 {
         group: group.0,
         config: store_config(&stream.config),
-        generation: generation.0,
+        generation: match planted("broker-generation-not-in-checkpoint") {
+            // Wrong: after a restart generations are given out that were given out before.
+            true => 0,
+            false => generation.0,
+        },
         members,
-        offsets: offsets.iter().map(offset).collect(),
+        offsets: match planted("broker-offsets-not-in-checkpoint") {
+            // Wrong: after a restart the group has read nothing.
+            true => Vec::new(),
+            false => offsets.iter().map(offset).collect(),
+        },
     }
 }
 

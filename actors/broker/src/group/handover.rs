@@ -25,6 +25,7 @@ use std::rc::Rc;
 
 use barrage_model::limits::PARTITIONS_PER_TOPIC_MAX;
 use barrage_model::{PartitionKey, TopicId};
+use barrage_world::planted;
 
 use super::assignment::{self, Assignor, Candidate, Sizes};
 use super::generation::Generation;
@@ -255,7 +256,8 @@ impl Handover {
         if let Some(by_ms) = share.give_up_by_ms {
             self.deadlines.remove(&(by_ms, id.clone()));
         }
-        self.is_pending = true;
+        // Wrong when planted: what a member had that is gone waits until another one comes.
+        self.is_pending |= !planted("broker-share-of-the-gone-waits");
     }
 
     /// Topics have more partitions, or are there again for those who read them. A size never falls,
@@ -303,7 +305,12 @@ impl Handover {
     ) -> Result<&PartitionSet, Refused> {
         match self.shares.get(id) {
             None => Err(Refused::UnknownMember),
-            Some(share) if share.generation == generation => Ok(&share.held),
+            // Wrong when planted: what was read by an assignment that is over is stored.
+            Some(share)
+                if share.generation == generation || planted("broker-stale-commit-taken") =>
+            {
+                Ok(&share.held)
+            }
             Some(_) => Err(Refused::StaleGeneration),
         }
     }
@@ -397,6 +404,14 @@ impl Handover {
         let Some(share) = self.shares.get_mut(id) else { return };
         if share.target != target {
             share.target = target;
+        }
+        if planted("broker-partition-given-before-let-go") {
+            // Wrong: who had it reads on, and does not know.
+            let gone = share.held.without(&share.target);
+            share.held = share.held.shared_with(&share.target);
+            share.own = share.own.shared_with(&share.target);
+            self.disown(&gone);
+            return self.set_deadline(id, None);
         }
         // Who is already late gets no more time by a further change.
         let is_done = share.held.is_within(&share.target);

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use barrage_model::limits::PARTITIONS_PER_TOPIC_MAX;
 use barrage_model::{Offset, PartitionId, PartitionKey, TopicId};
+use barrage_world::planted;
 
 use super::refused::NotStored;
 
@@ -117,6 +118,8 @@ impl Offsets {
         }
         if let Some(stored) = self.at(*key).map(|stored| stored.offset)
             && *offset < stored
+            // Wrong when planted: a commit that comes late takes the group back.
+            && !planted("broker-stored-offset-falls")
         {
             return Err(NotStored::Behind { stored });
         }
@@ -133,6 +136,9 @@ impl Offsets {
         now_ms: u64,
     ) -> Result<(), NotStored> {
         let metadata = Rc::default();
+        // Wrong when planted: nothing is read again.
+        let stays = self.at(key).filter(|_| planted("broker-reset-never-goes-back"));
+        let offset = stays.map_or(offset, |stored| offset.max(stored.offset));
         self.store(key, Stored { offset, leader_epoch: None, metadata, stored_ms: now_ms })
     }
 

@@ -11,6 +11,7 @@
 use std::rc::Rc;
 
 use barrage_model::{Offset, PartitionKey, TopicId};
+use barrage_world::planted;
 
 use super::generation::Generation;
 use super::handover::{Beat, Handover, Knows, Share, Subscription, Told, TopicSize};
@@ -154,7 +155,10 @@ impl StreamGroup {
             }
         };
         let store = |commit: &Commit| match &held {
-            Some(held) if !held.contains(commit.key) => Err(NotStored::NotOwner),
+            // Wrong when planted: what a member let go it still moves.
+            Some(held) if !held.contains(commit.key) && !planted("broker-foreign-commit-taken") => {
+                Err(NotStored::NotOwner)
+            }
             _ => self.offsets.commit(commit, now_ms),
         };
         Ok(commits.iter().map(store).collect())
@@ -388,7 +392,10 @@ impl StreamGroup {
         if let (Some(held), Knows::All) = (&beat.held, knows) {
             handover.report(&caller.member, held, more_by_ms);
         }
-        self.roster.renew(&caller.member, now_ms);
+        // Wrong when planted: who is heard of all the time is gone when its first session is over.
+        if !planted("broker-session-not-renewed") {
+            self.roster.renew(&caller.member, now_ms);
+        }
         self.tell(&caller.member, knows, now_ms)
     }
 

@@ -549,7 +549,7 @@ mod tests {
     use super::*;
 
     /// What a checkpoint makes of it.
-    fn again(backlog: &Backlog) -> Backlog {
+    fn restored(backlog: &Backlog) -> Backlog {
         let Saved { window, fresh, next_tag, departures } = backlog.save();
         let mut again =
             Backlog::begin_restore(window.start(), fresh, next_tag, departures).unwrap();
@@ -589,7 +589,7 @@ mod tests {
         backlog.renumber(ProducerId(1), &[]);
         backlog.depart(2);
         assert_eq!(backlog.counts(Offset(3)).dying, 3);
-        let mut backlog = again(&backlog);
+        let mut backlog = restored(&backlog);
         assert_eq!(backlog.departures().list, [Offset(0), Offset(1)]);
         backlog.rewind(Offset(1));
         backlog.arrived(ProducerId(1), Sequence(0), 2);
@@ -613,7 +613,7 @@ mod tests {
         live.depart(1);
         live.rewind(Offset(0));
         nack_all(&mut live);
-        let mut restored = again(&live);
+        let mut restored = restored(&live);
         for backlog in [&mut live, &mut restored] {
             backlog.arrived(ProducerId(1), Sequence(0), 1);
             backlog.depart(9);
@@ -719,8 +719,8 @@ mod tests {
         let again = backlog.lease_wanted(&want(2, 2, 100), &found(16, &[(9, false), (3, true)]));
         assert_eq!(offsets(&again), [9, 25]);
         assert_eq!((again[0].deliveries, backlog.fresh()), (2, Offset(26)), "no room for more");
-        let restored = again(&backlog);
-        assert_eq!((restored.start(), restored.fresh()), (Offset(9), Offset(26)));
+        let stored = restored(&backlog);
+        assert_eq!((stored.start(), stored.fresh()), (Offset(9), Offset(26)));
     }
 
     /// Between look and apply others lease, a group is rewound, the partition's start moves.
@@ -880,7 +880,7 @@ mod tests {
                 let open =
                     clerk.iter().find(|(_, e)| **e != Entry::Done).map_or(fresh, |(at, _)| *at);
                 assert_eq!(backlog.start(), Offset(open), "step {step}");
-                backlog = again(&backlog);
+                backlog = restored(&backlog);
                 clerk.retain(|at, _| *at >= open);
                 receipts.retain(|receipt| receipt.offset.0 + 50 >= open);
             }

@@ -11,7 +11,7 @@
 //! Invariants: what is answered to a change is applied, hence durable.
 
 use barrage_model::{GroupId, Offset, PartitionId, PartitionKey, TopicId};
-use barrage_world::random_u64;
+use barrage_world::{planted, random_u64};
 
 use super::Shard;
 use super::streams::{Reads, Stream, StreamOp, StreamOutcome, StreamWhat};
@@ -62,6 +62,13 @@ impl Shard {
             StreamRequest::Commit(request) => self.commit(request).await.map(StreamAnswer::Stored),
             StreamRequest::Reset { group, to } => {
                 check_count(to.len())?;
+                if planted("broker-reset-not-awaited") {
+                    // Wrong: what is said to be reset perhaps never will be.
+                    let done = to.iter().map(|_| Ok(())).collect();
+                    let op = StreamOp { group, what: StreamWhat::Reset { to } };
+                    drop(barrage_world::spawn(self.submit_stream_op(op)));
+                    return Ok(StreamAnswer::Stored(done));
+                }
                 let stored = self.operate(group, StreamWhat::Reset { to }).await?;
                 Ok(StreamAnswer::Stored(results(stored)))
             }
@@ -234,7 +241,8 @@ impl Shard {
         if self.inner.is_closing() {
             return Err(QueueError::from(FetchError::ShuttingDown).into());
         }
-        if !self.inner.group.leads_for_sure() {
+        // Wrong when planted: who leads no more tells members that they have what others have.
+        if !self.inner.group.leads_for_sure() && !planted("broker-heard-by-anybody") {
             return Err(StreamError::NotLeader { hint: None });
         }
         self.inner.group.with_machine(|machine| {

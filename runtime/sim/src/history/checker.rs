@@ -5,12 +5,13 @@
 //! event costs time in proportion to its own records (times the logarithm of what is known), and
 //! memory as the rooms of the rules say: about 60 bytes per record sent and read, 130 per batch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use barrage_model::Offset;
 
 use super::event::{
-    Answer, Event, Note, Operation, ReadFrom, ReadOut, SeenRecord, SendBatch, SentAt, Taken, What,
+    Answer, Event, MemberBeat, Note, Operation, Place, ReadFrom, ReadOut, SeenRecord, SendBatch,
+    SentAt, Taken, Told as ToldShare, What,
 };
 use super::facts::{Facts, Moment, Told};
 use super::ledger::{BatchId, ClientId, GroupId, Outgoing, PartitionId, ReadId};
@@ -22,6 +23,8 @@ use super::rules::keys::Keys;
 use super::rules::leases::{Leases, OpenSettlement, Take};
 use super::rules::offsets::Answered;
 use super::rules::replicas::Replicas;
+use super::rules::shares::{Begun, OpenBeat, Share, Shares, Sign};
+use super::rules::unread::Unread;
 use super::rules::{appended, lost, order, phantom};
 use super::verdict::{Report, Rule, Verdict};
 
@@ -30,8 +33,8 @@ use super::verdict::{Report, Rule, Verdict};
 pub struct Options {
     /// How many violations of each rule keep their text.
     pub texts_per_rule_max: u64,
-    /// How much earlier than promised a lease may end, in millionths of its length: what the
-    /// clocks of the nodes may differ in rate.
+    /// How much earlier than promised a lease or session may end, in millionths of its length:
+    /// what the clocks of the nodes may differ in rate.
     pub lease_early_ppm: u32,
 }
 
@@ -55,11 +58,13 @@ enum Asked {
     Send(BatchId),
     Read(Read),
     Join(GroupId),
-    Commit(OpenCommit),
+    Commit(OpenCommit, Moment),
     Committed(Question),
     Reset(OpenReset),
     Take(Take),
     Settle(OpenSettlement),
+    Beat(OpenBeat),
+    Leave(GroupId),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +85,8 @@ pub struct Checker {
     commits: Commits,
     leases: Leases,
     keys: Keys,
+    shares: Shares,
+    unread: Unread,
     replicas: Replicas,
     now: Nanos,
     moment: Moment,
@@ -97,6 +104,8 @@ impl Checker {
             commits: Commits::default(),
             leases: Leases::new(options.lease_early_ppm),
             keys: Keys::default(),
+            shares: Shares::new(options.lease_early_ppm),
+            unread: Unread::default(),
             replicas: Replicas::default(),
             now: Nanos(0),
             moment: 0,
@@ -133,6 +142,7 @@ impl Checker {
         phantom::finish(facts, report, now);
         appended::finish(facts, report, now);
         self.leases.finish(facts, report, now, &expired);
+        self.unread.finish(facts, report, now, &expired);
         let is_over = facts.drain.is_some();
         self.replicas.finish(&mut facts.counters, report, now, is_over);
         let counts = facts.ledger.batches().map(|batch| {
@@ -169,7 +179,7 @@ impl Checker {
             Operation::Join { group } => Asked::Join(self.facts.group(group)),
             Operation::Commit(commit) => {
                 let cursor = (self.facts.group(&commit.group), self.facts.place(&commit.place));
-                Asked::Commit(self.commits.commit(client, cursor, commit))
+                Asked::Commit(self.commits.commit(client, cursor, commit), begun)
             }
             Operation::Committed { group, place } => {
                 let cursor = (self.facts.group(group), self.facts.place(place));
@@ -177,6 +187,7 @@ impl Checker {
             }
             Operation::Reset { group, place, offset } => {
                 let cursor = (self.facts.group(group), self.facts.place(place));
+                self.unread.resets(cursor, *offset);
                 Asked::Reset(self.commits.reset(cursor, *offset))
             }
             Operation::Take(take) => {
@@ -192,8 +203,27 @@ impl Checker {
                 }
                 None => Asked::Void,
             },
+            Operation::Beat(beat) => Asked::Beat(self.beat(client, beat)),
+            Operation::Leave { group } => {
+                let group = self.facts.group(group);
+                self.shares.leaves(group, client);
+                Asked::Leave(group)
+            }
         };
         self.calls.insert(call, Open { client, asked });
+    }
+
+    fn beat(&mut self, client: ClientId, beat: &MemberBeat) -> OpenBeat {
+        let group = self.facts.group(&beat.group);
+        let (held, instance) = (self.places(&beat.held), beat.instance.as_ref());
+        let (generation, lasts) = (beat.generation, beat.lasts);
+        let begun = (self.moment, self.now);
+        self.unread.member(group, client);
+        self.shares.beat(&Begun { group, client, generation, held, instance, lasts, begun })
+    }
+
+    fn places(&mut self, places: &[Place]) -> BTreeSet<PartitionId> {
+        places.iter().map(|place| self.facts.place(place)).collect()
     }
 
     fn send(&mut self, sender: ClientId, batch: &SendBatch) -> Asked {
@@ -232,9 +262,17 @@ impl Checker {
             (Asked::Join(group), Answer::Joined { generation }) => {
                 self.commits.joined(group, *generation);
             }
-            (Asked::Commit(open), Answer::Done) => {
+            (Asked::Commit(open, begun), Answer::Done) => {
                 self.commits.committed(&self.facts, &mut self.report, self.now, &open);
+                let (client, cursor) = open.who();
+                let sign = Sign { client, begun, done: self.moment, at: self.now };
+                self.shares.committed(&mut self.facts, &mut self.report, cursor, sign);
             }
+            (Asked::Beat(open), Answer::Told(told)) => self.told(&open, told),
+            (Asked::Beat(open), Answer::NoMember) => {
+                self.shares.gone(&self.facts, &mut self.report, self.now, &open);
+            }
+            (Asked::Leave(group), Answer::Done) => self.shares.left(group, client),
             (Asked::Committed(asked), Answer::Committed { offset }) => {
                 let (facts, report) = (&mut self.facts, &mut self.report);
                 self.commits.told(facts, report, self.now, &asked, *offset);
@@ -254,6 +292,15 @@ impl Checker {
         }
     }
 
+    /// A member was told what it has.
+    fn told(&mut self, open: &OpenBeat, told: &ToldShare) {
+        let (own, give_up) = (self.places(&told.own), self.places(&told.give_up));
+        let share = Share { generation: told.generation, own, give_up };
+        self.commits.told_generation(open.group, open.client, told.generation);
+        let now = (self.moment, self.now);
+        self.shares.told(&mut self.facts, &mut self.report, now, open, share);
+    }
+
     fn fail(&mut self, call: Call) {
         let Some(open) = self.close(call) else { return };
         match open.asked {
@@ -261,21 +308,25 @@ impl Checker {
                 self.facts.counters.sends_failed += 1;
                 self.facts.ledger.batch_mut(batch).failures += 1;
             }
-            Asked::Commit(open) => self.commits.refused(&open),
+            Asked::Commit(open, _) => self.commits.refused(&open),
             Asked::Reset(open) => self.commits.reset_over(&open, false),
             Asked::Settle(open) => self.leases.refused(&open),
             Asked::Void
             | Asked::Read(_)
             | Asked::Join(_)
             | Asked::Committed(_)
+            | Asked::Beat(_)
+            | Asked::Leave(_)
             | Asked::Take(_) => {}
         }
     }
 
     fn info(&mut self, call: Call) {
         let Some(open) = self.close(call) else { return };
-        if matches!(open.asked, Asked::Send(_)) {
-            self.facts.counters.sends_unknown += 1;
+        match open.asked {
+            Asked::Send(_) => self.facts.counters.sends_unknown += 1,
+            Asked::Beat(open) => self.shares.unclear(&open),
+            _ => {}
         }
     }
 
@@ -332,6 +383,9 @@ impl Checker {
         }
         let Some(next) = next.filter(|_| first.is_some()) else { return };
         self.facts.raise_end(partition, next);
+        if let Some(begin) = from.or(position) {
+            self.unread.read(client, partition, begin, next);
+        }
         if from.is_none() {
             self.positions.insert((client, partition), next);
         }
@@ -410,6 +464,19 @@ impl Checker {
                 let into = self.facts.topic(into);
                 self.facts.dead_letters_of(topic, into);
                 self.leases.dead_letters_of(group, topic, into);
+            }
+            Note::Reads { group, topic, partitions } => {
+                let (group, topic) = (self.facts.group(group), self.facts.topic(topic));
+                self.shares.reads(group, topic, *partitions);
+                self.unread.reads(group, topic);
+            }
+            Note::Calm { group } => {
+                let group = self.facts.group(group);
+                self.shares.calm(group, self.moment);
+            }
+            Note::Stirred { group } => {
+                let group = self.facts.group(group);
+                self.shares.stirred(&mut self.facts, &mut self.report, self.now, group);
             }
             Note::Keyed { group } => {
                 let group = self.facts.group(group);

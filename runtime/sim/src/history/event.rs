@@ -107,6 +107,13 @@ pub enum Operation {
     Take(TakeLease),
     /// Say what becomes of a leased record.
     Settle(SettleLease),
+    /// Say that a member of a stream group is there, and hear what it is to read.
+    Beat(MemberBeat),
+    /// Be a member of a stream group no more.
+    Leave {
+        /// The group.
+        group: Name,
+    },
 }
 
 /// What came back.
@@ -130,8 +137,12 @@ pub enum Answer {
     },
     /// To a take: what was leased.
     Taken(Vec<Taken>),
-    /// To a commit, a reset or a settlement: done.
+    /// To a commit, a reset, a settlement or a leave: done.
     Done,
+    /// To a heartbeat: what the member has.
+    Told(Told),
+    /// To a heartbeat: the group does not know the member.
+    NoMember,
 }
 
 /// A partition of a topic. A topic made again under the same name needs another name here.
@@ -297,6 +308,36 @@ pub struct CommitOffset {
     pub offset: Offset,
 }
 
+/// A heartbeat of a member, the first of which makes it one. The client's name is the member's id:
+/// who comes back as another member has another name. It asks for one thing at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberBeat {
+    /// The group.
+    pub group: Name,
+    /// The generation that it was told last; none when it joins.
+    pub generation: Option<u32>,
+    /// What it has: it has let go of everything else.
+    pub held: Vec<Place>,
+    /// Whoever joins under the same one takes its place, with all that it has.
+    pub instance: Option<Name>,
+    /// While it is heard of, and gives up in time what it is to, it is a member for so long after
+    /// each heartbeat, at least.
+    pub lasts: Duration,
+}
+
+/// What a member was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Told {
+    /// The assignment that it knows by this.
+    pub generation: u32,
+    /// What it may read.
+    pub own: Vec<Place>,
+    /// What it is to let go of, and has until then.
+    pub give_up: Vec<Place>,
+}
+
 /// Lease records of a topic through a queue group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -387,6 +428,26 @@ pub enum Note {
         topic: Name,
         /// Where they go.
         into: Name,
+    },
+    /// Members of a stream group read every record of a topic.
+    Reads {
+        /// The group.
+        group: Name,
+        /// The topic.
+        topic: Name,
+        /// How many partitions it has.
+        partitions: u32,
+    },
+    /// A stream group has come to rest: nobody comes or goes, and everybody is heard of, until it
+    /// is stirred.
+    Calm {
+        /// The group.
+        group: Name,
+    },
+    /// Members of a stream group may come and go again.
+    Stirred {
+        /// The group.
+        group: Name,
     },
     /// A queue group delivers the records of one key in order.
     Keyed {

@@ -1,7 +1,7 @@
 //! A history as a file: JSON, one line per event.
 //!
 //! ```text
-//!   {"history":1}
+//!   {"history":2}
 //!   {"at":1000,"what":{"invoke":{"call":0,"client":"p1","operation":{"send":{...}}}}}
 //!   {"at":2000,"what":{"ok":{"call":0,"answer":{"sent":{"partition":0,"base":0}}}}}
 //! ```
@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::event::Event;
 
-/// The only version so far. A word that older readers do not know makes a new one.
-const VERSION: u32 = 1;
+/// A word that older readers do not know makes a new one. Since 2 there are members of stream
+/// groups; older files are read.
+const VERSION: u32 = 2;
 /// No line may be longer: a batch of a million records takes about 30 MiB.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
@@ -39,7 +40,7 @@ pub enum ReadError {
         error: io::Error,
     },
     /// The first line is not that of a history, or of a version that is not known.
-    #[error("not a history of version {VERSION}")]
+    #[error("not a history of a version up to {VERSION}")]
     Head,
     /// The line is no event.
     #[error("line {line}: {error}")]
@@ -126,7 +127,7 @@ impl<R: BufRead> Reader<R> {
             false => None,
         };
         match head {
-            Some(Head { history: VERSION }) => Ok(reader),
+            Some(Head { history: 1..=VERSION }) => Ok(reader),
             _ => Err(ReadError::Head),
         }
     }
@@ -187,7 +188,9 @@ mod tests {
              d stored h -> none; a reset g 5 -> ok; keyed q; dead q t dlq; \
              c take q 30 -> 5:a*1 b*2; c ack q a*1 -> ok; c nack q b*2 10 -> ok; \
              c extend q b*2 5 -> fail; voters 1 2 3; n1 starts; n1 votes 4 2; n1 votes 5 -; \
-             n1 leads 5; n1 commits 9 t5 a5; n1 applies 9 99; drain; n2 holds 9 a5",
+             n1 leads 5; n1 commits 9 t5 a5; n1 applies 9 99; drain; n2 holds 9 a5; reads g t 2; \
+             m beat g ^i -> 3: 0 /; m beat g*3 ^i 0 -> 4: / 0; calm g; stirred g; \
+             m beat g*4 ^i -> none; m leave g -> ok",
         )
     }
 
@@ -213,10 +216,10 @@ mod tests {
     fn wrong_files_are_refused_with_their_line() {
         let event = r#"{"at":1,"what":{"note":"drain"}}"#;
         let table = [
-            (String::new(), "not a history of version 1"),
-            ("{}\n".to_owned(), "not a history of version 1"),
-            ("{\"history\":2}\n".to_owned(), "not a history of version 1"),
-            (format!("{event}\n"), "not a history of version 1"),
+            (String::new(), "not a history of a version up to 2"),
+            ("{}\n".to_owned(), "not a history of a version up to 2"),
+            ("{\"history\":3}\n".to_owned(), "not a history of a version up to 2"),
+            (format!("{event}\n"), "not a history of a version up to 2"),
             ("{\"history\":1}".to_owned(), "line 1: the file was cut here"),
             (format!("{{\"history\":1}}\n{event}\n{event}"), "line 3: the file was cut here"),
             (format!("{{\"history\":1}}\n{event}\n\n"), "line 3: EOF while parsing"),

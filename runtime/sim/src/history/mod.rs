@@ -13,13 +13,14 @@
 //!
 //! | rule | demands | file |
 //! |---|---|---|
-//! | I1 | no acknowledged record is lost | `lost` |
+//! | I1 | no acknowledged record is lost, nor passed over by a stream group | `lost`, `unread` |
 //! | I2 | nothing is read that was not sent, or that was refused | `phantom` |
 //! | I3 | nothing is altered or misrouted | `intact` |
 //! | I4 | one record per offset, for everybody | `agreement` |
 //! | I5 | offsets grow, densely | `offsets` |
 //! | I6 | order of producers, connections, readers and keys | `order`, `keys` |
 //! | I7 | stored offsets do not fall; old generations commit nothing | `commits` |
+//! | I7 | a partition of a stream group is one member's, for as long as was said | `shares` |
 //! | I8 | an ack holds; an old receipt settles nothing | `deletion` |
 //! | I9 | leases are exclusive; every record ends in one place | `leases` |
 //! | I10 | what is sent again stands once; who is fenced appends nothing | `dedup` |
@@ -57,8 +58,9 @@ mod script;
 
 pub use checker::{Checker, Options};
 pub use event::{
-    Answer, CommitOffset, Event, Identity, Note, Operation, Place, ReadFrom, ReadOut, SeenRecord,
-    SendBatch, SentAt, SentRecord, SettleLease, Settlement, Sight, Stamp, TakeLease, Taken, What,
+    Answer, CommitOffset, Event, Identity, MemberBeat, Note, Operation, Place, ReadFrom, ReadOut,
+    SeenRecord, SendBatch, SentAt, SentRecord, SettleLease, Settlement, Sight, Stamp, TakeLease,
+    Taken, Told, What,
 };
 pub use format::{ReadError, Reader, Writer};
 pub use name::{Call, Fingerprint, Key, Name, Nanos, StateHash};

@@ -8,6 +8,8 @@
 //!   c read 0 -> 0:a 1:! | 0 2   a record and a control record; start and high watermark
 //!   c read * -> ...          goes on where it was
 //!   1= p send a; ...; 1 -> 0 a call that stays open for a while
+//!   m beat g*3 ^i 0 1 -> 4: 0 / 1   a heartbeat of generation 3 and instance i, held 0 and 1 of t:
+//!                            has 0 and is to give up 1 in generation 4; -> none: is no member
 //!   -> fail, -> ?            refused; outcome unknown (1 fails, 1 ? for a labelled call)
 //! ```
 //!
@@ -21,12 +23,16 @@ use barrage_model::{
 };
 
 use super::event::{
-    Answer, CommitOffset, Identity, Note, Operation, Place, ReadFrom, ReadOut, SeenRecord,
-    SendBatch, SentAt, SentRecord, SettleLease, Settlement, Sight, Stamp, TakeLease, Taken,
+    Answer, CommitOffset, Identity, MemberBeat, Note, Operation, Place, ReadFrom, ReadOut,
+    SeenRecord, SendBatch, SentAt, SentRecord, SettleLease, Settlement, Sight, Stamp, TakeLease,
+    Taken, Told,
 };
 use super::name::{Call, Fingerprint, Key, Name, Nanos, StateHash};
 use super::verdict::Rule;
 use super::{History, Options, check_lines};
+
+/// What a member of a script is promised.
+const LASTS: Duration = Duration::from_secs(30);
 
 /// Checks that each history breaks exactly these rules, so often.
 pub(crate) fn check(table: &[(&str, &str, &[Rule])]) {
@@ -161,8 +167,24 @@ fn operation(words: &[&str]) -> Operation {
         "ack" => settle(Settlement::Ack),
         "nack" => settle(Settlement::Nack { delay: seconds(3) }),
         "extend" => settle(Settlement::Extend { visibility: seconds(3) }),
+        "beat" => Operation::Beat(beat(group(), &words[1..])),
+        "leave" => Operation::Leave { group: group() },
         other => panic!("{other:?} is no operation"),
     }
+}
+
+fn beat(group: Name, words: &[&str]) -> MemberBeat {
+    let generation = words[0].split_once('*').map(|(_, text)| number(text) as u32);
+    let (names, held): (Vec<&str>, Vec<&str>) =
+        words[1..].iter().partition(|word| word.starts_with('^'));
+    let instance = names.first().map(|name| Name::from(&name[1..]));
+    MemberBeat { group, generation, held: places(held), instance, lasts: LASTS }
+}
+
+/// Partitions of `t`.
+fn places<'a>(numbers: impl IntoIterator<Item = &'a str>) -> Vec<Place> {
+    let place = |text| Place { topic: "t".into(), partition: PartitionId(number(text) as u32) };
+    numbers.into_iter().map(place).collect()
 }
 
 fn send(words: &[&str], topic: Name, partition: Option<PartitionId>) -> SendBatch {
@@ -214,7 +236,18 @@ fn answer(operation: &Operation, text: &str) -> Answer {
             Answer::Committed { offset: (text != "none").then(|| Offset(number(text))) }
         }
         Operation::Take(_) => Answer::Taken(words.into_iter().map(taken).collect()),
-        Operation::Commit(_) | Operation::Reset { .. } | Operation::Settle(_) => {
+        Operation::Beat(_) if text == "none" => Answer::NoMember,
+        Operation::Beat(_) => {
+            let (generation, shares) = text.split_once(':').unwrap();
+            let (own, give_up) = shares.split_once('/').unwrap_or((shares, ""));
+            let (own, give_up) =
+                (places(own.split_whitespace()), places(give_up.split_whitespace()));
+            Answer::Told(Told { generation: number(generation) as u32, own, give_up })
+        }
+        Operation::Commit(_)
+        | Operation::Reset { .. }
+        | Operation::Settle(_)
+        | Operation::Leave { .. } => {
             assert_eq!(text, "ok");
             Answer::Done
         }
@@ -256,6 +289,12 @@ fn note(words: &[&str]) -> Option<Note> {
         }
         "dead" => Note::DeadLetters { group: name(1), topic: name(2), into: name(3) },
         "keyed" => Note::Keyed { group: name(1) },
+        "reads" => {
+            let partitions = number(words[3]) as u32;
+            Note::Reads { group: name(1), topic: name(2), partitions }
+        }
+        "calm" => Note::Calm { group: name(1) },
+        "stirred" => Note::Stirred { group: name(1) },
         "voters" => Note::Voters { shard: "s1".into(), voters: nodes() },
         node => return replica(node, &words[1..]),
     })

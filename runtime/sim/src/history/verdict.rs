@@ -28,7 +28,8 @@ pub enum Rule {
     I5,
     /// A producer's records keep their order, and a reader's position does not jump back.
     I6,
-    /// A group's stored offset does not fall, and an old generation does not move it.
+    /// A group's stored offset does not fall, and an old generation does not move it: a partition
+    /// is one member's at a time.
     I7,
     /// What was acked is not delivered again, and an old receipt settles nothing.
     I8,
@@ -52,7 +53,7 @@ impl Rule {
             Self::I4 => "one offset, two records",
             Self::I5 => "offsets do not grow densely",
             Self::I6 => "order is broken",
-            Self::I7 => "a stored offset is wrong",
+            Self::I7 => "a stored offset or a member's share is wrong",
             Self::I8 => "an ack does not hold",
             Self::I9 => "a lease does not hold",
             Self::I10 => "a record stands twice",
@@ -123,6 +124,10 @@ pub struct Counters {
     pub drains: u64,
     /// Stored offsets compared with what was committed before.
     pub offsets_compared: u64,
+    /// Signs that a member has a partition, compared with those of another member.
+    pub shares_compared: u64,
+    /// Records that a stream group was to read, and has.
+    pub records_reached: u64,
     /// Leases compared with earlier ones of the same record.
     pub leases_compared: u64,
     /// Observations of replicas.

@@ -27,8 +27,14 @@ pub struct Scenario {
 }
 
 /// All scenarios.
-pub const ALL: &[Scenario] =
-    &[log::SCENARIO, replicas::SCENARIO, node::SCENARIO, cluster::SCENARIO, cluster::QUEUE];
+pub const ALL: &[Scenario] = &[
+    log::SCENARIO,
+    replicas::SCENARIO,
+    node::SCENARIO,
+    cluster::SCENARIO,
+    cluster::QUEUE,
+    cluster::STREAMS,
+];
 
 /// The scenario of this name.
 #[must_use]

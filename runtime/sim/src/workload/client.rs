@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_model::{PartitionId, PartitionKey, Retention, TopicId};
+use barrage_model::{GroupId, PartitionId, PartitionKey, Retention, TopicId};
 use barrage_wire::{
     ErrorCode, ErrorReply, Frame, Hint, MetadataRequest, Request, Response, TopicRoutes,
 };
@@ -240,6 +240,26 @@ impl Client {
         let connection = self.connection_to(key).await;
         let asked = self.ask_over(&connection, request, wait, read).await;
         if let Err(Refusal::Error(error)) = &asked {
+            self.learn(key, &connection, error);
+        }
+        asked
+    }
+
+    /// Asks whoever coordinates a stream group, once.
+    pub(crate) async fn ask_coordinator<T>(
+        &mut self,
+        group: GroupId,
+        request: &Request<'_>,
+        read: impl FnOnce(&Response<'_>) -> Option<T>,
+    ) -> Result<T, Refusal> {
+        // The way to it is found as to a partition, by a key that no partition has.
+        let (topic, partition) = (TopicId(u64::MAX - group.0), PartitionId(0));
+        let key = PartitionKey { topic, partition };
+        let connection = self.connection_to(key).await;
+        let asked = self.ask_over(&connection, request, Duration::ZERO, read).await;
+        if let Err(Refusal::Error(error)) = &asked
+            && may_be_better_elsewhere(error.code)
+        {
             self.learn(key, &connection, error);
         }
         asked

@@ -62,16 +62,16 @@ impl ConsumerPlan {
 
 /// What to fetch.
 #[derive(Clone, Copy, Debug)]
-struct Wanted {
-    key: PartitionKey,
-    offset: u64,
-    bytes_max: u32,
-    bytes_min: u32,
-    wait_ms: u32,
+pub(super) struct Wanted {
+    pub(super) key: PartitionKey,
+    pub(super) offset: u64,
+    pub(super) bytes_max: u32,
+    pub(super) bytes_min: u32,
+    pub(super) wait_ms: u32,
 }
 
 /// What came of it.
-enum Fetched {
+pub(super) enum Fetched {
     /// The position to go on from, and where the partition ended.
     Next { offset: u64, high_watermark: u64 },
     /// Nothing is known.
@@ -183,7 +183,7 @@ pub(crate) async fn list_offset(client: &mut Client, key: PartitionKey, at: At) 
 }
 
 /// Fetches once and tells the history.
-async fn fetch(client: &mut Client, wanted: Wanted) -> Fetched {
+pub(super) async fn fetch(client: &mut Client, wanted: Wanted) -> Fetched {
     let Wanted { key, offset, bytes_max, bytes_min, wait_ms } = wanted;
     let witness = client.witness();
     let before = witness.bounds(key);

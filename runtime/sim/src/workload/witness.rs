@@ -4,6 +4,8 @@
 //! may only grow, what retention may take, log times, when the node was undisturbed. Must never:
 //! be asked by the code under test.
 
+mod groups;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,6 +19,7 @@ use crate::history::{
     Answer, Call, History, Name, Nanos, Note, Operation, Place, ReadFrom, ReadOut, SendBatch,
     SentAt, SettleLease, Settlement, TakeLease, Taken,
 };
+pub(crate) use groups::{Beat, StreamCounts};
 
 /// Where a partition begins and ends, as one answer told it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -107,6 +110,7 @@ pub(crate) struct Counts {
     pub(crate) taken: u64,
     pub(crate) settled: u64,
     pub(crate) hints_to_itself: u64,
+    pub(crate) streams: StreamCounts,
 }
 
 /// Violations kept; one is enough to fail.

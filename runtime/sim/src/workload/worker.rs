@@ -78,9 +78,20 @@ pub(crate) async fn create_group(client: &mut Client, topic: &Topic, plan: &Grou
         backoff: plan.backoff.to_owned(),
         filter: plan.filter.map(str::to_owned),
     };
-    let (of, name, at_end) = (topic.name.clone(), plan.name.to_owned(), false);
-    let kind = NewGroup::Queue { settings, at_end };
-    let request = Request::GroupCreate(GroupCreate { topic: of, name, kind });
+    let kind = NewGroup::Queue { settings, at_end: false };
+    let id = make_group(client, topic, plan.name, kind).await;
+    Group { name: plan.name, id, topic: topic.clone() }
+}
+
+/// Makes a group of either kind.
+pub(super) async fn make_group(
+    client: &mut Client,
+    topic: &Topic,
+    name: &str,
+    kind: NewGroup,
+) -> GroupId {
+    let of = topic.name.clone();
+    let request = Request::GroupCreate(GroupCreate { topic: of, name: name.to_owned(), kind });
     let mut unknown = false;
     loop {
         let asked_at = Instant::now();
@@ -89,13 +100,13 @@ pub(crate) async fn create_group(client: &mut Client, topic: &Topic, plan: &Grou
             _ => None,
         });
         match made.await {
-            Ok(id) => return Group { name: plan.name, id, topic: topic.clone() },
+            Ok(id) => return id,
             Err(refusal) => match refusal.code() {
                 Some(ErrorCode::GroupExists) if unknown => break,
                 code => {
                     unknown |= code.is_none_or(ErrorCode::is_outcome_unknown);
                     if let Refusal::Error(error) = refusal {
-                        client.judge(&error, asked_at, &format!("create group {}", plan.name));
+                        client.judge(&error, asked_at, &format!("create group {name}"));
                     }
                 }
             },
@@ -109,8 +120,8 @@ pub(crate) async fn create_group(client: &mut Client, topic: &Topic, plan: &Grou
             Response::GroupList(reply) => Some(reply.groups.clone()),
             _ => None,
         });
-        if let Some(group) = listed.await.into_iter().find(|group| group.name == plan.name) {
-            return Group { name: plan.name, id: group.group, topic: topic.clone() };
+        if let Some(group) = listed.await.into_iter().find(|group| group.name == name) {
+            return group.group;
         }
         client.hang_up();
         sleep(PAUSE).await;
@@ -302,7 +313,7 @@ impl Worker {
                 let first = calls.next();
                 let code = refusal.code();
                 for call in calls {
-                    told(&witness, call, code);
+                    witness.refused(call, code);
                 }
                 if let Some(call) = first {
                     self.refused(call, key, refusal, asked_at, "settle in").await;
@@ -319,20 +330,11 @@ impl Worker {
         asked_at: Instant,
         what: &str,
     ) {
-        told(&self.client.context.witness, call, refusal.code());
+        self.client.context.witness.refused(call, refusal.code());
         if let Refusal::Error(error) = refusal {
             self.client.judge(&error, asked_at, &format!("{what} {key}"));
             sleep(PAUSE_WITHOUT_LEADER).await;
         }
-    }
-}
-
-/// Whether a call that was refused may have taken effect.
-fn told(witness: &super::Witness, call: Call, code: Option<ErrorCode>) {
-    match code {
-        Some(code) if !code.is_outcome_unknown() => witness.fail(call, code.name()),
-        Some(code) => witness.info(call, code.name()),
-        None => witness.info(call, "the connection is lost"),
     }
 }
 

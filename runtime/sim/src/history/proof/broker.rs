@@ -153,6 +153,8 @@ impl Broker {
             }
             Operation::Take(take) => Ok(Answer::Taken(self.take(take, now, rng))),
             Operation::Settle(settle) => self.settle(settle, now),
+            // Members of stream groups have a group of their own.
+            Operation::Beat(_) | Operation::Leave { .. } => Err(Refused),
         }
     }
 

@@ -3,6 +3,7 @@
 mod groups;
 mod records;
 mod shards;
+mod shares;
 
 use super::known::Facts;
 use super::rng::Rng;
@@ -33,6 +34,8 @@ pub(super) enum Damage {
     JumpBack,
     LowerStoredOffset,
     AcceptOldGeneration,
+    GiveWhatIsHeld,
+    ForgetMember,
     DeliverAfterAck,
     AcceptOldReceipt,
     DeliverEarly,
@@ -53,7 +56,7 @@ pub(super) enum Damage {
 type Events = Vec<Event>;
 
 impl Damage {
-    pub(super) const ALL: [Self; 36] = [
+    pub(super) const ALL: [Self; 38] = [
         Self::DropAcknowledged,
         Self::DropTail,
         Self::DropTheFinalReading,
@@ -75,6 +78,8 @@ impl Damage {
         Self::JumpBack,
         Self::LowerStoredOffset,
         Self::AcceptOldGeneration,
+        Self::GiveWhatIsHeld,
+        Self::ForgetMember,
         Self::DeliverAfterAck,
         Self::AcceptOldReceipt,
         Self::DeliverEarly,
@@ -108,6 +113,7 @@ impl Damage {
             Self::SwapSequences | Self::SkipSequence | Self::SwapOnConnection => &[I6],
             Self::JumpBack | Self::SwapKey => &[I6],
             Self::LowerStoredOffset | Self::AcceptOldGeneration => &[I7],
+            Self::GiveWhatIsHeld | Self::ForgetMember => &[I7],
             Self::DeliverAfterAck | Self::AcceptOldReceipt => &[I8],
             Self::DeliverEarly | Self::DeliverCountTwice | Self::DropDeadLetter => &[I9],
             Self::TwoLeaders
@@ -159,6 +165,9 @@ impl Damage {
             Self::JumpBack => groups::jump_back(&mut events, &facts, rng)?,
             Self::LowerStoredOffset | Self::AcceptOldGeneration => {
                 self.in_group(&mut events, &facts, rng)?;
+            }
+            Self::GiveWhatIsHeld | Self::ForgetMember => {
+                self.in_shares(&mut events, &facts, rng)?;
             }
             Self::DeliverAfterAck
             | Self::AcceptOldReceipt

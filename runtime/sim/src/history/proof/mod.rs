@@ -7,6 +7,7 @@
 mod broker;
 mod damage;
 mod known;
+mod members;
 mod replicas;
 mod rng;
 mod run;
@@ -54,13 +55,14 @@ fn a_correct_history_is_not_an_empty_one() {
             counters.records_compared,
             counters.records_drained,
             counters.offsets_compared,
+            counters.shares_compared,
             counters.leases_compared,
             counters.replica_compared,
             counters.quorums_counted,
             counters.sends_failed,
             counters.records_expired,
         ];
-        let sums = least.get_or_insert([0; 10]);
+        let sums = least.get_or_insert([0; 11]);
         for (sum, one) in sums.iter_mut().zip(row) {
             *sum += one;
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use barrage_model::{Offset, ProducerEpoch, ProducerId, Sequence};
 
 use super::broker::{Broker, Refused, place};
+use super::members::Members;
 use super::replicas::Replicas;
 use super::rng::Rng;
 use crate::history::{
@@ -70,7 +71,7 @@ pub(super) fn run(rng: &mut Rng) -> History {
         pending: Vec::new(),
         messages: 0,
     };
-    let mut replicas = Replicas::new();
+    let (mut replicas, mut members) = (Replicas::new(), Members::new());
     run.note(replicas.voters());
     run.note(Note::DeadLetters { group: "g".into(), topic: "q".into(), into: "dlq".into() });
     run.note(Note::Keyed { group: "g".into() });
@@ -78,6 +79,10 @@ pub(super) fn run(rng: &mut Rng) -> History {
         run.step();
         if run.rng.one_in(6) {
             replicas.step(run.rng).into_iter().for_each(|note| run.note(note));
+        }
+        if run.rng.one_in(3) {
+            let at = run.tick();
+            members.step(run.rng, &mut run.history, at);
         }
     }
     run.drain();

@@ -2,8 +2,11 @@
 //!
 //! Demands: who asks for the offset is told at least what every earlier commit stored and every
 //! earlier question was told, unless a reset came in between; what is told was committed or reset
-//! by somebody, and not only by a member whose generation was over when it asked; a commit of a
-//! generation that was over when it was sent is refused.
+//! by somebody since the last reset, and not only by a member whose generation was over when it
+//! asked; a commit of a generation that was over when it was sent is refused.
+//!
+//! Where members meet, a generation is over for all at once; where partitions are handed over one
+//! by one, it is for a member that was told the next one.
 //!
 //! Owns: what each group may have stored. Cost: about fifty bytes per different offset committed.
 
@@ -55,6 +58,12 @@ pub(crate) struct OpenReset {
 struct Source {
     valid: u32,
     stale: u32,
+    /// Of the valid ones, those that were accepted.
+    accepted: u32,
+    /// Of these, those accepted before the last reset began.
+    before_reset: u32,
+    /// Of these, those of which a reset that was done has left nothing.
+    gone: u32,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +78,10 @@ struct Stored {
 /// Every group's stored offsets.
 #[derive(Debug, Default)]
 pub(crate) struct Commits {
+    /// By joins, in which all meet.
     newest: BTreeMap<GroupId, u32>,
+    /// By heartbeats, each for itself.
+    newest_of: BTreeMap<(GroupId, ClientId), u32>,
     stored: BTreeMap<Cursor, Stored>,
 }
 
@@ -77,6 +89,12 @@ impl Commits {
     /// A member was told its generation.
     pub(crate) fn joined(&mut self, group: GroupId, generation: u32) {
         let newest = self.newest.entry(group).or_default();
+        *newest = (*newest).max(generation);
+    }
+
+    /// A member was told its generation, and others were not.
+    pub(crate) fn told_generation(&mut self, group: GroupId, client: ClientId, generation: u32) {
+        let newest = self.newest_of.entry((group, client)).or_default();
         *newest = (*newest).max(generation);
     }
 
@@ -96,7 +114,9 @@ impl Commits {
         commit: &CommitOffset,
     ) -> OpenCommit {
         let question = self.ask(client, cursor);
-        let newest = self.newest.get(&cursor.0).copied().unwrap_or_default();
+        let of_all = self.newest.get(&cursor.0).copied().unwrap_or_default();
+        let own = self.newest_of.get(&(cursor.0, client)).copied().unwrap_or_default();
+        let newest = of_all.max(own);
         let CommitOffset { offset, generation, .. } = *commit;
         let open = OpenCommit { question, offset, generation, newest };
         let stored = self.stored.entry(cursor).or_default();
@@ -134,6 +154,8 @@ impl Commits {
                 let offset = open.offset;
                 format!("{who} committed {offset} in generation {generation}, over since {newest}")
             });
+        } else if let Some(stored) = self.stored.get_mut(&open.question.cursor) {
+            stored.sources.entry(open.offset).or_default().accepted += 1;
         }
         self.raise(&open.question, open.offset);
     }
@@ -161,7 +183,9 @@ impl Commits {
         let Some(offset) = answer else { return };
         let stored = self.stored.entry(asked.cursor).or_default();
         let source = stored.sources.get(&offset).copied().unwrap_or_default();
-        if source.valid == 0 {
+        // What is too low is objected to once.
+        let gone = if is_reset || floor.is_some() { 0 } else { source.gone };
+        if source.valid <= gone {
             let why = match source.stale {
                 0 => "which nobody committed",
                 _ => "which only a generation that was over committed",
@@ -178,6 +202,9 @@ impl Commits {
         let number = (stored.resets_open == 0).then_some(stored.resets_begun);
         stored.resets_open += 1;
         stored.floor = None;
+        for source in stored.sources.values_mut() {
+            source.before_reset = source.accepted;
+        }
         stored.sources.entry(offset).or_default().valid += 1;
         OpenReset { cursor, offset, number }
     }
@@ -189,8 +216,15 @@ impl Commits {
         // Commits that overlap with it only raise what it set; another reset may have lowered it.
         let is_alone = open.number == Some(stored.resets_begun);
         stored.floor = (is_done && is_alone).then_some(open.offset);
+        if is_done && is_alone {
+            // What was accepted before is stored no more; what nobody was answered may come late.
+            for source in stored.sources.values_mut() {
+                source.gone = source.before_reset;
+            }
+        }
         let source = stored.sources.entry(open.offset).or_default();
         source.valid = source.valid.saturating_sub(u32::from(!is_done));
+        source.accepted += u32::from(is_done);
     }
 
     fn raise(&mut self, asked: &Question, offset: Offset) {
@@ -208,6 +242,11 @@ fn tell(facts: &Facts, asked: &Question) -> String {
 }
 
 impl OpenCommit {
+    /// Who commits where.
+    pub(crate) const fn who(&self) -> (ClientId, Cursor) {
+        (self.question.client, self.question.cursor)
+    }
+
     fn is_stale(&self) -> bool {
         self.generation.is_some_and(|generation| generation < self.newest)
     }
@@ -288,8 +327,42 @@ mod tests {
                 "c commit g 5 -> ok; a reset g 2 -> fail; c commit g 6 -> ok; c stored g -> 2",
                 &[I7, I7],
             ),
+            ("not reset", "c commit g 5 -> ok; a reset g 2 -> ok; c stored g -> 5", &[I7]),
+            (
+                "not reset the second time",
+                "c commit g 5 -> ok; a reset g 4 -> ok; a reset g 2 -> ok; c stored g -> 4",
+                &[I7],
+            ),
+            (
+                "committed again after a reset",
+                "c commit g 5 -> ok; a reset g 2 -> ok; c commit g 5 -> ok; c stored g -> 5",
+                &[],
+            ),
+            (
+                "a late commit after a reset",
+                "c commit g 5 -> ?; a reset g 2 -> ok; c stored g -> 5",
+                &[],
+            ),
             ("never committed", "c commit g 3 -> ok; c stored g -> 4", &[I7]),
             ("refused and stored", "c commit g 3 -> fail; c stored g -> 3", &[I7]),
+        ]);
+    }
+
+    #[test]
+    fn a_generation_is_over_for_a_member_that_was_told_the_next() {
+        check(&[
+            (
+                "in its own, while another one knows more",
+                "m beat g -> 1: 0; n beat g -> 2:; m commit g*1 3 -> ok",
+                &[],
+            ),
+            ("refused", "m beat g -> 1: 0; m beat g*1 0 -> 2: 0; m commit g*1 3 -> fail", &[]),
+            (
+                "sent while the next was on its way",
+                "m beat g -> 1: 0; 1= m beat g*1 0; m commit g*1 3 -> ok; 1 -> 2: 0",
+                &[],
+            ),
+            ("accepted", "m beat g -> 1: 0; m beat g*1 0 -> 2: 0; m commit g*1 3 -> ok", &[I7]),
         ]);
     }
 

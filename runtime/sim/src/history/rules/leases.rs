@@ -347,8 +347,8 @@ impl Track {
     }
 }
 
-/// When a lease of this length ends at the earliest.
-fn promised(from: Nanos, length: Duration, early_ppm: u32) -> Nanos {
+/// When a lease or session of this length ends at the earliest.
+pub(crate) fn promised(from: Nanos, length: Duration, early_ppm: u32) -> Nanos {
     const MILLION: u128 = 1_000_000;
     let kept = MILLION.saturating_sub(u128::from(early_ppm));
     let length = length.as_nanos().saturating_mul(kept) / MILLION;

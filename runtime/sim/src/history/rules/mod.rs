@@ -19,3 +19,5 @@ pub(crate) mod offsets;
 pub(crate) mod order;
 pub(crate) mod phantom;
 pub(crate) mod replicas;
+pub(crate) mod shares;
+pub(crate) mod unread;

@@ -19,6 +19,7 @@ mod plan;
 mod process;
 mod register;
 mod seeding;
+mod streams;
 mod strike;
 
 use std::cell::{Cell, RefCell};
@@ -38,12 +39,15 @@ use self::plan::Plan;
 use self::process::{Node, shared_address};
 use self::register::{Register, is_at_rest};
 use self::seeding::Seeding;
+pub(super) use self::streams::SCENARIO as STREAMS;
+use self::streams::StreamsPlan;
 use super::Scenario;
 use crate::history;
 use crate::runner::{FaultGate, Gates, Outcome};
 use crate::workload::{
-    Client, Connection, Consumer, Context, Disturbance, Factory, Group, Producer, Topic, Witness,
-    Worker, WorkerPlan, create, create_group, inspect, keep_passing, milliseconds, read_all,
+    Client, Company, Connection, Consumer, Context, Disturbance, Factory, Group, Producer, Topic,
+    Witness, Worker, WorkerPlan, create, create_group, inspect, keep_passing, milliseconds,
+    read_all,
 };
 
 /// The scenario.
@@ -182,7 +186,8 @@ impl Run {
         let register = Rc::new(Register::new(&witness, places));
         // Producers, consumers, operators, readers of every copy.
         let workers = plan.queue.as_ref().map_or(0, |queue| queue.workers.len() + 1);
-        let count = plan.producers.len() + plan.consumers.len() + workers + 12;
+        let members = plan.streams.as_ref().map_or(0, StreamsPlan::clients);
+        let count = plan.producers.len() + plan.consumers.len() + workers + members + 12;
         let hosts: Vec<Host> = (FIRST_CLIENT_HOST..).take(count).map(Host).collect();
         let nemesis = Rc::new(Nemesis {
             plan: Rc::clone(plan),
@@ -230,14 +235,15 @@ impl Run {
         }
         let plan = Rc::clone(&self.plan);
         let made = self.on_client(|client| make_topics(client, plan));
-        let Ok(Some((topics, group))) = world::timeout(FORM_WITHIN, made).await else {
+        let Ok(Some(made)) = world::timeout(FORM_WITHIN, made).await else {
             return Err("liveness: no topics after the start".to_owned());
         };
-        let mut clients = self.start_clients(&topics);
-        clients.extend(self.start_workers(group.as_ref()));
+        let mut clients = self.start_clients(&made.topics);
+        clients.extend(self.start_workers(made.group.as_ref()));
+        clients.extend(self.start_members(made.company.as_ref()));
         self.nemesis.run().await;
         self.nemesis.heal();
-        self.settle(clients, &topics, group).await
+        self.settle(clients, made).await
     }
 
     /// Starts a client on a machine of its own.
@@ -297,12 +303,8 @@ impl Run {
 
     /// No more faults: every shard gets all its copies, what is under way ends, everything is
     /// there on every copy, also after one more end of all processes.
-    async fn settle(
-        &self,
-        clients: Vec<world::JoinHandle<()>>,
-        topics: &[Topic],
-        group: Option<Group>,
-    ) -> Result<u64, String> {
+    async fn settle(&self, clients: Vec<world::JoinHandle<()>>, made: Made) -> Result<u64, String> {
+        let Made { topics, group, company } = made;
         let witness = &self.context.witness;
         self.rest(REST_WITHIN, "after the faults").await?;
         world::sleep(AFTERMATH).await;
@@ -313,6 +315,9 @@ impl Run {
             witness.disturbances.end(Disturbance::Disk);
         }
         world::sleep(CALM_LOAD).await;
+        if let Some(company) = &company {
+            self.come_to_rest(company).await?;
+        }
         self.context.stop.set(true);
         let ended = async {
             for client in clients {
@@ -330,7 +335,7 @@ impl Run {
         self.known_everywhere().await;
         let mut moved = Moved::default();
         for _ in 0..copies {
-            records += self.read_everything(topics).await?;
+            records += self.read_everything(&topics).await?;
             self.hand_on(&mut moved).await?;
         }
         self.judge_moves(moved);
@@ -345,7 +350,10 @@ impl Run {
         if let Some(group) = group {
             records += self.finish(group).await?;
         }
-        records += self.read_everything(topics).await?;
+        if let Some(company) = company {
+            records += self.read_out(company).await?;
+        }
+        records += self.read_everything(&topics).await?;
         self.copies_are_equal().await?;
         Ok(records)
     }
@@ -462,6 +470,8 @@ impl Run {
         outcome.fault("records-let-go", counts.trims);
         outcome.fault("leased", counts.taken);
         outcome.fault("leased-again", verdict.counters.leases_compared);
+        outcome.fault("handed-over", verdict.counters.shares_compared);
+        streams::count(&mut outcome, &counts.streams);
         let elapsed = (world::Instant::now() - began).as_millis();
         outcome.virtual_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);
         let starts: u64 = self.nemesis.nodes.iter().map(|node| node.starts.get()).sum();
@@ -477,7 +487,14 @@ impl Run {
     }
 }
 
-async fn make_topics(mut client: Client, plan: Rc<Plan>) -> (Vec<Topic>, Option<Group>) {
+/// What there is when the run begins.
+struct Made {
+    topics: Vec<Topic>,
+    group: Option<Group>,
+    company: Option<Company>,
+}
+
+async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Made {
     if plan.copies != 3 {
         let change = ClusterChange::SetCopies { copies: plan.copies };
         while !change_once(&mut client, change.clone()).await {
@@ -491,17 +508,21 @@ async fn make_topics(mut client: Client, plan: Rc<Plan>) -> (Vec<Topic>, Option<
         // Also to learn each core's own address.
         drop(client.topic(&topic.name).await);
     }
-    let mut made = None;
+    let mut company = None;
+    if let Some(streams) = &plan.streams {
+        company = Some(Company::make(&mut client, &topics, &streams.company).await);
+    }
+    let mut group = None;
     if let (Some(queue), Some(first)) = (&plan.queue, topics.first().cloned()) {
         let retention = Retention::UNLIMITED;
         let name = queue.group.dead_letter;
         let dead = create(&mut client, name, queue.dead_partitions, retention).await;
         client.witness().dead_letters(queue.group.name, &first, &dead);
         topics.push(dead);
-        made = Some(create_group(&mut client, &first, &queue.group).await);
+        group = Some(create_group(&mut client, &first, &queue.group).await);
     }
     client.hang_up();
-    (topics, made)
+    Made { topics, group, company }
 }
 
 /// Asks one node after the other how the cluster is, for ever.

@@ -12,6 +12,7 @@ use barrage_native::Options;
 use barrage_world::sim::{LinkOptions, Rng};
 
 use super::process::DATA_DIR;
+use super::streams::StreamsPlan;
 use crate::workload::{
     ConsumerPlan, GroupPlan, ProducerPlan, TopicPlan, WorkerPlan, milliseconds, pick,
 };
@@ -164,6 +165,8 @@ pub(super) struct Plan {
     pub(super) buggify: bool,
     /// In the scenario of that name.
     pub(super) queue: Option<QueuePlan>,
+    /// In the scenario of that name.
+    pub(super) streams: Option<StreamsPlan>,
 }
 
 const KIB: u64 = 1024;
@@ -207,6 +210,7 @@ impl Plan {
             acts,
             buggify: random.one_in(2),
             queue: None,
+            streams: None,
         }
     }
 
@@ -216,6 +220,15 @@ impl Plan {
         let mut plan = Self::draw(random);
         plan.queue = Some(QueuePlan::draw(random));
         plan.producers.iter_mut().for_each(|producer| producer.idempotent = true);
+        plan
+    }
+
+    /// As [`Self::draw`], with a stream group beside the readers. Faults go on for longer than the
+    /// sessions of its members.
+    pub(super) fn draw_streams(random: &mut Rng) -> Self {
+        let mut plan = Self::draw(random);
+        plan.streams = Some(StreamsPlan::draw(random));
+        plan.faults_for = milliseconds(random.between(8_000, 20_000));
         plan
     }
 }

@@ -52,7 +52,9 @@ impl Damage {
                             newest = newest.max(*generation);
                         }
                         What::Invoke { call, operation: Operation::Commit(commit), .. } => {
-                            let is_old = commit.generation.is_some_and(|old| old < newest);
+                            // Of the group in which all members meet.
+                            let is_old = commit.group.as_str() == "s"
+                                && commit.generation.is_some_and(|old| old < newest);
                             newest_at_begin.insert(*call, is_old);
                         }
                         What::Fail { call, .. } if newest_at_begin.get(call) == Some(&true) => {
