@@ -147,6 +147,10 @@ pub fn messages(command: Entry) -> Vec<Message> {
             vote: leader,
             ask: SeedAsk::Entries { start: LogIndex(4), end: LogIndex(9) },
         },
+        Request::Seed {
+            vote: leader,
+            ask: SeedAsk::Committed { start: LogIndex(4), end: LogIndex(9) },
+        },
     ];
     let answers = [
         Answer::Append(AppendEntriesResponse::Success),
@@ -159,6 +163,7 @@ pub fn messages(command: Entry) -> Vec<Message> {
         Answer::Refused("closing".to_owned()),
         Answer::SeedElsewhere(Some(TO)),
         Answer::SeedEntries(Bytes::from_static(b"entries")),
+        Answer::SeedDamaged,
     ];
     let route = Route { shard: SHARD, from: FROM, to: TO };
     let requests = requests.map(|request| MessageKind::Request(route, request));

@@ -128,7 +128,7 @@ pub async fn seed(
         (None, Content::Whole | Content::Incomplete) => return Err(SeedError::Whole),
     };
     let mut copy = Copy::open(folder).await?;
-    let mut asking = Asking { options, hint: None, turn: 0 };
+    let mut asking = Asking { options, sources: &sources, hint: None, turn: 0 };
     let mut pause = PAUSE_MIN;
     loop {
         let Some(source) = asking.next(&sources()) else {
@@ -181,6 +181,7 @@ impl Stop {
 /// The conversation with the sources.
 struct Asking<'a> {
     options: &'a SeedOptions,
+    sources: &'a dyn Fn() -> Vec<NodeId>,
     hint: Option<NodeId>,
     turn: usize,
 }
@@ -241,10 +242,13 @@ impl Asking<'_> {
             // In order, a few on their way at once.
             let mut answers = stream::iter(pieces.into_iter().map(asked)).buffered(ASKED_MAX);
             while let Some((start, piece_end, answer)) = answers.next().await {
-                let Answer::SeedEntries(bytes) = answer? else {
-                    return Err(Stop::later("another answer than entries"));
-                };
-                copy.append(&plan, start, piece_end, &bytes).await?;
+                match answer? {
+                    Answer::SeedEntries(bytes) => {
+                        copy.append(&plan, start, piece_end, &bytes).await?;
+                    }
+                    Answer::SeedDamaged => self.elsewhere(&plan, start, piece_end, copy).await?,
+                    other => return Err(unexpected(&other)),
+                }
                 self.options.progress.send_replace(copy.progress(end));
             }
             drop(answers);
@@ -253,6 +257,42 @@ impl Asking<'_> {
                 return Ok(plan);
             }
         }
+    }
+
+    /// Copies entries that the source cannot read from whoever can: in smaller and smaller pieces,
+    /// so that copies which are damaged in different places make a whole one together.
+    async fn elsewhere(
+        &self,
+        plan: &SeedPlan,
+        start: LogIndex,
+        end: LogIndex,
+        copy: &mut Copy,
+    ) -> Result<(), Stop> {
+        let mut pieces = vec![(start, end)];
+        while let Some((start, end)) = pieces.pop() {
+            if let Some(bytes) = self.committed(plan, start, end).await {
+                copy.append(plan, start, end, &bytes).await?;
+                continue;
+            }
+            let middle = LogIndex(start.0.midpoint(end.0));
+            if middle == start {
+                return Err(Stop::Later(format!("entry {} is damaged everywhere", start.0)));
+            }
+            pieces.push((middle, end));
+            pieces.push((start, middle));
+        }
+        Ok(())
+    }
+
+    /// The entries as the first one has them who knows that they are committed.
+    async fn committed(&self, plan: &SeedPlan, start: LogIndex, end: LogIndex) -> Option<Bytes> {
+        for node in (self.sources)().into_iter().filter(|node| *node != self.options.node) {
+            let ask = SeedAsk::Committed { start, end };
+            if let Ok(Answer::SeedEntries(bytes)) = self.ask(node, plan.vote, ask).await {
+                return Some(bytes);
+            }
+        }
+        None
     }
 
     /// The source's newest checkpoint, copied and checked, and the source's floor.
@@ -322,6 +362,7 @@ impl Asking<'_> {
 fn unexpected(answer: &Answer) -> Stop {
     match answer {
         Answer::SeedGone => Stop::later("it is not there any more"),
+        Answer::SeedDamaged => Stop::later("it is damaged there"),
         other => Stop::Later(format!("unexpected answer: {other:?}")),
     }
 }

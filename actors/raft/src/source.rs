@@ -4,7 +4,7 @@
 //! the newest checkpoint.
 //!
 //! Must never: make a plan unless it led for certain after it was asked; give a piece when it has
-//! voted anew since; keep more than a few pieces in memory.
+//! voted anew since, unless all of it is committed; keep more than a few pieces in memory.
 //!
 //! A replica that lost its log but kept its vote is safe with the plan of such a leader. Whatever
 //! it had acknowledged was acknowledged before it asked, to some leader. If to this one in this
@@ -93,6 +93,7 @@ impl Core {
                 }
                 answer
             }
+            SeedAsk::Committed { start, end } => self.committed_entries(start, end).await,
             _ if self.leading_vote() != Some(vote) => self.elsewhere(),
             SeedAsk::Entries { start, end } => self.entries(vote, start, end).await,
             SeedAsk::Checkpoint { index, position } => self.checkpoint(index, position).await,
@@ -192,11 +193,29 @@ impl Core {
         }
     }
 
-    fn cannot_give(&self, error: &ReadError) -> Answer {
-        if !self.rot.note(error) {
-            let shard = self.shard;
-            tracing::error!(%shard, %error, "entries cannot be given to another replica");
+    /// For a copy whose source cannot read them. What is committed is the same in every log, and is
+    /// never cut off: no lead is needed to give it.
+    async fn committed_entries(&self, start: LogIndex, end: LogIndex) -> Answer {
+        let committed = self.log.hard_state().committed;
+        if committed.is_none_or(|committed| committed.index.0 + 1 < end.0) {
+            return Answer::SeedDamaged;
         }
+        match self.log.piece_ends(start.0..end.0, PIECE_BYTES, 1).await {
+            Ok(fits) if fits.first() == Some(&end) => {}
+            Ok(_) | Err(_) => return Answer::SeedDamaged,
+        }
+        match self.log.read_raw_entries(start.0..end.0).await {
+            Ok(Some(bytes)) => Answer::SeedEntries(Bytes::from(bytes)),
+            Ok(None) => Answer::SeedDamaged,
+            Err(error) => self.cannot_give(&error),
+        }
+    }
+
+    fn cannot_give(&self, error: &ReadError) -> Answer {
+        if self.rot.note(error) {
+            return Answer::SeedDamaged;
+        }
+        tracing::error!(shard = %self.shard, %error, "entries cannot be given to another replica");
         Answer::Refused(error.to_string())
     }
 

@@ -419,6 +419,38 @@ async fn repair(damaged: &Replica, leader_is: &Replica) {
     assert_alike(damaged, leader_is).await;
 }
 
+/// Two copies of three were damaged, in different places that nobody had read since, and the third
+/// was lost: what the leader could not read was never asked of the other one.
+#[test]
+fn copies_that_are_damaged_in_different_places_make_a_whole_one() {
+    for seed in 0..4 {
+        sim::run(seed, async {
+            let wires = Wires::default();
+            let replicas = with_history(&wires, 3).await;
+            let at = wait_for_leader(&replicas).await;
+            let (leader_is, other) = (&replicas[at], &replicas[(at + 1) % 3]);
+            assert!(catch_up(other, leader_is).await);
+            world::sleep(60 * SECOND).await;
+            let sealed = segments(leader_is).await.len() as u64 - 1;
+            assert!(sealed >= 2, "{sealed}");
+            for (replica, part) in [(leader_is, 0), (other, 1)] {
+                let names = segments(replica).await;
+                let (_, names) = names.split_last().unwrap();
+                for name in names {
+                    for at in (8_200..SEGMENT_BYTES).step_by(12_000).skip(part).step_by(2) {
+                        replica.disk.flip_bit(replica.file(name), at, 3).unwrap();
+                    }
+                }
+            }
+            let new = Replica::new(4, &wires, Floor::Records);
+            new.seed_from(&[1, 2, 3]).await;
+            assert_eq!(content(&new).await, Content::Whole);
+            new.open().await;
+            assert!(new.is_complete().await);
+        });
+    }
+}
+
 /// `cluster` 2584: a sealed segment is known by its index file, so that the log opened; the first
 /// entry above the floor, which openraft asks for, could not be read. The node ended, and did so at
 /// every start.

@@ -59,6 +59,8 @@ pub(crate) enum SeedAsk {
     Entries { start: LogIndex, end: LogIndex },
     /// A part of the checkpoint file at an index, or of the newest one.
     Checkpoint { index: Option<LogIndex>, position: u64 },
+    /// Entries of the range that the peer knows to be committed, whoever leads.
+    Committed { start: LogIndex, end: LogIndex },
 }
 
 /// A peer's answer.
@@ -78,6 +80,8 @@ pub(crate) enum Answer {
     SeedElsewhere(Option<NodeId>),
     /// What was asked for is not there any more: a new plan is needed.
     SeedGone,
+    /// What was asked for is damaged there, or was not given by a peer that does not lead.
+    SeedDamaged,
 }
 
 /// What a leader has to give, at one moment in which it led for certain.
@@ -148,6 +152,7 @@ enum RequestBodyV1 {
     SeedPlan { previous: Option<(IdV1, u64)> },
     SeedEntries { start: u64, end: u64 },
     SeedCheckpoint { index: Option<u64>, position: u64 },
+    SeedCommitted { start: u64, end: u64 },
 }
 
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -168,6 +173,7 @@ enum AnswerV1 {
     SeedCheckpoint(Box<SeedPieceV1>),
     SeedElsewhere(Option<u64>),
     SeedGone,
+    SeedDamaged,
 }
 
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -294,6 +300,13 @@ pub(crate) fn decode_request(
             let (start, end) = (LogIndex(start), LogIndex(end));
             Request::Seed { vote, ask: SeedAsk::Entries { start, end } }
         }
+        RequestBodyV1::SeedCommitted { start, end } => {
+            if start >= end {
+                return Err(FormatError::Body);
+            }
+            let (start, end) = (LogIndex(start), LogIndex(end));
+            Request::Seed { vote, ask: SeedAsk::Committed { start, end } }
+        }
         RequestBodyV1::SeedCheckpoint { index, position } => {
             let index = index.map(LogIndex);
             Request::Seed { vote, ask: SeedAsk::Checkpoint { index, position } }
@@ -337,6 +350,7 @@ pub(crate) fn encode_answer(answer: &Answer) -> Result<Bytes, FormatError> {
         })),
         Answer::SeedElsewhere(leader) => AnswerV1::SeedElsewhere(leader.map(|leader| leader.0)),
         Answer::SeedGone => AnswerV1::SeedGone,
+        Answer::SeedDamaged => AnswerV1::SeedDamaged,
     };
     let body = rkyv::to_bytes::<rancor::Error>(&stored).map_err(|_| FormatError::Body)?;
     seal(KIND_ANSWER, &[&body]).map(Bytes::from)
@@ -379,6 +393,7 @@ pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Answer, FormatError> {
         }),
         AnswerV1::SeedElsewhere(leader) => Answer::SeedElsewhere(leader.map(NodeId)),
         AnswerV1::SeedGone => Answer::SeedGone,
+        AnswerV1::SeedDamaged => Answer::SeedDamaged,
     })
 }
 
@@ -390,6 +405,9 @@ fn from_seed_ask(ask: &SeedAsk) -> RequestBodyV1 {
         }
         SeedAsk::Entries { start, end } => {
             RequestBodyV1::SeedEntries { start: start.0, end: end.0 }
+        }
+        SeedAsk::Committed { start, end } => {
+            RequestBodyV1::SeedCommitted { start: start.0, end: end.0 }
         }
         SeedAsk::Checkpoint { index, position } => {
             RequestBodyV1::SeedCheckpoint { index: index.map(|index| index.0), position }
@@ -567,6 +585,7 @@ mod tests {
             seed(SeedAsk::Plan { previous: Some((to_log_id((3, 6)), 77)) }),
             seed(SeedAsk::Entries { start: LogIndex(4), end: LogIndex(9) }),
             seed(SeedAsk::Checkpoint { index: Some(LogIndex(5)), position: 1 << 20 }),
+            seed(SeedAsk::Committed { start: LogIndex(4), end: LogIndex(9) }),
         ]
     }
 
@@ -603,6 +622,7 @@ mod tests {
             Answer::Refused("closing".to_owned()),
             Answer::SeedPlan(plan()),
             Answer::SeedEntries(Bytes::from_static(b"entries")),
+            Answer::SeedDamaged,
             Answer::SeedCheckpoint(SeedPiece {
                 index: Some(LogIndex(7)),
                 size: 9_000,

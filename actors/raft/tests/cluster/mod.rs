@@ -339,7 +339,9 @@ pub(crate) async fn catch_up(replica: &Replica, of: &Replica) -> bool {
 
 /// Both hold the same: what is applied, and every record.
 pub(crate) async fn assert_alike(one: &Replica, other: &Replica) {
-    let state = |replica: &Replica| replica.group().with_machine(barrage_raft::Machine::checkpoint);
+    let state = |replica: &Replica| -> Vec<Vec<u8>> {
+        replica.group().with_machine(barrage_raft::Machine::checkpoint).collect()
+    };
     assert_eq!(one.group().applied(), other.group().applied());
     assert!(state(one) == state(other), "the machines differ");
     assert!(one.is_complete().await, "{} misses records", one.node);
