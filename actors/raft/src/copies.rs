@@ -81,6 +81,18 @@ impl Core {
     }
 }
 
+impl Core {
+    /// How far the floor may go, whatever is wanted. Who does not lead does not know what the others
+    /// have, and keeps what it would wait for if it led: it may lead next, with a majority that
+    /// needs the one who lacks that.
+    pub(crate) fn floor_most(&self) -> LogIndex {
+        let metrics = self.metrics.borrow_watched();
+        let applied = metrics.last_applied.as_ref().map_or(0, |id| id.index);
+        let knows = metrics.replication.is_some() || self.log.is_full();
+        LogIndex(if knows { applied } else { applied.saturating_sub(NEAR) })
+    }
+}
+
 /// Who lacks fewer entries is waited for. Larger than the lag with which a member may begin to
 /// count, by what is committed until it does.
 const NEAR: u64 = 256;

@@ -443,7 +443,7 @@ impl<M: Machine> Group<M> {
     /// When the disk refuses, or the group has stopped.
     pub async fn retain(&self) -> io::Result<()> {
         if self.core.floor == Floor::Records
-            && let Some(released) = self.core.log.released_floor().await?
+            && let Some(released) = self.core.log.released_floor(self.core.floor_most()).await?
             && self.core.members_have(released.index)
             && self.core.takers_have(released.index)
         {

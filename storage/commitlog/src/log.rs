@@ -375,11 +375,11 @@ impl CommitLog {
     }
 
     /// Where the floor may go when it follows the records: behind the oldest segments of which
-    /// nothing is wanted any more, and never behind the checkpoint before the newest one, so that a
-    /// damaged checkpoint costs nothing.
-    pub async fn released_floor(&self) -> io::Result<Option<LogId>> {
+    /// nothing is wanted any more, not behind `most`, and never behind the checkpoint before the
+    /// newest one, so that a damaged checkpoint costs nothing.
+    pub async fn released_floor(&self, most: LogIndex) -> io::Result<Option<LogId>> {
         let before = checkpoint::previous(&self.shared.dir).await?;
-        Ok(before.and_then(|before| roll::released(&self.shared, before)))
+        Ok(before.and_then(|before| roll::released(&self.shared, before.min(most))))
     }
 
     /// Drops the oldest segments of which nothing is wanted any more.

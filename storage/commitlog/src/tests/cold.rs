@@ -331,7 +331,7 @@ fn the_floor_moves_through_what_is_cold() {
         }
         for start in [13, 24, 50] {
             log.set_start(key(0), Offset(start));
-            let floor = log.released_floor().await.unwrap().unwrap();
+            let floor = log.released_floor(LogIndex(u64::MAX)).await.unwrap().unwrap();
             assert_eq!(floor.index.0, start / FEW * FEW - 1);
             log.set_floor(floor).await.unwrap();
             log.retain().await.unwrap();
@@ -382,7 +382,9 @@ fn a_cold_read_and_retention_meet() {
             });
             sleep(Duration::from_micros(seed * 60)).await;
             log.set_start(key(0), Offset(40));
-            log.set_floor(log.released_floor().await.unwrap().unwrap()).await.unwrap();
+            log.set_floor(log.released_floor(LogIndex(u64::MAX)).await.unwrap().unwrap())
+                .await
+                .unwrap();
             log.retain().await.unwrap();
             reading.await.unwrap();
             rest().await;

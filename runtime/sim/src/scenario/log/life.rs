@@ -377,7 +377,7 @@ impl Life {
 
     /// Lets the floor follow the records, as far as they were let go.
     async fn released_floor(&self) {
-        let Ok(Some(floor)) = self.log.released_floor().await else { return };
+        let Ok(Some(floor)) = self.log.released_floor(LogIndex(u64::MAX)).await else { return };
         let bench = &self.bench;
         let mut ledger = bench.ledger.borrow_mut();
         let known = ledger.latest().entry(floor.index.0).map(|sent| sent.entry.id);
