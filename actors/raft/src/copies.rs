@@ -82,7 +82,7 @@ impl Core {
 }
 
 impl Core {
-    /// How far the floor may go, whatever is wanted. Who does not lead does not know what the others
+    /// How far the floor may go, whatever is wanted. Who does not lead does not know what others
     /// have, and keeps what it would wait for if it led: it may lead next, with a majority that
     /// needs the one who lacks that.
     pub(crate) fn floor_most(&self) -> LogIndex {

@@ -38,7 +38,7 @@ use openraft::{
 use crate::barrier::Barrier;
 use crate::folder;
 use crate::format;
-use crate::machine::{Adapter, Machine, RestoreError, read_head};
+use crate::machine::{Adapter, Machine, RestoreError, restore};
 use crate::network::Network;
 use crate::peers::Peers;
 use crate::proposal::{Proposal, ProposeError, Proposed, ReplySender};
@@ -47,7 +47,7 @@ use crate::source::Taker;
 use crate::store::Store;
 use crate::tasks;
 use crate::timing::Timing;
-use crate::vocabulary::{CommittedLeaderId, Meta, Types, to_raft_log_id};
+use crate::vocabulary::{CommittedLeaderId, Types};
 
 /// Largest command without records that is taken while the disk is full.
 const RESERVED_COMMAND_BYTES_MAX: u64 = 64 * 1024;
@@ -181,14 +181,7 @@ impl<M: Machine> Group<M> {
         let found = CommitLog::read_checkpoint(&dir, shard).await.map_err(OpenError::Read)?;
         let mut restored = None;
         if let Some(found) = &found {
-            let (last_membership, mut parts) = read_head(found).await.map_err(OpenError::Read)?;
-            machine.begin_restore();
-            while let Some(part) = parts.next().await.map_err(OpenError::Read)? {
-                machine.restore(&part)?;
-            }
-            machine.end_restore()?;
-            let last_log_id = Some(to_raft_log_id(found.id));
-            restored = Some(Meta { last_log_id, last_membership });
+            restored = Some(restore(&mut machine, found).await?);
         }
         let (log, recovery) = CommitLog::open(dir.clone(), log, found).await?;
         machine.attach(&log);

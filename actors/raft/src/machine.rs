@@ -24,6 +24,7 @@ use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
 use crate::format;
+use crate::group::OpenError;
 use crate::vocabulary::{
     Meta, RaftLogId, RaftPayload, Snapshot, StoredMembership, Types, from_raft_log_id,
     to_raft_log_id,
@@ -480,6 +481,20 @@ pub(crate) async fn read_head(
     let (membership, _) = format::decode_checkpoint(&head)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok((membership, parts))
+}
+
+/// Makes an empty machine what a checkpoint says.
+pub(crate) async fn restore<M: Machine>(
+    machine: &mut M,
+    checkpoint: &Checkpoint,
+) -> Result<Meta, OpenError> {
+    let (last_membership, mut parts) = read_head(checkpoint).await.map_err(OpenError::Read)?;
+    machine.begin_restore();
+    while let Some(part) = parts.next().await.map_err(OpenError::Read)? {
+        machine.restore(&part)?;
+    }
+    machine.end_restore()?;
+    Ok(Meta { last_log_id: Some(to_raft_log_id(checkpoint.id)), last_membership })
 }
 
 /// Answers openraft's wish for a snapshot.

@@ -74,7 +74,8 @@ pub struct BenchArgs {
     /// 10000000].
     #[arg(long, value_name = "N")]
     pub backlog: Option<u64>,
-    /// `queue`, `open-leases`: records of a lease, at most; one answer also holds at most --fetch-bytes.
+    /// `queue`, `open-leases`: records of a lease, at most; one answer also holds at most
+    /// --fetch-bytes.
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub lease_records: u32,
     /// `queue`: leases under way for each consumer and partition.

@@ -157,8 +157,9 @@ fn entry_table(bytes: &mut [u8], start: usize, terms: usize) -> u32 {
     entries as u32
 }
 
-/// A checkpoint file: `u32` refused runs of 16 bytes at 20, from 40 on, CRC of them at 8; then parts
-/// behind their length and the CRC of all up to there; a length of 2^31 is the end, before zeros.
+/// A checkpoint file: `u32` refused runs of 16 bytes at 20, from 40 on, CRC of them at 8; then
+/// parts behind their length and the CRC of all up to there; a length of 2^31 is the end, before
+/// zeros.
 pub(crate) fn checkpoint(bytes: &mut [u8]) {
     const END: u32 = 1 << 31;
     let Some(room) = bytes.len().checked_sub(40) else { return };

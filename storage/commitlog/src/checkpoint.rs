@@ -257,7 +257,7 @@ impl CheckpointCopy {
         self.writing.put(bytes).await
     }
 
-    /// The file has come to its end. It becomes the log's by [`crate::CommitLog::adopt_checkpoint`].
+    /// The file has come to its end. [`crate::CommitLog::adopt_checkpoint`] makes it the log's.
     ///
     /// # Errors
     /// The system's error, or `InvalidData` when it is not whole, or of another shard.

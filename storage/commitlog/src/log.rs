@@ -160,8 +160,8 @@ impl CommitLog {
         checkpoint::read(dir, shard).await
     }
 
-    /// Writes a checkpoint of the state machine at `id`, whose parts are made one by one while it is
-    /// written; durable when it returns.
+    /// Writes a checkpoint of the state machine at `id`, whose parts are made one by one while it
+    /// is written; durable when it returns.
     pub async fn write_checkpoint(
         &self,
         id: LogId,

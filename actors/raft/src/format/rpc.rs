@@ -294,17 +294,11 @@ pub(crate) fn decode_request(
             Request::Seed { vote, ask: SeedAsk::Plan { previous } }
         }
         RequestBodyV1::SeedEntries { start, end } => {
-            if start >= end {
-                return Err(FormatError::Body);
-            }
-            let (start, end) = (LogIndex(start), LogIndex(end));
+            let (start, end) = to_range(start, end)?;
             Request::Seed { vote, ask: SeedAsk::Entries { start, end } }
         }
         RequestBodyV1::SeedCommitted { start, end } => {
-            if start >= end {
-                return Err(FormatError::Body);
-            }
-            let (start, end) = (LogIndex(start), LogIndex(end));
+            let (start, end) = to_range(start, end)?;
             Request::Seed { vote, ask: SeedAsk::Committed { start, end } }
         }
         RequestBodyV1::SeedCheckpoint { index, position } => {
@@ -395,6 +389,11 @@ pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Answer, FormatError> {
         AnswerV1::SeedGone => Answer::SeedGone,
         AnswerV1::SeedDamaged => Answer::SeedDamaged,
     })
+}
+
+/// A range that is not empty.
+fn to_range(start: u64, end: u64) -> Result<(LogIndex, LogIndex), FormatError> {
+    if start < end { Ok((LogIndex(start), LogIndex(end))) } else { Err(FormatError::Body) }
 }
 
 fn from_seed_ask(ask: &SeedAsk) -> RequestBodyV1 {
