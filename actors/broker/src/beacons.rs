@@ -53,8 +53,8 @@ impl Core {
                 let damaged = shard.is_damaged();
                 Replica { damaged, ..row(shard.group(), shard.agreed()) }
             }
-            Place::Opening(bytes) => {
-                let seeding = Some(bytes.get());
+            Place::Opening(opening) => {
+                let seeding = Some(opening.bytes.get());
                 Replica { shard: *shard, seeding, ..Replica::default() }
             }
         });

@@ -54,10 +54,14 @@ impl Core {
                 let catalog = self.catalog_shard.get().ok_or(PeerRefusal::UnknownShard)?;
                 catalog.group().handle(request).await
             }
-            data => {
-                let shard = self.shard_by_id(data).ok_or(PeerRefusal::UnknownShard)?;
-                shard.group().handle(request).await
-            }
+            data => match self.shard_by_id(data) {
+                Some(shard) => shard.group().handle(request).await,
+                None => {
+                    let ballot = self.ballot(data).ok_or(PeerRefusal::UnknownShard)?;
+                    let voted = ballot.handle(request).await.map_err(|_| PeerRefusal::Damaged)?;
+                    return voted.ok_or(PeerRefusal::UnknownShard);
+                }
+            },
         };
         answered.map_err(|_| PeerRefusal::Damaged)
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use barrage_cluster::beacon;
 use barrage_model::{NodeId, ShardId};
-use barrage_raft::{Content, OpenError, SeedError};
+use barrage_raft::{Ballot, Content, Held, OpenError, SeedError};
 use barrage_world::{Instant, planted, sleep, spawn, timeout};
 
 use crate::beacons::now_ms;
@@ -60,15 +60,24 @@ impl BringIn {
 }
 
 async fn set_damaged_aside(options: &ShardOptions) {
-    if let Err(error) = options.folder().set_damaged_aside().await {
+    if let Err(error) = options.folder().set_damaged_aside(Held::Unknown).await {
         tracing::error!(shard = %options.log.shard, %error, "a damaged copy cannot be replaced");
     }
 }
 
+/// A replica on its way.
+#[derive(Clone, Default)]
+pub(crate) struct Opening {
+    /// Payload bytes copied so far.
+    pub(crate) bytes: Rc<Cell<u64>>,
+    /// Votes for it until it is whole.
+    pub(crate) ballot: Rc<Ballot>,
+}
+
 /// What stands where a replica belongs.
 pub(crate) enum Place {
-    /// It is being closed, or made whole: payload bytes copied so far.
-    Opening(Rc<Cell<u64>>),
+    /// It is being closed, or made whole.
+    Opening(Opening),
     /// It takes part.
     Open(Shard),
 }
@@ -140,7 +149,7 @@ impl Core {
         if alone || !Shard::is_damage(&error) {
             return Err(StartError::Shard { shard: id, source: error });
         }
-        match folder.set_damaged_aside().await {
+        match folder.set_damaged_aside(Held::Unknown).await {
             Ok(path) => {
                 let path = path.display();
                 tracing::error!(shard = %id, %error, %path, "damaged: copied anew from its peers");
@@ -200,9 +209,9 @@ impl Core {
                 if self.places.borrow().contains_key(&shard) {
                     continue;
                 }
-                let bytes = Rc::new(Cell::new(0));
-                self.places.borrow_mut().insert(shard, Place::Opening(Rc::clone(&bytes)));
-                drop(spawn(Rc::clone(&self).bring_in(shard, bytes)));
+                let opening = Opening::default();
+                self.places.borrow_mut().insert(shard, Place::Opening(opening.clone()));
+                drop(spawn(Rc::clone(&self).bring_in(shard, opening)));
             }
             // What was heard may be older than the catalog; that it goes on being so is not.
             let unneeded = self.given_up();
@@ -219,7 +228,7 @@ impl Core {
     }
 
     /// Makes a replica whole and opens it.
-    async fn bring_in(self: Rc<Self>, id: ShardId, bytes: Rc<Cell<u64>>) {
+    async fn bring_in(self: Rc<Self>, id: ShardId, opening: Opening) {
         let options = self.shard_options(id, self.assigned_here().len());
         let sources = || self.sources(id);
         loop {
@@ -228,7 +237,7 @@ impl Core {
                 // Wrong when planted: it votes, and holds nothing of what came before.
                 let is_whole = options.content().await? == Content::Whole;
                 if !is_whole && !planted("broker-copy-opened-before-whole") {
-                    options.make_whole(sources, &bytes).await?;
+                    options.make_whole(sources, &opening).await?;
                 }
                 Ok::<_, BringIn>(Shard::open(options.clone(), false).await?)
             };
@@ -238,7 +247,7 @@ impl Core {
                     return;
                 }
                 Ok(shard) => {
-                    tracing::info!(shard = %id, bytes = bytes.get(), "a copy is whole");
+                    tracing::info!(shard = %id, bytes = opening.bytes.get(), "a copy is whole");
                     return self.add_shard(shard);
                 }
                 Err(error) => {
@@ -299,12 +308,13 @@ impl Core {
         }
         tracing::warn!(shard = %id, ?damage, "this copy is made anew");
         shard.shutdown(Instant::now() + CLOSE_TIMEOUT).await;
+        let held = shard.group().held();
         drop(shard);
         let folder = self.shard_options(id, 1).folder();
         loop {
             let set_aside = match damage {
-                None => folder.mark_incomplete().await,
-                Some(_) => folder.set_damaged_aside().await.map(drop),
+                None => folder.mark_incomplete(held).await,
+                Some(_) => folder.set_damaged_aside(held).await.map(drop),
             };
             match set_aside {
                 Ok(()) => break,
@@ -328,9 +338,17 @@ impl Core {
         let mut places = self.places.borrow_mut();
         let open = places.get(&id).and_then(Place::shard).is_some();
         if open {
-            places.insert(id, Place::Opening(Rc::default()));
+            places.insert(id, Place::Opening(Opening::default()));
         }
         open
+    }
+
+    /// Votes for a replica that is not whole yet.
+    pub(crate) fn ballot(&self, id: ShardId) -> Option<Rc<Ballot>> {
+        match self.places.borrow().get(&id)? {
+            Place::Opening(opening) => Some(Rc::clone(&opening.ballot)),
+            Place::Open(_) => None,
+        }
     }
 
     /// Open replicas that this node is not to hold, and whose groups do not count on it.

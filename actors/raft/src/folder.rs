@@ -14,7 +14,7 @@ use barrage_commitlog::{self as commitlog, CommitLog, Vote};
 use barrage_model::ShardId;
 use barrage_world::{self as world, fs};
 
-use crate::format::marker::{self, Marker};
+use crate::format::marker::{self, Held, Marker};
 
 const MARKER: &str = "incomplete";
 const QUARANTINE: &str = "quarantine";
@@ -76,17 +76,17 @@ impl Folder {
         Ok(if holds(".log") || holds(".ckp") { Content::Whole } else { Content::Empty })
     }
 
-    /// Notes that the replica must be seeded before it is opened again, and what it voted. Its
-    /// files stay: what the source has too is not copied again.
+    /// Notes that the replica must be seeded before it is opened again, what it voted and what it
+    /// held. Its files stay: what the source has too is not copied again.
     ///
     /// # Errors
     /// When the vote is not certain or the disk refuses; then nothing has changed.
-    pub async fn mark_incomplete(&self) -> Result<(), FolderError> {
+    pub async fn mark_incomplete(&self, held: Held) -> Result<(), FolderError> {
         if self.content().await? != Content::Whole {
             return Ok(());
         }
         let vote = self.vote().await?;
-        Ok(write_marker(&self.dir, &Marker { shard: self.shard(), vote }).await?)
+        Ok(self.save_marker(&Marker { shard: self.shard(), vote, held }).await?)
     }
 
     /// Removes all of the replica but its vote: it was moved away and may come back.
@@ -95,7 +95,7 @@ impl Folder {
     /// When the vote is not certain or the disk refuses. After a refusal the replica is incomplete,
     /// and this may be tried again.
     pub async fn dismantle(&self) -> Result<(), FolderError> {
-        self.mark_incomplete().await?;
+        self.mark_incomplete(Held::Unknown).await?;
         if self.content().await? == Content::Incomplete {
             CommitLog::remove_files(&self.dir).await?;
         }
@@ -107,8 +107,8 @@ impl Folder {
     ///
     /// # Errors
     /// As [`Self::dismantle`]; a log whose newest part is damaged does not tell its vote.
-    pub async fn set_damaged_aside(&self) -> Result<PathBuf, FolderError> {
-        self.mark_incomplete().await?;
+    pub async fn set_damaged_aside(&self, held: Held) -> Result<PathBuf, FolderError> {
+        self.mark_incomplete(held).await?;
         let aside = self.dir.join(QUARANTINE).join(format!("{:016x}", world::random_u64()));
         fs::create_dir_all(&aside).await?;
         fs::sync_dir(&self.dir.join(QUARANTINE)).await?;
@@ -147,9 +147,19 @@ impl Folder {
 
     /// Makes a folder that never held anything an incomplete one.
     pub(crate) async fn begin(&self) -> io::Result<Marker> {
-        let marker = Marker { shard: self.shard(), vote: None };
-        write_marker(&self.dir, &marker).await?;
+        let marker = Marker { shard: self.shard(), vote: None, held: Held::Unknown };
+        self.save_marker(&marker).await?;
         Ok(marker)
+    }
+
+    /// Durable when it returns.
+    pub(crate) async fn save_marker(&self, marker: &Marker) -> io::Result<()> {
+        fs::create_dir_all(&self.dir).await?;
+        if let Some(parent) = self.dir.parent() {
+            fs::sync_dir(parent).await?;
+        }
+        let bytes = marker::encode(marker).map_err(io::Error::other)?;
+        fs::write_atomic(&self.dir.join(MARKER), &bytes).await
     }
 
     /// The replica is whole: durable when it returns.
@@ -157,15 +167,6 @@ impl Folder {
         fs::remove(&self.dir.join(MARKER)).await?;
         fs::sync_dir(&self.dir).await
     }
-}
-
-async fn write_marker(dir: &Path, marker: &Marker) -> io::Result<()> {
-    fs::create_dir_all(dir).await?;
-    if let Some(parent) = dir.parent() {
-        fs::sync_dir(parent).await?;
-    }
-    let bytes = marker::encode(marker).map_err(io::Error::other)?;
-    fs::write_atomic(&dir.join(MARKER), &bytes).await
 }
 
 /// Whether a replica's folder carries the marker.

@@ -139,7 +139,7 @@ pub(crate) struct Core {
     committed: watch::Receiver<Option<LogId>>,
     pub(crate) checkpoint_bytes: u64,
     /// A lead that no majority confirmed for so long may be over.
-    confirmed_within: Duration,
+    pub(crate) confirmed_within: Duration,
     /// Held while a checkpoint is taken: one at a time.
     checkpointing: Mutex<()>,
     /// Held while members change.

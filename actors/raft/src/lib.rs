@@ -9,6 +9,7 @@
 //! Invariants: the log completes strictly in order and one failure is final; apply is synchronous;
 //! a proposal carries the term it was decided in and is refused in any other.
 
+mod ballot;
 mod barrier;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
@@ -36,9 +37,11 @@ mod vocabulary;
 
 pub use barrage_commitlog::Pieces;
 
+pub use crate::ballot::Ballot;
 pub use crate::copies::NotOnAll;
 pub use crate::folder::{Content, Folder, FolderError};
 pub use crate::format::FormatError;
+pub use crate::format::marker::Held;
 pub use crate::group::{Group, GroupOptions, OpenError};
 pub use crate::machine::{Applied, Machine, Parts, RestoreError, UnknownCommand};
 pub use crate::membership::{MembershipError, Role, Status};

@@ -2,8 +2,8 @@
 //!
 //! Owns: the order in which a copy becomes a replica, its retries and its progress.
 //!
-//! Must never: end before everything is durable; vote, or be opened, before it has ended; forget a
-//! vote that the replica gave.
+//! Must never: end before everything is durable; be opened before it has ended; forget a vote that
+//! the replica gave. Whom it votes for until then stands in [`crate::ballot`].
 //!
 //! ```text
 //! lock the folder -> open what is there -+-> ask the leader for a plan
@@ -25,7 +25,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_commitlog::{self as commitlog, Checkpoint, CheckpointCopy, CommitLog, Vote};
+use barrage_commitlog::{self as commitlog, Checkpoint, CheckpointCopy, CommitLog};
 use barrage_model::{LogId, LogIndex, NodeId};
 use barrage_world as world;
 use barrage_world::channel::watch;
@@ -33,11 +33,12 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use self::copy::Copy;
+use crate::ballot::Ballot;
 use crate::folder::{Content, Folder, FolderError};
 use crate::format::rpc::{self, Answer, Request, Route, SeedAsk, SeedPiece, SeedPlan};
 use crate::machine::read_head;
 use crate::peers::{Call, Peers, Urgency};
-use crate::vocabulary::RaftVote;
+use crate::vocabulary::{RaftVote, to_raft_vote};
 
 /// Pieces asked for at once.
 const ASKED_MAX: usize = 4;
@@ -60,6 +61,11 @@ pub struct SeedOptions {
     pub peers: Rc<dyn Peers>,
     /// Is told how far it is.
     pub progress: watch::Sender<SeedProgress>,
+    /// Gives the replica's vote until it is whole.
+    pub ballot: Rc<Ballot>,
+    /// For so long after a leader was heard of nobody else gets the vote: the longest time until
+    /// a follower stands for election.
+    pub patience: Duration,
 }
 
 /// How far a seeding is.
@@ -120,6 +126,8 @@ pub async fn seed(
         (None, Content::Empty) => folder.begin().await?,
         (None, Content::Whole | Content::Incomplete) => return Err(SeedError::Whole),
     };
+    let ballot = &options.ballot;
+    ballot.open(options.node, folder.clone(), marker, options.patience);
     let mut copy = Copy::open(folder).await?;
     let mut asking = Asking { options, sources: &sources, hint: None, turn: 0 };
     let mut pause = PAUSE_MIN;
@@ -129,7 +137,11 @@ pub async fn seed(
             continue;
         };
         let before = copy.next_index();
-        match asking.attempt(source, &mut copy, marker.vote).await {
+        let attempted = asking.attempt(source, &mut copy).await;
+        if attempted.is_err() {
+            ballot.reopen();
+        }
+        match attempted {
             Ok(()) => break,
             Err(Stop::Over(error)) => return Err(error),
             Err(Stop::Elsewhere(leader)) => asking.hint = leader,
@@ -190,12 +202,7 @@ impl Asking<'_> {
     }
 
     /// One attempt with one source, from what is here to the end.
-    async fn attempt(
-        &self,
-        source: NodeId,
-        copy: &mut Copy,
-        own: Option<Vote>,
-    ) -> Result<(), Stop> {
+    async fn attempt(&self, source: NodeId, copy: &mut Copy) -> Result<(), Stop> {
         loop {
             let plan = self.entries(source, copy).await?;
             let (checkpoint, floor) = match self.checkpoint(source, &plan, &copy.log).await? {
@@ -211,6 +218,7 @@ impl Asking<'_> {
             if checkpoint.is_none() && plan.floor.is_some() {
                 return Err(Stop::later("the source has a floor and no checkpoint"));
             }
+            let own = self.options.ballot.close().await;
             return copy.complete(&plan, checkpoint, floor, own).await;
         }
     }
@@ -219,7 +227,9 @@ impl Asking<'_> {
     async fn entries(&self, source: NodeId, copy: &mut Copy) -> Result<SeedPlan, Stop> {
         loop {
             let ask = SeedAsk::Plan { previous: copy.previous().await? };
-            let plan = match self.ask(source, RaftVote::new(0, 0), ask).await? {
+            // Nothing was acknowledged since the newest vote.
+            let own = self.options.ballot.vote().map_or_else(|| RaftVote::new(0, 0), to_raft_vote);
+            let plan = match self.ask(source, own, ask).await? {
                 Answer::SeedPlan(plan) => plan,
                 other => return Err(unexpected(&other)),
             };
@@ -347,7 +357,10 @@ impl Asking<'_> {
         match rpc::decode_answer(&answer).map_err(Stop::later)? {
             Answer::SeedElsewhere(leader) => Err(Stop::Elsewhere(leader)),
             Answer::Refused(reason) => Err(Stop::Later(reason)),
-            answer => Ok(answer),
+            answer => {
+                self.options.ballot.hear();
+                Ok(answer)
+            }
         }
     }
 }

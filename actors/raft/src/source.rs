@@ -3,16 +3,19 @@
 //! Owns: the plan (where the log begins and ends, cut into pieces), the pieces of the log and of
 //! the newest checkpoint.
 //!
-//! Must never: make a plan unless it led for certain after it was asked; give a piece when it has
-//! voted anew since, unless all of it is committed; keep more than a few pieces in memory.
+//! Must never: make a plan unless it led for certain after it was asked, or the one who asks has
+//! voted for nobody later; give a piece when it has voted anew since, unless all of it is
+//! committed; keep more than a few pieces in memory.
 //!
 //! A replica that lost its log but kept its vote is safe with the plan of such a leader. Whatever
 //! it had acknowledged was acknowledged before it asked, to some leader. If to this one in this
 //! term: the log given out reaches to the last entry, committed or not, so that holds it. If to an
 //! earlier one and it counted for a majority: this leader was elected by a majority that shares a
-//! member with that one, and holds it. If to a leader of a later term: a majority has voted for
-//! that one, and the majority that has just confirmed this leader without the asking replica shares
-//! a member with it that would have refused.
+//! member with that one, and holds it. If to a leader of a later term: either a majority has voted
+//! for that one, and the majority that has just confirmed this leader without the asking replica
+//! shares a member with it that would have refused; or no majority was there to confirm anything,
+//! and the asking replica's own vote, which it gave before it acknowledged, says that there was no
+//! such leader. The latter makes a majority again where the third voter is lost for good.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,7 +23,7 @@ use std::time::Duration;
 
 use barrage_commitlog::ReadError;
 use barrage_model::{LogId, LogIndex, NodeId};
-use barrage_world::{Instant, buggify};
+use barrage_world::{self as world, Instant, buggify};
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{ReadPolicy, ServerState};
@@ -87,7 +90,7 @@ impl Core {
         }
         match ask {
             SeedAsk::Plan { previous } => {
-                let answer = self.plan(previous).await;
+                let answer = self.plan(vote, previous).await;
                 if let Answer::SeedPlan(plan) = &answer {
                     self.note_taker(to, plan);
                 }
@@ -117,8 +120,8 @@ impl Core {
         self.log.is_full() || takers.iter().all(|taker| taker.next > index)
     }
 
-    async fn plan(&self, previous: Option<(LogId, u64)>) -> Answer {
-        if self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await.is_err() {
+    async fn plan(&self, kept: RaftVote, previous: Option<(LogId, u64)>) -> Answer {
+        if !self.is_confirmed().await && !self.led_no_earlier_than(&kept) {
             return self.elsewhere();
         }
         // What is asked from here on is of one moment, but for the look at entries.
@@ -162,6 +165,25 @@ impl Core {
             start: LogIndex(start),
             ends,
         })
+    }
+
+    /// Whether a majority says that this replica leads.
+    async fn is_confirmed(&self) -> bool {
+        if self.leading_vote().is_none() {
+            return false;
+        }
+        // openraft waits for ever where what it waits for was cut off by another leader.
+        let asked = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        matches!(world::timeout(self.confirmed_within, asked).await, Ok(Ok(_)))
+    }
+
+    /// Whether this replica leads in the term of a vote, or later. Who kept no vote may have
+    /// forgotten one.
+    fn led_no_earlier_than(&self, kept: &RaftVote) -> bool {
+        let Some(led) = self.leading_vote() else { return false };
+        let (led, kept) = (led.leader_id, &kept.leader_id);
+        kept.term > 0
+            && (led.term > kept.term || (led.term == kept.term && led.voted_for == kept.voted_for))
     }
 
     /// Whether that very entry is in the log, as far as it can be told.

@@ -94,7 +94,9 @@ fn a_replica_on_another_disk_becomes_whole() {
         let (progress, _) = watch::channel(SeedProgress::default());
         let peers = Rc::new(local.clone());
         let node = NodeId(2);
-        let seeding = SeedOptions { node, folder: folder.clone(), peers, progress };
+        let (ballot, patience) = (Rc::default(), Duration::from_secs(1));
+        let folder_is = folder.clone();
+        let seeding = SeedOptions { node, folder: folder_is, peers, progress, ballot, patience };
         for span in [1, 5] {
             let short = Duration::from_millis(span);
             drop(world::timeout(short, seed(&seeding, || vec![NodeId(1)])).await);

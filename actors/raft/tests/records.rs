@@ -130,7 +130,9 @@ fn a_checkpoint_is_not_taken_for_the_records_before_it() {
         // What the node does now.
         away.shutdown().await;
         let folder = away.folder();
-        away.run(async move { folder.mark_incomplete().await }).await.unwrap();
+        away.run(async move { folder.mark_incomplete(barrage_raft::Held::Unknown).await })
+            .await
+            .unwrap();
         assert!(away.try_open().await.is_err(), "an incomplete replica is not opened");
         away.seed_from(&[1, 2, 3]).await;
         away.open().await;

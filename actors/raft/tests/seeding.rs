@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use barrage_commitlog::{CommitLog, Entry, EntryKind, Floor, Vote};
 use barrage_model::{LogId, LogIndex, NodeId, Term};
-use barrage_raft::{Content, FolderError, OpenError};
+use barrage_raft::{Content, FolderError, Held, OpenError};
 use barrage_world as world;
 use barrage_world::sim::{self, Fault, Injection, Operation, Rng};
 use bytes::Bytes;
@@ -375,7 +375,8 @@ fn a_damaged_log_is_set_aside_unless_the_vote_is_lost_with_it() {
             }
             assert!(damaged.try_open().await.is_err(), "the damage went unnoticed");
             let folder = damaged.folder();
-            let aside = damaged.run(async move { folder.set_damaged_aside().await }).await;
+            let aside =
+                damaged.run(async move { folder.set_damaged_aside(Held::Unknown).await }).await;
             if !certain {
                 assert!(matches!(aside, Err(FolderError::VoteUncertain(_))), "{aside:?}");
                 assert_eq!(content(damaged).await, Content::Whole, "nothing was changed");
@@ -405,7 +406,7 @@ async fn segments(replica: &Replica) -> Vec<String> {
 /// Makes a copy that is damaged anew, and compares it with the leader's.
 async fn repair(damaged: &Replica, leader_is: &Replica) {
     let folder = damaged.folder();
-    damaged.run(async move { folder.set_damaged_aside().await }).await.unwrap();
+    damaged.run(async move { folder.set_damaged_aside(Held::Unknown).await }).await.unwrap();
     world::sleep(60 * SECOND).await;
     // Whoever had it open before has ended: nobody makes files there.
     assert_eq!(content(damaged).await, Content::Incomplete);
@@ -532,7 +533,7 @@ fn an_end_that_was_never_committed_is_cut_off() {
             new.seed_from(&[1]).await;
             let folder = new.folder();
             new.run(async move {
-                folder.mark_incomplete().await.unwrap();
+                folder.mark_incomplete(Held::Unknown).await.unwrap();
                 let log = CommitLog::open_incomplete(folder.dir, folder.log).await.unwrap();
                 let last = log.last_log_id().unwrap();
                 if !known {
@@ -571,7 +572,7 @@ fn what_was_refused_before_the_floor_is_not_served() {
             let new = Replica::new(4, &wires, Floor::Records);
             new.seed_from(&[1]).await;
             let folder = new.folder();
-            new.run(async move { folder.mark_incomplete().await }).await.unwrap();
+            new.run(async move { folder.mark_incomplete(Held::Unknown).await }).await.unwrap();
             let floor = source.group().log().hard_state().floor;
             let next = source.group().with_machine(|shelf| shelf.next);
             release(source, next - 8 * (seed + 1)).await;

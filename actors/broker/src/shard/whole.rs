@@ -2,7 +2,6 @@
 //!
 //! Owns: which folder that is, and whom a copy is asked of; the copying is the raft crate's.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use barrage_model::NodeId;
@@ -12,6 +11,7 @@ use barrage_world::spawn;
 
 use super::Shard;
 use super::handle::ShardOptions;
+use crate::replicas::Opening;
 use crate::start::StartError;
 
 impl ShardOptions {
@@ -29,22 +29,24 @@ impl ShardOptions {
         })
     }
 
-    /// Copies what is missing from the leader among `sources`; `bytes` tells how much came. Goes on
-    /// until that is done; nothing is lost when it is dropped before.
+    /// Copies what is missing from the leader among `sources`; `opening` tells how much came. Goes
+    /// on until that is done; nothing is lost when it is dropped before.
     pub(crate) async fn make_whole(
         &self,
         sources: impl Fn() -> Vec<NodeId>,
-        bytes: &Rc<Cell<u64>>,
+        opening: &Opening,
     ) -> Result<(), SeedError> {
         let (progress, mut told) = watch::channel(SeedProgress::default());
-        let count = Rc::clone(bytes);
+        let count = Rc::clone(&opening.bytes);
         drop(spawn(async move {
             while told.changed().await.is_ok() {
                 count.set(told.borrow_and_update().bytes);
             }
         }));
         let (node, folder, peers) = (self.node, self.folder(), Rc::clone(&self.peers));
-        seed(&SeedOptions { node, folder, peers, progress }, sources).await
+        let ballot = Rc::clone(&opening.ballot);
+        let patience = self.timing.election_timeout_max;
+        seed(&SeedOptions { node, folder, peers, progress, ballot, patience }, sources).await
     }
 }
 

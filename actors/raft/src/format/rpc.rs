@@ -42,7 +42,8 @@ pub(crate) enum Request {
         meta: Meta,
         bytes: Bytes,
     },
-    /// What is asked for while a replica is copied. `vote` is that of the plan it goes by.
+    /// What is asked for while a replica is copied. `vote` is that of the plan it goes by; where a
+    /// plan is asked for, the newest one that the replica gave.
     Seed {
         vote: RaftVote,
         ask: SeedAsk,

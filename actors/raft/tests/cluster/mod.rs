@@ -14,7 +14,7 @@ use std::time::Duration;
 use barrage_commitlog::{Floor, Options};
 use barrage_model::{NodeId, ShardId, Term};
 use barrage_raft::{
-    Answer, Call, Folder, Group, GroupOptions, PeerError, Peers, SeedError, SeedOptions,
+    Answer, Ballot, Call, Folder, Group, GroupOptions, PeerError, Peers, SeedError, SeedOptions,
     SeedProgress, Timing, seed,
 };
 use barrage_world as world;
@@ -33,7 +33,16 @@ pub(crate) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-type Slot = Rc<RefCell<Option<Group<Shelf>>>>;
+type Slot = Rc<RefCell<Place>>;
+
+/// What answers on a node.
+#[derive(Clone, Default)]
+pub(crate) enum Place {
+    #[default]
+    Nothing,
+    Copied(Rc<Ballot>),
+    Open(Group<Shelf>),
+}
 
 /// Who runs where, and what the links do. Cloning shares it.
 #[derive(Clone, Default)]
@@ -61,7 +70,7 @@ impl Peers for Wire {
             let is_cut = |node| wires.cut.borrow().contains(node);
             let reached = target.filter(|(machine, slot)| {
                 !machine.is_killed()
-                    && slot.borrow().is_some()
+                    && !matches!(*slot.borrow(), Place::Nothing)
                     && !is_cut(&call.to)
                     && !is_cut(&from)
             });
@@ -69,11 +78,13 @@ impl Peers for Wire {
                 world::sleep(ms(20)).await;
                 return Err(PeerError::Unreachable(call.to, "cut off".to_owned()));
             };
-            let group = slot.borrow().clone();
+            let place = slot.borrow().clone();
             let asked = machine.spawn(async move {
-                match group {
-                    Some(group) => group.handle(call.request.into_bytes()).await.ok(),
-                    None => None,
+                let request = call.request.into_bytes();
+                match place {
+                    Place::Open(group) => group.handle(request).await.ok(),
+                    Place::Copied(ballot) => ballot.handle(request).await.ok().flatten(),
+                    Place::Nothing => None,
                 }
             });
             match world::timeout(call.deadline_in, asked).await {
@@ -166,7 +177,7 @@ impl Replica {
 
     pub(crate) async fn open(&self) {
         let group = self.try_open().await.unwrap();
-        *self.slot.borrow_mut() = Some(group);
+        *self.slot.borrow_mut() = Place::Open(group);
     }
 
     pub(crate) async fn try_open(&self) -> Result<Group<Shelf>, barrage_raft::OpenError> {
@@ -188,16 +199,26 @@ impl Replica {
     }
 
     pub(crate) fn group(&self) -> Group<Shelf> {
-        self.slot.borrow().clone().unwrap()
+        match &*self.slot.borrow() {
+            Place::Open(group) => group.clone(),
+            _ => panic!("{} is not open", self.node),
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.slot.borrow().is_some()
+        matches!(*self.slot.borrow(), Place::Open(_))
     }
 
     pub(crate) async fn shutdown(&self) {
-        let group = self.slot.borrow_mut().take().unwrap();
+        let group = self.group();
+        *self.slot.borrow_mut() = Place::Nothing;
         self.run(async move { group.shutdown().await }).await;
+    }
+
+    pub(crate) async fn folder_is_whole(&self) -> bool {
+        let folder = self.folder();
+        let content = self.run(async move { folder.content().await }).await.unwrap();
+        content == barrage_raft::Content::Whole
     }
 
     /// The seeding, to be run on the node.
@@ -205,11 +226,17 @@ impl Replica {
         &self,
         sources: &[u64],
     ) -> impl Future<Output = Result<(), SeedError>> + 'static {
+        let ballot = Rc::new(Ballot::default());
+        if !self.is_open() {
+            *self.slot.borrow_mut() = Place::Copied(Rc::clone(&ballot));
+        }
         let options = SeedOptions {
             node: self.node,
             folder: self.folder(),
             peers: Rc::new(Wire { from: self.node, wires: self.wires.clone() }),
             progress: self.progress.clone(),
+            ballot,
+            patience: Timing::default().election_timeout_max,
         };
         let sources: Vec<NodeId> = sources.iter().copied().map(NodeId).collect();
         async move {
