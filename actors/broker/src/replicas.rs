@@ -367,6 +367,10 @@ impl Core {
     }
 
     async fn dismantle(&self, id: ShardId) {
+        // Who shuts all of them down is at this one, too.
+        if self.is_closing.get() {
+            return;
+        }
         let Some(shard) = self.shard_by_id(id).filter(|_| self.take_out(id)) else { return };
         tracing::info!(shard = %id, "other nodes hold it now; the copy here goes");
         shard.shutdown(Instant::now() + CLOSE_TIMEOUT).await;

@@ -10,14 +10,15 @@
 //! vote while the vote is on its way from the marker into the log.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_commitlog::Vote;
 use barrage_model::{LogId, NodeId, Term};
-use barrage_world::Instant;
 use barrage_world::channel::Mutex;
+use barrage_world::{self as world, Instant};
 use bytes::Bytes;
-use openraft::raft::{VoteRequest, VoteResponse};
+use openraft::raft::{AppendEntriesResponse, VoteRequest, VoteResponse};
 
 use crate::folder::Folder;
 use crate::format::marker::{Held, Marker};
@@ -53,12 +54,12 @@ impl Default for Ballot {
 }
 
 impl Ballot {
-    /// Answers a peer that wants this replica's vote. `None` for any other request: a replica that
-    /// is being copied does not answer it.
+    /// Answers a peer that wants this replica's vote, or leads by an earlier one. `None` for any
+    /// other request: a replica that is being copied does not answer it.
     ///
     /// # Errors
     /// When the bytes are damaged or meant for another replica.
-    pub async fn handle(&self, request: Bytes) -> Result<Option<Bytes>, HandleError> {
+    pub async fn handle(self: &Rc<Self>, request: Bytes) -> Result<Option<Bytes>, HandleError> {
         let decoded = match &*self.open.borrow() {
             None => return Ok(None),
             Some(open) if open.is_closed => return Ok(None),
@@ -66,13 +67,25 @@ impl Ballot {
         };
         let answer = match decoded.1 {
             Request::Append(append) => {
-                if self.vote().is_none_or(|own| own.term.0 <= append.vote.leader_id.term) {
-                    self.hear();
-                }
-                return Ok(None);
+                return Ok(match self.vote() {
+                    // A leader learns of a later term from those that are in it, and stands again.
+                    Some(own) if own.term.0 > append.vote.leader_id.term => {
+                        let higher = AppendEntriesResponse::HigherVote(to_raft_vote(own));
+                        Some(rpc::encode_answer(&Answer::Append(higher))?)
+                    }
+                    _ => {
+                        self.hear();
+                        None
+                    }
+                });
             }
             Request::PreVote(asked) => self.would_vote(&asked),
-            Request::Vote(asked) => self.give_vote(&asked).await,
+            Request::Vote(asked) => {
+                // A task of its own: whoever asked may give up, and the next vote must not be
+                // saved beside this one.
+                let this = Rc::clone(self);
+                world::spawn(async move { this.give_vote(&asked).await }).await.flatten()
+            }
             Request::Transfer(_) | Request::Checkpoint { .. } | Request::Seed { .. } => None,
         };
         Ok(match answer {

@@ -148,16 +148,16 @@ impl Folder {
     /// Makes a folder that never held anything an incomplete one.
     pub(crate) async fn begin(&self) -> io::Result<Marker> {
         let marker = Marker { shard: self.shard(), vote: None, held: Held::Unknown };
+        fs::create_dir_all(&self.dir).await?;
+        if let Some(parent) = self.dir.parent() {
+            fs::sync_dir(parent).await?;
+        }
         self.save_marker(&marker).await?;
         Ok(marker)
     }
 
     /// Durable when it returns.
     pub(crate) async fn save_marker(&self, marker: &Marker) -> io::Result<()> {
-        fs::create_dir_all(&self.dir).await?;
-        if let Some(parent) = self.dir.parent() {
-            fs::sync_dir(parent).await?;
-        }
         let bytes = marker::encode(marker).map_err(io::Error::other)?;
         fs::write_atomic(&self.dir.join(MARKER), &bytes).await
     }

@@ -120,13 +120,14 @@ pub async fn seed(
     options: &SeedOptions,
     sources: impl Fn() -> Vec<NodeId>,
 ) -> Result<(), SeedError> {
-    let folder = &options.folder;
+    let (folder, ballot) = (&options.folder, &options.ballot);
+    // An earlier call may have left it open: what it gives is in the marker before that is read.
+    ballot.close().await;
     let marker = match (folder.marker().await?, folder.content().await?) {
         (Some(marker), _) => marker,
         (None, Content::Empty) => folder.begin().await?,
         (None, Content::Whole | Content::Incomplete) => return Err(SeedError::Whole),
     };
-    let ballot = &options.ballot;
     ballot.open(options.node, folder.clone(), marker, options.patience);
     let mut copy = Copy::open(folder).await?;
     let mut asking = Asking { options, sources: &sources, hint: None, turn: 0 };

@@ -173,7 +173,7 @@ impl Core {
             return false;
         }
         // openraft waits for ever where what it waits for was cut off by another leader.
-        let asked = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        let asked = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
         matches!(world::timeout(self.confirmed_within, asked).await, Ok(Ok(_)))
     }
 
@@ -182,8 +182,8 @@ impl Core {
     fn led_no_earlier_than(&self, kept: &RaftVote) -> bool {
         let Some(led) = self.leading_vote() else { return false };
         let (led, kept) = (led.leader_id, &kept.leader_id);
-        kept.term > 0
-            && (led.term > kept.term || (led.term == kept.term && led.voted_for == kept.voted_for))
+        // A term has one leader: what was acknowledged in this one was acknowledged to this one.
+        kept.term > 0 && led.term >= kept.term
     }
 
     /// Whether that very entry is in the log, as far as it can be told.

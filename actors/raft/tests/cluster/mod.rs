@@ -131,6 +131,7 @@ pub(crate) struct Replica {
     pub(crate) progress: watch::Sender<SeedProgress>,
     wires: Wires,
     slot: Slot,
+    ballot: Rc<Ballot>,
 }
 
 pub(crate) fn log_options(floor: Floor) -> Options {
@@ -146,7 +147,8 @@ impl Replica {
         let (node, slot, machine) = (NodeId(node), Slot::default(), Machine::new(&disk));
         wires.nodes.borrow_mut().insert(node, (machine.clone(), Rc::clone(&slot)));
         let (progress, _) = watch::channel(SeedProgress::default());
-        Self { node, disk, machine, floor, progress, wires: wires.clone(), slot }
+        let (wires, ballot) = (wires.clone(), Rc::default());
+        Self { node, disk, machine, floor, progress, wires, slot, ballot }
     }
 
     /// The power fails: what is on the disk may be any of what it may leave.
@@ -226,7 +228,7 @@ impl Replica {
         &self,
         sources: &[u64],
     ) -> impl Future<Output = Result<(), SeedError>> + 'static {
-        let ballot = Rc::new(Ballot::default());
+        let ballot = Rc::clone(&self.ballot);
         if !self.is_open() {
             *self.slot.borrow_mut() = Place::Copied(Rc::clone(&ballot));
         }
