@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use barrage_cluster::format::backoff::BackoffV1;
 use barrage_cluster::format::{self, FormatError, Kind};
+use barrage_model::group::Order;
 use barrage_model::{
     GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention, Sequence,
     TopicId,
@@ -104,6 +105,7 @@ pub(crate) struct PolicyV1 {
     deliveries_max: Option<u16>,
     backoff: BackoffV1,
     filter: Option<String>,
+    by_key: bool,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -127,6 +129,7 @@ enum WhatV1 {
     Rewind { to: u64 },
     Skip { to: u64 },
     LeaseWanted(Box<LeaseWantedV1>),
+    LeaseChosen(Box<(u64, u64, Vec<u64>)>),
 }
 
 /// What was looked at, `from..end`; first record and count of each range that is wanted.
@@ -274,15 +277,16 @@ fn load_slot((topic, partition, group): (u64, u32, u64)) -> Slot {
 }
 
 pub(crate) fn store_policy(policy: &Policy) -> PolicyV1 {
-    let Policy { deliveries_max, backoff, filter } = policy.clone();
+    let Policy { deliveries_max, backoff, filter, order } = policy.clone();
     let filter = filter.map(|filter| filter.line().to_owned());
-    PolicyV1 { deliveries_max, backoff: backoff.into(), filter }
+    PolicyV1 { deliveries_max, backoff: backoff.into(), filter, by_key: order == Order::Key }
 }
 
 pub(crate) fn load_policy(stored: PolicyV1) -> Policy {
-    let PolicyV1 { deliveries_max, backoff, filter } = stored;
+    let PolicyV1 { deliveries_max, backoff, filter, by_key } = stored;
     let filter = filter.map(|line| Rc::new(StoredFilter::new(line)));
-    Policy { deliveries_max, backoff: backoff.into(), filter }
+    let order = if by_key { Order::Key } else { Order::None };
+    Policy { deliveries_max, backoff: backoff.into(), filter, order }
 }
 
 fn store_group(wanted: &OpenGroup) -> GroupV1 {
@@ -315,6 +319,10 @@ fn store_op(op: &Op) -> OpV1 {
                 end: found.end().0,
                 wanted: found.wanted().map(|range| (range.start.0, short(range))).collect(),
             }))
+        }
+        What::LeaseChosen { visibility_ms, from, chosen } => {
+            let chosen = chosen.iter().map(|offset| offset.0).collect();
+            WhatV1::LeaseChosen(Box::new((*visibility_ms, from.0, chosen)))
         }
         What::Ack(receipts) => WhatV1::Ack(pairs(receipts)),
         What::Nack(receipts) => {
@@ -349,6 +357,11 @@ fn load_op(stored: OpV1) -> Option<Op> {
     let what = match stored.what {
         WhatV1::Lease { count_max, visibility_ms } => What::Lease { count_max, visibility_ms },
         WhatV1::LeaseWanted(stored) => load_lease_wanted(*stored)?,
+        WhatV1::LeaseChosen(stored) => {
+            let (visibility_ms, from, chosen) = *stored;
+            let chosen = chosen.into_iter().map(Offset).collect();
+            What::LeaseChosen { visibility_ms, from: Offset(from), chosen }
+        }
         WhatV1::Ack(pairs) => What::Ack(receipts(pairs)),
         WhatV1::Nack(all) => {
             let load = |(offset, tag, delay_ms)| (receipt(offset, tag), delay_ms);
@@ -447,7 +460,8 @@ mod tests {
         ];
         let open = |backoff| {
             let filter = Some(Rc::new(StoredFilter::new("tags:new || sold".to_owned())));
-            let policy = Policy { deliveries_max: Some(16), backoff, filter };
+            let order = Order::None;
+            let policy = Policy { deliveries_max: Some(16), backoff, filter, order };
             OpenGroup { slot: slot(), config: GroupConfig { policy, revision: 9 }, at_end: true }
         };
         backoffs.map(open).to_vec()
@@ -467,6 +481,11 @@ mod tests {
             What::Arrived { producer: ProducerId(6), first: Sequence(8), count: 9 },
             What::Rewind { to: Offset(10) },
             What::Skip { to: Offset(11) },
+            What::LeaseChosen {
+                visibility_ms: 30_000,
+                from: Offset(5),
+                chosen: vec![Offset(3), Offset(9)],
+            },
             What::LeaseWanted {
                 count_max: 100,
                 visibility_ms: 30_000,

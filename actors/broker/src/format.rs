@@ -306,7 +306,7 @@ fn load_group(stored: GroupV2) -> Option<(Slot, QueueGroup)> {
     let (start, fresh) = (Offset(stored.start), Offset(stored.fresh));
     let backlog = Backlog::begin_restore(start, fresh, stored.next_tag, departures)?;
     let config = GroupConfig { policy: load_policy(stored.policy), revision: stored.revision };
-    Some((Slot { key, group: GroupId(group) }, QueueGroup { config, backlog }))
+    Some((Slot { key, group: GroupId(group) }, QueueGroup::new(config, backlog)))
 }
 
 fn store_chunk(chunk: &SavedChunk) -> ChunkV1 {
@@ -409,6 +409,7 @@ mod tests {
     use crate::shard::groups::{Op, OpenGroup, Outcome, What};
     use crate::shard::producers::ProducerStamp;
     use barrage_model::Backoff;
+    use barrage_model::group::Order;
 
     fn state() -> State {
         let mut state = State::default();
@@ -437,7 +438,8 @@ mod tests {
         let key = PartitionKey { topic: TopicId(1), partition: PartitionId(1) };
         let slot = Slot { key, group: GroupId(5) };
         let filter = Some(Rc::new(StoredFilter::new("keys:stock.#".to_owned())));
-        let policy = Policy { deliveries_max: Some(1), backoff: Backoff::rocketmq(), filter };
+        let (deliveries_max, backoff) = (Some(1), Backoff::rocketmq());
+        let policy = Policy { deliveries_max, backoff, filter, order: Order::None };
         let config = GroupConfig { policy, revision: 3 };
         groups.open(&state, &[OpenGroup { slot, config, at_end: false }]);
         groups.pass_to(9);
@@ -516,7 +518,12 @@ mod tests {
             state.accept(key, &BatchRow { record_count: 1, producer: Some(stamp) }, 0);
         }
         let slot = Slot { key, group: GroupId(5) };
-        let policy = Policy { deliveries_max: None, backoff: Backoff::default(), filter: None };
+        let policy = Policy {
+            deliveries_max: None,
+            backoff: Backoff::default(),
+            filter: None,
+            order: Order::None,
+        };
         let config = GroupConfig { policy, revision: 3 };
         groups.open(&state, &[OpenGroup { slot, config, at_end: false }]);
         for _ in 0..20 {
@@ -600,14 +607,14 @@ mod tests {
         assert_eq!(all[3], GOLDEN_PARTITION, "the format changed: raise the version");
     }
     const GOLDEN_HEAD: &str = concat!(
-        "0402000062000000a8f9377200e80300000000000048ee0000000000000000000000000000090000",
+        "0402000063000000a7146ac600e80300000000000048ee0000000000000000000000000000090000",
         "0000000000a86d588b00000000000000000000000000000000000000000000000000000000000000",
-        "000000000000000000000000000000000000000000000000000000000000",
+        "00000000000000000000000000000000000000000000000000000000000000",
     );
     const GOLDEN_PARTITION: &str = concat!(
-        "040200006200000093ced2d901010000000000000001000000060000000000000023000000000000",
+        "04020000630000001a13ab6f01010000000000000001000000060000000000000023000000000000",
         "00000000000000000000010000004000000000040000000000000000000000000000000000000000",
-        "000000000000000000000000000000000000000000000000000000000000",
+        "00000000000000000000000000000000000000000000000000000000000000",
     );
 
     #[test]

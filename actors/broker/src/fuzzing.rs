@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use barrage_commitlog::Run;
+use barrage_model::group::Order;
 use barrage_model::{
     Backoff, GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
     Sequence, TopicId,
@@ -176,7 +177,8 @@ fn groups(partition: u32) -> Vec<OpenGroup> {
     ];
     let open = |(group, backoff)| {
         let filter = (group == 2).then(|| Rc::new(StoredFilter::new("tags:a || b".to_owned())));
-        let policy = Policy { deliveries_max: Some(1), backoff, filter };
+        let order = if group == 3 { Order::Key } else { Order::None };
+        let policy = Policy { deliveries_max: Some(1), backoff, filter, order };
         let config = GroupConfig { policy, revision: 1 };
         OpenGroup { slot: Slot { key, group: GroupId(group) }, config, at_end: false }
     };
@@ -198,6 +200,9 @@ fn leases(key: PartitionKey) -> Vec<Op> {
     let (count_max, visibility_ms, found) = (5, 1_000, found(0));
     let wanted = What::LeaseWanted { count_max, visibility_ms, revision: 1, found };
     let filtered = Op { slot: Slot { key, group: GroupId(2) }, what: wanted };
+    let chosen = [1, 4, 5].map(Offset).to_vec();
+    let chosen = What::LeaseChosen { visibility_ms, from: Offset(0), chosen };
+    let ordered = Op { slot: Slot { key, group: GroupId(3) }, what: chosen };
     let receipt = |offset, tag| Receipt { offset: Offset(offset), tag };
     let all = [
         What::Lease { count_max: 5, visibility_ms: 1_000 },
@@ -207,7 +212,7 @@ fn leases(key: PartitionKey) -> Vec<Op> {
         What::Release(vec![receipt(3, 3)]),
     ];
     let all = all.map(|what| Op { slot: Slot { key, group: GroupId(1) }, what });
-    all.into_iter().chain([filtered]).collect()
+    all.into_iter().chain([filtered, ordered]).collect()
 }
 
 /// Leases end, what they were of goes to the dead letters, and all begins again.

@@ -5,6 +5,7 @@
 //! Invariants: variants of `CommandV1` are only ever appended, and none is larger than the largest
 //! before it; a golden test holds the layout still.
 
+use barrage_model::group::Order;
 use barrage_model::{GroupName, NodeId, QueueSettings, Retention, ShardId, TopicId, TopicName};
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -164,6 +165,7 @@ pub(crate) struct SettingsV1 {
     dead_letter: Option<String>,
     backoff: BackoffV1,
     filter: Option<String>,
+    by_key: bool,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -201,6 +203,7 @@ impl From<QueueSettings> for SettingsV1 {
             dead_letter: settings.dead_letter.map(|topic| topic.to_string()),
             backoff: settings.backoff.into(),
             filter: settings.filter,
+            by_key: settings.order == Order::Key,
         }
     }
 }
@@ -216,6 +219,7 @@ impl TryFrom<SettingsV1> for QueueSettings {
             dead_letter: dead_letter.map_err(|_| FormatError::Content)?,
             backoff: stored.backoff.into(),
             filter: stored.filter,
+            order: if stored.by_key { Order::Key } else { Order::None },
         })
     }
 }
@@ -386,6 +390,7 @@ mod tests {
             dead_letter: Some(name("dead")),
             backoff,
             filter: Some("tags:new || sold".to_owned()),
+            order: Order::None,
         }
     }
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use barrage_client::queue::{Begin, PartitionCounts};
 use barrage_client::{Client, ClientError, From as Place, QueueOptions};
-use barrage_model::group::{VISIBILITY_MS_DEFAULT, VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
+use barrage_model::group::{Order, VISIBILITY_MS_DEFAULT, VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
 use barrage_model::units::{format_duration_ms, parse_duration_ms};
 use barrage_model::{Backoff, GroupName, QueueSettings, TopicName};
 use barrage_wire::{ErrorCode, ErrorReply, GroupKind, GroupSummary};
@@ -85,8 +85,12 @@ pub struct CreateArgs {
     backoff: Option<Backoff>,
     /// Which records it wants: 'tags:new || sold', 'keys:stock.*.new' or 'headers:price > 10'
     /// [default: all]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "order")]
     filter: Option<String>,
+    /// Whether consumers get a record only when those before it with its key are settled
+    /// [default: none]
+    #[arg(long, value_enum)]
+    order: Option<OrderBy>,
     /// Where it begins in each partition: start or end; a stream group also at a time
     #[arg(long, value_name = "start|end|@TIME", default_value = "start")]
     #[arg(allow_hyphen_values = true, value_parser = parse_beginning)]
@@ -102,6 +106,24 @@ enum Kind {
     Queue,
     /// Each partition has one reader, and an offset
     Stream,
+}
+
+/// In which order consumers get records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OrderBy {
+    /// The oldest first, side by side
+    None,
+    /// Of each key one at a time, in order; records without a key side by side
+    Key,
+}
+
+impl From<OrderBy> for Order {
+    fn from(order: OrderBy) -> Self {
+        match order {
+            OrderBy::None => Self::None,
+            OrderBy::Key => Self::Key,
+        }
+    }
 }
 
 /// Flags of `group ls`.
@@ -159,6 +181,9 @@ struct Change {
     /// Which records it wants, of those that it has not leased yet; '*' for all
     #[arg(long)]
     filter: Option<String>,
+    /// Whether consumers get a record only when those before it with its key are settled
+    #[arg(long, value_enum)]
+    order: Option<OrderBy>,
 }
 
 /// Flags of `group reset`.
@@ -222,8 +247,10 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
 
 async fn create_stream(args: CreateArgs) -> anyhow::Result<()> {
     let has_settings = args.visibility.is_some() || args.backoff.is_some();
-    if has_settings || args.dead_letter.is_some() || args.filter.is_some() {
-        let problem = "only queue groups have --visibility, --backoff, --filter and dead letters";
+    let chooses = args.filter.is_some() || args.order.is_some();
+    if has_settings || args.dead_letter.is_some() || chooses {
+        let problem = "only queue groups have --visibility, --backoff, --filter, --order and dead \
+                       letters";
         return Err(usage(problem));
     }
     let from = args.from.resolve();
@@ -271,7 +298,8 @@ async fn create_queue(args: CreateArgs) -> anyhow::Result<()> {
         deliveries_max: args.max_deliveries,
         dead_letter: args.dead_letter,
         backoff: args.backoff.unwrap_or_default(),
-        filter: args.filter,
+        filter: args.filter.filter(|filter| filter != EVERYTHING),
+        order: args.order.map_or(Order::None, Order::from),
     };
     let GroupArgs { topic, group } = &args.place;
     let made = client.create_group(topic.as_str(), group.as_str(), &settings, begin).await;
@@ -283,13 +311,14 @@ async fn create_queue(args: CreateArgs) -> anyhow::Result<()> {
 async fn alter(args: AlterArgs) -> anyhow::Result<()> {
     let client = args.server.connect().await?;
     let mut settings = settings(&find(&client, &args.place).await?)?;
-    let Change { visibility, max_deliveries, dead_letter, no_dead_letter, backoff, filter } =
-        args.change;
+    let Change { visibility, max_deliveries, dead_letter, no_dead_letter, .. } = args.change;
     settings.visibility_ms = visibility.unwrap_or(settings.visibility_ms);
-    settings.backoff = backoff.unwrap_or(settings.backoff);
+    settings.backoff = args.change.backoff.unwrap_or(settings.backoff);
     settings.deliveries_max = max_deliveries.or(settings.deliveries_max);
     settings.dead_letter = dead_letter.or(settings.dead_letter);
-    settings.filter = filter.or(settings.filter);
+    let filter = args.change.filter.or(settings.filter);
+    settings.filter = filter.filter(|filter| filter != EVERYTHING);
+    settings.order = args.change.order.map_or(settings.order, Order::from);
     if no_dead_letter {
         (settings.deliveries_max, settings.dead_letter) = (None, None);
     }
@@ -347,6 +376,7 @@ fn settings(group: &GroupSummary) -> anyhow::Result<QueueSettings> {
         dead_letter: dead_letter.context("the server's dead-letter topic")?,
         backoff: settings.backoff.parse().context("the server's back-off")?,
         filter: settings.filter.clone(),
+        order: settings.order,
     })
 }
 
@@ -366,6 +396,7 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
                 "DEAD-LETTER",
                 "BACKOFF",
                 "FILTER",
+                "ORDER",
                 "CREATED",
                 "ID",
             ];
@@ -432,12 +463,16 @@ fn in_words(group: &GroupSummary) -> String {
         _ => "delivered for ever".to_owned(),
     };
     let visibility = format_duration_ms(settings.visibility_ms);
-    let SettingsRow { backoff, filter, .. } = settings;
+    let SettingsRow { backoff, filter, order, .. } = settings;
     let filter = match filter.as_str() {
         EVERYTHING => String::new(),
         filter => format!(", filter {filter}"),
     };
-    format!("{name}: {kind}, visibility {visibility}, {limit}, back-off {backoff}{filter}")
+    let order = match order.as_str() {
+        "none" => String::new(),
+        order => format!(", ordered by {order}"),
+    };
+    format!("{name}: {kind}, visibility {visibility}, {limit}, back-off {backoff}{filter}{order}")
 }
 
 #[derive(Serialize)]
@@ -460,6 +495,7 @@ struct SettingsRow {
     dead_letter: Option<String>,
     backoff: String,
     filter: String,
+    order: String,
 }
 
 impl GroupRow {
@@ -473,6 +509,7 @@ impl GroupRow {
                     dead_letter: settings.dead_letter,
                     backoff: settings.backoff,
                     filter: settings.filter.unwrap_or_else(|| EVERYTHING.to_owned()),
+                    order: settings.order.to_string(),
                 };
                 ("queue", Some(settings), None)
             }
@@ -484,13 +521,14 @@ impl GroupRow {
     fn cells(self) -> Vec<String> {
         let none = || "-".to_owned();
         let settings = match self.settings {
-            None => [none(), none(), none(), none(), none()],
-            Some(SettingsRow { visibility_ms, deliveries_max, dead_letter, backoff, filter }) => [
-                format_duration_ms(visibility_ms),
-                deliveries_max.map_or_else(none, |count| count.to_string()),
-                dead_letter.unwrap_or_else(none),
-                backoff,
-                filter,
+            None => [none(), none(), none(), none(), none(), none()],
+            Some(row) => [
+                format_duration_ms(row.visibility_ms),
+                row.deliveries_max.map_or_else(none, |count| count.to_string()),
+                row.dead_letter.unwrap_or_else(none),
+                row.backoff,
+                row.filter,
+                row.order,
             ],
         };
         let mut cells = vec![self.name, self.kind.to_owned()];

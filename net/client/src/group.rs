@@ -160,5 +160,6 @@ fn on_the_wire(settings: &QueueSettings) -> GroupSettings {
         dead_letter: settings.dead_letter.as_ref().map(TopicName::to_string),
         backoff: settings.backoff.to_string(),
         filter: settings.filter.clone(),
+        order: settings.order,
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use barrage_client::queue::{Queue, Receipt, SettleError};
 use barrage_client::{Client, ClientError, ClientOptions, QueueOptions};
 use barrage_model::batch::{BatchBuilder, Compression, NewRecord};
+use barrage_model::group::Order;
 use barrage_model::{CoreId, GroupId, NodeId, Offset, PartitionId, ShardId, TopicId};
 use barrage_wire::{
     ErrorCode, ErrorReply, FrameDecoder, GroupKind, GroupListReply, GroupSettings, GroupSummary,
@@ -124,6 +125,7 @@ impl Server {
                     dead_letter: None,
                     backoff: "0ms".to_owned(),
                     filter: None,
+                    order: Order::None,
                 };
                 let (name, group) = ("workers".to_owned(), GroupId(9));
                 let kind = GroupKind::Queue(settings);

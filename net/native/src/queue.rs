@@ -148,8 +148,8 @@ fn group_name(name: &str) -> Result<GroupName, ErrorReply> {
 fn settings(settings: wire::GroupSettings) -> Result<QueueSettings, ErrorReply> {
     let dead_letter = settings.dead_letter.as_deref().map(topic_name).transpose()?;
     let backoff = settings.backoff.parse::<Backoff>().map_err(|e| invalid(e.to_string()))?;
-    let wire::GroupSettings { visibility_ms, deliveries_max, filter, .. } = settings;
-    Ok(QueueSettings { visibility_ms, deliveries_max, dead_letter, backoff, filter })
+    let wire::GroupSettings { visibility_ms, deliveries_max, filter, order, .. } = settings;
+    Ok(QueueSettings { visibility_ms, deliveries_max, dead_letter, backoff, filter, order })
 }
 
 fn invalid(message: String) -> ErrorReply {
@@ -162,14 +162,14 @@ fn summary(group: &broker::GroupInfo) -> wire::GroupSummary {
             wire::GroupKind::Stream { topics: topics.iter().map(TopicName::to_string).collect() }
         }
         broker::GroupKind::Queue(settings) => {
-            let QueueSettings { visibility_ms, deliveries_max, dead_letter, backoff, filter } =
-                settings;
+            let QueueSettings { visibility_ms, deliveries_max, dead_letter, .. } = settings;
             wire::GroupKind::Queue(wire::GroupSettings {
                 visibility_ms: *visibility_ms,
                 deliveries_max: *deliveries_max,
                 dead_letter: dead_letter.as_ref().map(TopicName::to_string),
-                backoff: backoff.to_string(),
-                filter: filter.clone(),
+                backoff: settings.backoff.to_string(),
+                filter: settings.filter.clone(),
+                order: settings.order,
             })
         }
     };

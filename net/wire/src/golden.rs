@@ -3,6 +3,7 @@
 //!
 //! Each frame is also cut at every length, and has every byte changed: decoders must answer.
 
+use barrage_model::group::Order;
 use barrage_model::{
     CoreId, GroupId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId,
     Retention, ShardId, Term, TopicId,
@@ -99,6 +100,7 @@ fn group_settings() -> GroupSettings {
         dead_letter: Some("d".to_owned()),
         backoff: "10s".to_owned(),
         filter: Some("tags:a".to_owned()),
+        order: Order::Key,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Consumer groups: create, alter, delete, list.
 
+use barrage_model::group::Order;
 use barrage_model::{GroupId, TopicId};
 use bytes::BytesMut;
 
@@ -19,8 +20,31 @@ pub struct GroupSettings {
     /// Which records it wants: `tags:new || sold`, `keys:stock.*.new` or `headers:price > 10`; all
     /// for `None`.
     pub filter: Option<String>,
+    /// In which order its consumers get them; not beside a filter.
+    pub order: Order,
 }
-fields!(GroupSettings { visibility_ms, deliveries_max, dead_letter, backoff, filter });
+fields!(GroupSettings { visibility_ms, deliveries_max, dead_letter, backoff, filter, order });
+
+impl Field for Order {
+    fn put(&self, out: &mut BytesMut) {
+        match self {
+            Self::None => 0_u8.put(out),
+            Self::Key => 1_u8.put(out),
+        }
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match reader.take::<u8>()? {
+            0 => Ok(Self::None),
+            1 => Ok(Self::Key),
+            value => Err(DecodeError::BadTag { what: "order", value: u32::from(value) }),
+        }
+    }
+
+    fn size_min() -> usize {
+        1
+    }
+}
 
 /// How the readers of a new group share work.
 #[derive(Clone, Debug, PartialEq, Eq)]

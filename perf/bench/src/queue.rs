@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use barrage_model::GroupId;
+use barrage_model::group::Order;
 use barrage_wire::{GroupCreate, GroupSettings, NewGroup, Request, Response, TopicRoutes};
 
 use crate::args::{Plan, WARM_UP};
@@ -121,6 +122,7 @@ fn create_group(session: &mut Session) -> Result<GroupId> {
         dead_letter: None,
         backoff: "1s".to_owned(),
         filter: None,
+        order: Order::None,
     };
     let (topic, name) = (TOPIC.to_owned(), GROUP.to_owned());
     let kind = NewGroup::Queue { settings, at_end: false };

@@ -89,6 +89,25 @@ pub enum GroupNameError {
     },
 }
 
+/// In which order the consumers of a queue group get the records of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The oldest first, side by side.
+    #[default]
+    None,
+    /// A record that has a key only when all before it with that key are settled.
+    Key,
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::None => "none",
+            Self::Key => "key",
+        })
+    }
+}
+
 /// What a queue group does with records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueSettings {
@@ -103,6 +122,8 @@ pub struct QueueSettings {
     /// Which records it wants: `tags:new || sold`, `keys:stock.*.new` or `headers:price > 10`; all
     /// for `None`. The broker judges what is written here.
     pub filter: Option<String>,
+    /// In which order its consumers get them.
+    pub order: Order,
 }
 
 impl Default for QueueSettings {
@@ -113,6 +134,7 @@ impl Default for QueueSettings {
             dead_letter: None,
             backoff: Backoff::default(),
             filter: None,
+            order: Order::None,
         }
     }
 }
@@ -145,6 +167,9 @@ pub enum SettingsError {
         /// Its size.
         bytes: usize,
     },
+    /// Both at once.
+    #[error("a group has a filter or is ordered by key, not both")]
+    FilteredOrder,
 }
 
 impl QueueSettings {
@@ -167,6 +192,9 @@ impl QueueSettings {
         }
         if !self.backoff.is_sound() {
             return Err(SettingsError::Levels);
+        }
+        if self.order == Order::Key && self.filter.is_some() {
+            return Err(SettingsError::FilteredOrder);
         }
         match self.filter.as_ref().map_or(0, String::len) {
             0..=FILTER_BYTES_MAX => Ok(()),
@@ -220,6 +248,13 @@ mod tests {
         check(&|s| s.dead_letter = Some(topic.clone()), Err(SettingsError::OwnDeadLetter));
         check(&|s| s.backoff = Backoff::Levels(vec![1; 65]), Err(SettingsError::Levels));
         check(&|s| s.filter = Some("x".repeat(FILTER_BYTES_MAX)), Ok(()));
+        let ordered = |s: &mut QueueSettings| s.order = Order::Key;
+        check(&ordered, Ok(()));
+        let both = |s: &mut QueueSettings| {
+            s.filter = Some("tags:a".to_owned());
+            s.order = Order::Key;
+        };
+        check(&both, Err(SettingsError::FilteredOrder));
         let (bytes, long) = (FILTER_BYTES_MAX + 1, "x".repeat(FILTER_BYTES_MAX + 1));
         check(&|s| s.filter = Some(long.clone()), Err(SettingsError::Filter { bytes }));
         assert_eq!(QueueSettings::default().check(&topic), Ok(()));

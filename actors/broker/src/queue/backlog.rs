@@ -23,9 +23,11 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use barrage_model::backoff::DELAY_MS_MAX;
-use barrage_model::group::{VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
+use barrage_model::group::{Order, VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
 use barrage_model::{Backoff, Offset, ProducerId, Sequence};
 use barrage_world::planted;
+
+mod ordered;
 
 use super::departures::{DEPARTING_MAX, Departures};
 use super::filter::StoredFilter;
@@ -40,6 +42,10 @@ pub(crate) const DUE_MAX: usize = 64;
 /// bytes of every replica's memory. Who has so many is leased no more.
 pub(crate) const MARKS_MAX: u64 = 10_000_000;
 
+/// Records from the first that was never leased on, that a group which is ordered by key passes
+/// over at once; and those that are not settled and that its leader looks at.
+pub(crate) const AHEAD_MAX: u64 = 20_000;
+
 /// What a group wants, and what it wants done with records that come back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
@@ -50,6 +56,8 @@ pub(crate) struct Policy {
     /// Which records it wants; all of them without. Asked by the leader alone, for records that
     /// were never leased: what it says is in the log.
     pub(crate) filter: Option<Rc<StoredFilter>>,
+    /// In which order. Asked by the leader, too: which records it has chosen is in the log.
+    pub(crate) order: Order,
 }
 
 /// Says that a record was leased, and which lease it was.
@@ -96,6 +104,12 @@ pub(crate) struct Backlog {
     dying: BTreeSet<Offset>,
     leased: u64,
     delayed: u64,
+    /// Whether it is noted what is freed.
+    is_ordered: bool,
+    /// What was settled, or may be had again, since it was asked for.
+    freed: Vec<Offset>,
+    /// So was everything from some record on.
+    is_rewound: bool,
     /// What fell due at other times since it was asked for: where a leader's timers are to look.
     noted: Vec<(Offset, u64)>,
 }
@@ -121,6 +135,9 @@ impl Backlog {
             dying: BTreeSet::new(),
             leased: 0,
             delayed: 0,
+            is_ordered: false,
+            freed: Vec::new(),
+            is_rewound: false,
             noted: Vec::new(),
         }
     }
@@ -267,7 +284,7 @@ impl Backlog {
     pub(crate) fn ack(&mut self, receipt: Receipt, now_ms: u64) -> Result<(), ReceiptError> {
         let mark = self.held(receipt, now_ms)?;
         self.leave(receipt.offset, mark);
-        self.window.settle(receipt.offset);
+        self.settle(receipt.offset);
         Ok(())
     }
 
@@ -386,7 +403,7 @@ impl Backlog {
             // it died of that, too.
             let mark = self.window.mark(at);
             if mark.is_some_and(|mark| mark.state == State::Dying) {
-                self.window.settle(at);
+                self.settle(at);
             }
         }
     }
@@ -406,6 +423,7 @@ impl Backlog {
         self.visible.split_off(&to);
         self.dying.split_off(&to);
         self.fresh = to;
+        self.is_rewound = self.is_ordered;
     }
 
     /// Everything before `to` is done with: the backlog is cleared, or its records are gone.
@@ -481,7 +499,10 @@ impl Backlog {
         match mark.state {
             State::Leased => self.leased += 1,
             State::Delayed => self.delayed += 1,
-            State::Visible => drop(self.visible.insert(at)),
+            State::Visible => {
+                self.visible.insert(at);
+                self.note_freed(at);
+            }
             // One that is on its way already goes once: it is settled when it arrives.
             State::Dying if self.departures.list.contains(&at) => {}
             State::Dying => drop(self.dying.insert(at)),
@@ -558,7 +579,7 @@ mod tests {
     }
 
     fn policy(deliveries_max: Option<u16>) -> Policy {
-        Policy { deliveries_max, backoff: Backoff::Fixed(500), filter: None }
+        Policy { deliveries_max, backoff: Backoff::Fixed(500), filter: None, order: Order::None }
     }
 
     fn want(now_ms: u64, count_max: usize, end: u64) -> Want {

@@ -17,6 +17,8 @@
 //!   that was ever leased.
 //! * `backlog`: one group's view of one partition; leases, settles, gives back.
 //! * `filter`: which records a group wants.
+//! * `keys`: which records a group that is ordered by key may have now.
+//! * `records`: the records of a batch, as far as it can be opened.
 //! * `selection`: which of those ahead a leader has found to be wanted.
 //!
 //! Must never: hold payload; do work that grows with the backlog, but for a rewind or a skip.
@@ -26,6 +28,8 @@ pub(crate) mod departures;
 #[cfg(test)]
 pub(crate) mod dice;
 pub(crate) mod filter;
+pub(crate) mod keys;
+pub(crate) mod records;
 pub(crate) mod selection;
 pub(crate) mod timers;
 mod wheel;

@@ -163,6 +163,7 @@ impl Shard {
             let term = self.inner.group.leader_term();
             if term != watched {
                 self.inner.alarms.turn(term.is_some());
+                self.inner.orders.clear();
                 watched = term;
                 if term.is_some() {
                     self.note_all().await;

@@ -5,17 +5,22 @@
 //! Invariants: no wake-up is lost (listen first, look afterwards); a fetch ends by its
 //! `wait_until`.
 
+use std::time::Duration;
+
 use barrage_cluster::message::Bounds;
 use barrage_commitlog::ReadError;
-use barrage_model::PartitionKey;
+use barrage_model::{Offset, PartitionKey};
 use barrage_raft::ProposeError;
-use barrage_world::{Instant, Slice, buggify, planted, sleep_until};
+use barrage_world::{Instant, Slice, buggify, planted, sleep, sleep_until};
 
 use super::handle::{Shard, first_of};
 use crate::api::{At, FetchError, FetchRequest, ListedOffset};
 
 /// Bytes of one fetch, at most: a frame's worth.
 const FETCH_BYTES_MAX: usize = 8 << 20;
+/// How long a record that others have made durable may be on its way to this disk.
+const PLACED_WITHIN: Duration = Duration::from_secs(10);
+const PLACE_PAUSE: Duration = Duration::from_millis(2);
 
 /// What a fetch found, on the core that read it.
 pub(crate) struct Found {
@@ -111,6 +116,29 @@ impl Shard {
         let Bounds { start_offset, high_watermark, .. } = self.bounds(key)?;
         let offset = found.unwrap_or(high_watermark).clamp(start_offset, high_watermark);
         Ok(ListedOffset { offset, start_offset, high_watermark })
+    }
+
+    /// Batches from a committed record on. What a majority of the others has made durable may not
+    /// have a place on this disk yet: it is waited for. Nothing when retention has passed it.
+    pub(super) async fn read_placed(
+        &self,
+        key: PartitionKey,
+        at: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Slice>, FetchError> {
+        let until = Instant::now() + PLACED_WITHIN;
+        loop {
+            let read = self.inner.group.log().read_batches(key, at, bytes_max).await;
+            let read = read.map_err(|error| self.read_error(error))?;
+            if !read.is_empty() || self.bounds(key)?.start_offset > at {
+                return Ok(read);
+            }
+            if Instant::now() >= until {
+                let detail = format!("{key}, offset {at}: not on this node's disk yet");
+                return Err(FetchError::Io { detail });
+            }
+            sleep(PLACE_PAUSE).await;
+        }
     }
 
     /// Damage is answered by another copy, where there is one: this one gives up its lead and is

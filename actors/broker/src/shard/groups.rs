@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 
+use barrage_model::group::Order;
 use barrage_model::{GroupId, Offset, PartitionKey, ProducerId, Sequence};
 use barrage_world::planted;
 use crc32c::crc32c_append;
@@ -76,6 +77,9 @@ pub(crate) enum What {
     /// those ahead that it does not. `found` was found by the settings of this revision, and holds
     /// as long as they do.
     LeaseWanted { count_max: u32, visibility_ms: u64, revision: u64, found: Selection },
+    /// Hand out these records. They were chosen when the first that was never leased was `from`:
+    /// if it lies before that by now, what came before them may be to be delivered again.
+    LeaseChosen { visibility_ms: u64, from: Offset, chosen: Vec<Offset> },
     /// They are done.
     Ack(Vec<Receipt>),
     /// They are given back, each for a delay or that of the policy.
@@ -131,12 +135,11 @@ impl Groups {
                 true => partition.next_offset,
                 false => partition.start_offset,
             };
-            let found = self.slots.entry(*slot).or_insert_with(|| QueueGroup {
-                config: config.clone(),
-                backlog: Backlog::new(start),
-            });
+            let new = || QueueGroup::new(config.clone(), Backlog::new(start));
+            let found = self.slots.entry(*slot).or_insert_with(new);
             if config.revision > found.config.revision {
-                found.config = config.clone();
+                let backlog = std::mem::replace(&mut found.backlog, Backlog::new(start));
+                *found = QueueGroup::new(config.clone(), backlog);
             }
         }
     }
@@ -184,8 +187,8 @@ impl Groups {
         };
         let outcome = group.apply(&op.what, bounds, now_ms, log_time_ms);
         self.digest = digest(self.digest, op.slot, &outcome);
-        if let What::LeaseWanted { .. } = op.what {
-            // What was settled beside the leases.
+        if let What::LeaseWanted { .. } | What::LeaseChosen { .. } = op.what {
+            // What was settled or passed over beside the leases.
             let fresh = group.backlog.fresh().0.to_le_bytes();
             self.digest = crc32c_append(self.digest, &fresh);
         }
@@ -194,6 +197,12 @@ impl Groups {
 }
 
 impl QueueGroup {
+    /// A group of these settings.
+    pub(crate) fn new(config: GroupConfig, mut backlog: Backlog) -> Self {
+        backlog.set_ordered(config.policy.order == Order::Key);
+        Self { config, backlog }
+    }
+
     fn apply(
         &mut self,
         what: &What,
@@ -210,7 +219,9 @@ impl QueueGroup {
         };
         match what {
             What::Lease { count_max, visibility_ms } => {
-                Outcome::Leased(backlog.lease(&want(*count_max, *visibility_ms)))
+                // By an order that was changed meanwhile nobody has chosen.
+                let count_max = if policy.order == Order::Key { 0 } else { *count_max };
+                Outcome::Leased(backlog.lease(&want(count_max, *visibility_ms)))
             }
             What::LeaseWanted { count_max, visibility_ms, revision, found } => {
                 let want = want(*count_max, *visibility_ms);
@@ -219,6 +230,11 @@ impl QueueGroup {
                     // The filter may be another one by now: what came back was wanted once.
                     false => backlog.lease_wanted(&want, &Selection::empty(backlog.fresh())),
                 })
+            }
+            What::LeaseChosen { visibility_ms, from, chosen } => {
+                let is_theirs = policy.order == Order::Key && backlog.fresh() >= *from;
+                let chosen = if is_theirs { chosen.as_slice() } else { &[] };
+                Outcome::Leased(backlog.lease_chosen(&want(LEASE_MAX, *visibility_ms), chosen))
             }
             What::Ack(_) | What::Nack(_) | What::Extend(_) | What::Release(_) => {
                 Outcome::Settled(settle(backlog, policy, what, now_ms))
@@ -329,7 +345,12 @@ mod tests {
     }
 
     fn open(slot: Slot, revision: u64, at_end: bool) -> OpenGroup {
-        let policy = Policy { deliveries_max: None, backoff: Backoff::default(), filter: None };
+        let policy = Policy {
+            deliveries_max: None,
+            backoff: Backoff::default(),
+            filter: None,
+            order: Order::None,
+        };
         OpenGroup { slot, config: GroupConfig { policy, revision }, at_end }
     }
 

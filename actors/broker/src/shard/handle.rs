@@ -20,6 +20,7 @@ use super::alarms::Alarms;
 use super::entry::{BATCH_OVERHEAD, WaitingBatch};
 use super::groups::{Op, Outcome};
 use super::machine::ShardMachine;
+use super::order::Orders;
 use super::proposer::Proposer;
 use super::readers::Readers;
 use super::sift::Sifters;
@@ -57,6 +58,7 @@ pub(crate) struct Inner {
     pub(super) readers: Readers,
     pub(super) alarms: Alarms,
     pub(super) sifters: Sifters,
+    pub(super) orders: Orders,
     /// Where the lease clock stood when this node came to lead, and when that was.
     lease_base: Cell<Option<(Term, u64, Instant)>>,
     pub(super) waiting: RefCell<Waiting>,
@@ -115,7 +117,7 @@ impl Shard {
     /// leads when this returns.
     pub(crate) async fn open(options: ShardOptions, founding: bool) -> Result<Self, OpenError> {
         let (readers, damaged) = (Readers::default(), Event::new());
-        let alarms = Alarms::default();
+        let (alarms, orders) = (Alarms::default(), Orders::default());
         let group = Group::open(GroupOptions {
             node: options.node,
             shard: options.log.shard,
@@ -126,7 +128,12 @@ impl Shard {
             checkpoint_bytes: options.checkpoint_bytes,
             timing: options.timing,
             peers: options.peers,
-            machine: ShardMachine::new(readers.clone(), alarms.clone(), damaged.clone()),
+            machine: ShardMachine::new(
+                readers.clone(),
+                alarms.clone(),
+                orders.clone(),
+                damaged.clone(),
+            ),
         })
         .await?;
         group.lead_if_alone(founding).await?;
@@ -135,6 +142,7 @@ impl Shard {
             readers,
             alarms,
             sifters: Sifters::default(),
+            orders,
             lease_base: Cell::new(None),
             waiting: RefCell::new(Waiting::new(options.waiting_bytes_max)),
             in_flight: Cell::new(0),

@@ -11,6 +11,7 @@
 
 use barrage_cluster::format::FormatError;
 use barrage_commitlog::{CommitLog, Run};
+use barrage_model::group::Order;
 use barrage_model::{GroupId, Offset, PartitionKey};
 use barrage_raft::{Applied, Machine, Parts, RestoreError, UnknownCommand};
 use barrage_world::channel::Event;
@@ -19,6 +20,7 @@ use barrage_world::{planted, unix_time_ms};
 use super::alarms::Alarms;
 use super::decide::{BatchRow, RunStamp, State};
 use super::groups::{Groups, Op, OpenGroup, Outcome, Slot, What};
+use super::order::Orders;
 use super::readers::Readers;
 use super::streams::StreamOutcome;
 use crate::command::Command;
@@ -51,6 +53,8 @@ pub(crate) enum Effect {
     Closed { key: PartitionKey },
     /// Records of a group wait for other times now.
     Touched { slot: Slot },
+    /// Records of a group that is ordered by key were settled, or may be had again.
+    Freed { slot: Slot },
     /// A stream group waits for another time now.
     TouchedStream { group: GroupId },
     /// Records of a partition may be leased again.
@@ -118,8 +122,15 @@ fn operate(
     effects: &mut Vec<Effect>,
 ) -> Outcome {
     let outcome = groups.apply(state, log_time_ms, op);
+    let group = groups.slots.get(&op.slot);
+    if group.is_some_and(|group| group.config.policy.order == Order::Key) {
+        effects.push(Effect::Freed { slot: op.slot });
+    }
     match &op.what {
-        What::Lease { .. } | What::LeaseWanted { .. } | What::Extend(_) => {
+        What::Lease { .. }
+        | What::LeaseWanted { .. }
+        | What::LeaseChosen { .. }
+        | What::Extend(_) => {
             effects.push(Effect::Touched { slot: op.slot });
         }
         What::Nack(_) | What::PassTime(_) | What::Release(_) | What::Rewind { .. } => {
@@ -224,6 +235,7 @@ pub(crate) struct ShardMachine {
     restoring: Restoring,
     readers: Readers,
     alarms: Alarms,
+    orders: Orders,
     log: Option<CommitLog>,
     effects: Vec<Effect>,
     /// What the state was when it was last compared: index and hash.
@@ -235,13 +247,14 @@ pub(crate) struct ShardMachine {
 
 impl ShardMachine {
     /// An empty machine that wakes these readers.
-    pub(crate) fn new(readers: Readers, alarms: Alarms, damaged: Event) -> Self {
+    pub(crate) fn new(readers: Readers, alarms: Alarms, orders: Orders, damaged: Event) -> Self {
         Self {
             state: State::default(),
             groups: Groups::default(),
             restoring: Restoring::default(),
             readers,
             alarms,
+            orders,
             log: None,
             effects: Vec::new(),
             mark: None,
@@ -362,6 +375,15 @@ impl Machine for ShardMachine {
                 }
                 continue;
             }
+            if let Effect::Freed { slot } = effect {
+                if let Some(group) = self.groups.slots.get_mut(&slot) {
+                    let freed = group.backlog.take_freed();
+                    if self.orders.note(slot, &group.backlog, freed) {
+                        self.readers.wake(slot.key);
+                    }
+                }
+                continue;
+            }
             if let Effect::TouchedStream { group } = effect {
                 self.alarms.note_stream(group, self.groups.streams.next_due_ms(group));
                 continue;
@@ -378,7 +400,10 @@ impl Machine for ShardMachine {
                     self.readers.forget(key);
                 }
                 (
-                    Effect::Compare { .. } | Effect::Touched { .. } | Effect::TouchedStream { .. },
+                    Effect::Compare { .. }
+                    | Effect::Touched { .. }
+                    | Effect::Freed { .. }
+                    | Effect::TouchedStream { .. },
                     Some(_),
                 )
                 | (_, None) => {}

@@ -17,6 +17,7 @@ pub(crate) mod fetch;
 pub(crate) mod groups;
 pub(crate) mod handle;
 pub(crate) mod machine;
+pub(crate) mod order;
 pub(crate) mod partition;
 pub(crate) mod producers;
 pub(crate) mod proposer;

@@ -7,7 +7,8 @@
 //!     --> what does not fit into the answer is released, as if it had not been leased
 //! ```
 //!
-//! For a group with a filter `sift` looks at the records first.
+//! For a group with a filter `sift` looks at the records first, for one that is ordered by key
+//! `order` does.
 //!
 //! Owns: the waiting, and what fits into an answer. Must never: hand out a record whose lease is
 //! not committed; keep a lease that was not handed out, while it can be given back.
@@ -15,7 +16,7 @@
 //! `wait_until` and what the log takes.
 
 use barrage_model::batch::{self, BatchHeader};
-use barrage_model::group::{VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
+use barrage_model::group::{Order, VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
 use barrage_model::{Offset, PartitionKey};
 use barrage_world::{Instant, Slice, buggify, sleep_until};
 
@@ -46,6 +47,8 @@ enum Sight {
     Some,
     /// Somebody must look which of them are wanted.
     Filtered,
+    /// Somebody must look which of them come first of their key.
+    Ordered,
 }
 
 impl Shard {
@@ -74,13 +77,17 @@ impl Shard {
                     };
                     leased
                 }
-                Sight::Filtered => {
-                    let count_max = self.fitting(request);
-                    match self.sift(slot, Ask { count_max, visibility_ms, is_last }).await? {
+                sight @ (Sight::Filtered | Sight::Ordered) => {
+                    let ask = Ask { count_max: self.fitting(request), visibility_ms, is_last };
+                    let looked = match sight {
+                        Sight::Ordered => self.pick(slot, ask).await?,
+                        _ => self.sift(slot, ask).await?,
+                    };
+                    match looked {
                         Sifted::Leased(leased) => leased,
                         Sifted::Found => return Ok(nothing(true)),
                         Sifted::Again if !is_last => continue,
-                        Sifted::Again if self.may_have_more(slot)? => return Ok(nothing(true)),
+                        Sifted::Again if self.knows_of_more(slot)? => return Ok(nothing(true)),
                         Sifted::Again | Sifted::Nothing => Vec::new(),
                     }
                 }
@@ -104,10 +111,21 @@ impl Shard {
             let group = machine.groups().slots.get(&slot).ok_or(QueueError::UnknownGroup)?;
             Ok(match group.backlog.is_anything_visible(end) {
                 false => Sight::Nothing,
+                true if group.config.policy.order == Order::Key => Sight::Ordered,
                 true if group.config.policy.filter.is_some() => Sight::Filtered,
                 true => Sight::Some,
             })
         })
+    }
+
+    /// Whether more could be had at once, as far as is known.
+    fn knows_of_more(&self, slot: Slot) -> Result<bool, QueueError> {
+        match self.sight(slot)? {
+            Sight::Nothing => Ok(false),
+            Sight::Some => Ok(true),
+            Sight::Filtered => self.may_have_more(slot),
+            Sight::Ordered => self.may_pick_more(slot),
+        }
     }
 
     /// About as many records as fit: what does not fit is leased for nothing.
@@ -147,12 +165,7 @@ impl Shard {
             first_ms: one.first_ms,
             left_ms: one.until_ms.saturating_sub(now_ms + ROUNDING_MS),
         };
-        let more = !rest.is_empty()
-            || match self.sight(slot) {
-                Ok(Sight::Some) => true,
-                Ok(Sight::Filtered) => self.may_have_more(slot).unwrap_or(false),
-                Ok(Sight::Nothing) | Err(_) => false,
-            };
+        let more = !rest.is_empty() || self.knows_of_more(slot).unwrap_or(false);
         Ok(Handed { leases: kept.iter().map(lease).collect(), batches, more })
     }
 
@@ -176,9 +189,9 @@ impl Shard {
                 .first()
                 .is_some_and(|next| Some(next.receipt.offset) == offset.checked_add(1));
             let left = if has_neighbour { bytes_max - size } else { 1 };
-            let read = self.inner.group.log().read_batches(key, offset, left).await;
+            let read = self.read_placed(key, offset, left).await?;
             let before = rest.len();
-            for slice in read.map_err(|error| self.read_error(error))? {
+            for slice in read {
                 let mut at = 0;
                 for batch in batch::batches(&slice) {
                     // The log has checked its own CRC over these bytes.

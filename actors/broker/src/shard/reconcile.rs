@@ -154,6 +154,7 @@ fn policy(group: &Group) -> Policy {
         deliveries_max: settings.deliveries_max,
         backoff: settings.backoff.clone(),
         filter: settings.filter.clone().map(|line| Rc::new(StoredFilter::new(line))),
+        order: settings.order,
     }
 }
 

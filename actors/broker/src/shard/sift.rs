@@ -215,8 +215,7 @@ impl Shard {
         let mut left = LOOK_BYTES_MAX;
         while left > 0 && found.end() < end && !found.is_full() {
             let at = found.end();
-            let read = self.inner.group.log().read_batches(key, at, READ_BYTES.min(left)).await;
-            let read = read.map_err(|error| self.read_error(error))?;
+            let read = self.read_placed(key, at, READ_BYTES.min(left)).await?;
             let began = Instant::now();
             let is_late = || began.elapsed() >= TURN;
             let mut all = read.iter().flat_map(|slice| batch::batches(slice)).map_while(Result::ok);
@@ -224,7 +223,7 @@ impl Shard {
                 .all(|batch| filter::batch::look(batch, filter, found, end, is_late) && !is_late());
             left = read.iter().fold(left, |left, slice| left.saturating_sub(slice.len()));
             if found.end() == at {
-                // Retention has passed it meanwhile, or it is not where it should be.
+                // Retention has passed it meanwhile, or not even its header makes sense.
                 if self.bounds(key)?.start_offset <= at {
                     found.want(end.0 - at.0);
                 }

@@ -16,6 +16,7 @@ use super::groups::{LEASE_MAX, Op, Outcome, What};
 use super::streams::{StreamOp, StreamOutcome};
 use crate::api::queue::QueueError;
 use crate::command::Command;
+use crate::queue::backlog::AHEAD_MAX;
 use crate::queue::window::CHUNK;
 use crate::reply::ProduceReply;
 
@@ -260,6 +261,11 @@ fn work(op: &Op) -> usize {
             let settled = usize::try_from(found.count() / 64).unwrap_or(usize::MAX);
             settled.saturating_add((*count_max).min(LEASE_MAX) as usize + weight(op))
         }
+        What::LeaseChosen { from, chosen, .. } => {
+            // Those that are passed over are marked one by one.
+            let passed = chosen.last().map_or(0, |last| last.0.saturating_sub(from.0));
+            usize::try_from(passed.min(AHEAD_MAX)).unwrap_or(0).saturating_add(weight(op))
+        }
         What::PassTime(chunks) => chunks.len().saturating_mul(CHUNK as usize),
         _ => weight(op),
     }
@@ -274,6 +280,7 @@ fn weight(op: &Op) -> usize {
         What::PassTime(chunks) => chunks.len(),
         What::Renumber { lost, .. } => lost.len(),
         What::LeaseWanted { found, .. } => found.wanted().len(),
+        What::LeaseChosen { chosen, .. } => chosen.len(),
         What::Lease { .. }
         | What::Depart { .. }
         | What::Arrived { .. }

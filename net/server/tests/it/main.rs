@@ -20,6 +20,7 @@ mod flags;
 mod garbage;
 mod idle;
 mod node;
+mod order;
 mod peer;
 mod pipeline;
 mod queue;

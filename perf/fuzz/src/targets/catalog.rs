@@ -8,6 +8,7 @@
 
 use barrage_cluster::node::{Birth, Presence};
 use barrage_cluster::{Catalog, Command};
+use barrage_model::group::Order;
 use barrage_model::{
     Backoff, GroupName, NodeId, QueueSettings, Retention, ShardId, TopicId, TopicName,
 };
@@ -79,7 +80,9 @@ fn presence() -> Presence {
 fn settings(backoff: Backoff) -> QueueSettings {
     let dead_letter = TopicName::parse("b").ok();
     let filter = Some("headers:price > 10".to_owned());
-    QueueSettings { visibility_ms: 5_000, deliveries_max: Some(16), dead_letter, backoff, filter }
+    let order = Order::None;
+    let (visibility_ms, deliveries_max) = (5_000, Some(16));
+    QueueSettings { visibility_ms, deliveries_max, dead_letter, backoff, filter, order }
 }
 
 fn commands() -> Vec<Command> {

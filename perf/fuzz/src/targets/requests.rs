@@ -3,6 +3,7 @@
 //! Checked: what was read can be written and read again; if nothing was stepped over, it is
 //! written as the same bytes.
 
+use barrage_model::group::Order;
 use barrage_model::{
     GroupId, NodeId, Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId,
 };
@@ -99,6 +100,7 @@ pub(super) fn group_settings() -> GroupSettings {
         dead_letter: Some("dead".to_owned()),
         backoff: "1s..5m".to_owned(),
         filter: Some("keys:stock.# || order.*".to_owned()),
+        order: Order::Key,
     }
 }
 

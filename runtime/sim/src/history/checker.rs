@@ -142,6 +142,7 @@ impl Checker {
         phantom::finish(facts, report, now);
         appended::finish(facts, report, now);
         self.leases.finish(facts, report, now, &expired);
+        self.keys.finish(facts, report);
         self.unread.finish(facts, report, now, &expired);
         let is_over = facts.drain.is_some();
         self.replicas.finish(&mut facts.counters, report, now, is_over);
@@ -439,7 +440,8 @@ impl Checker {
             let is_first = self.leases.deliver(facts, report, take, message, given);
             if let Some((partition, offset)) = place.filter(|_| is_first) {
                 let reached = (partition, offset, self.moment, at);
-                self.keys.delivered(facts, report, take, message, reached);
+                let known = (&*facts, &self.leases);
+                self.keys.delivered(known, report, take, message, reached);
             }
         }
     }

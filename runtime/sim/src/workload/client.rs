@@ -415,7 +415,8 @@ impl Client {
         let mut known = self.context.addresses.borrow_mut();
         for partition in &row.partitions {
             match partition.address.parse() {
-                _ if self.context.follows && partition.address.is_empty() => {}
+                // Nobody is known to lead: also while a node that is alone has just begun.
+                _ if partition.address.is_empty() => {}
                 Ok(address) if known.contains(&address) => {}
                 Ok(address) => known.push(address),
                 Err(_) => {

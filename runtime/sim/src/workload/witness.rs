@@ -408,7 +408,12 @@ impl Witness {
         self.history.borrow_mut().ok(now(), call, Answer::Done);
     }
 
-    /// What a group gives up goes to another topic.
+    /// A group keeps the order of keys.
+    pub(crate) fn keyed(&self, group: &str) {
+        self.note(Note::Keyed { group: Name::from(group) });
+    }
+
+    /// Where the dead letters of a group go.
     pub(crate) fn dead_letters(&self, group: &str, from: &Topic, into: &Topic) {
         let (topic, into) = (self.place(from.key(0)).topic, self.place(into.key(0)).topic);
         self.note(Note::DeadLetters { group: Name::from(group), topic, into });

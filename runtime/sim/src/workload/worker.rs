@@ -6,6 +6,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use barrage_model::group::Order;
 use barrage_model::{GroupId, Offset, PartitionKey};
 use barrage_wire::{
     ErrorCode, GroupCreate, GroupList, GroupSettings, Lease, NewGroup, QueueCounts,
@@ -37,6 +38,7 @@ pub(crate) struct GroupPlan {
     pub(crate) backoff: &'static str,
     /// One that lets everything through: what it does to a record must not show.
     pub(crate) filter: Option<&'static str>,
+    pub(crate) order: Order,
 }
 
 /// A queue group of a topic.
@@ -77,6 +79,7 @@ pub(crate) async fn create_group(client: &mut Client, topic: &Topic, plan: &Grou
         dead_letter: plan.deliveries_max.map(|_| plan.dead_letter.to_owned()),
         backoff: plan.backoff.to_owned(),
         filter: plan.filter.map(str::to_owned),
+        order: plan.order,
     };
     let kind = NewGroup::Queue { settings, at_end: false };
     let id = make_group(client, topic, plan.name, kind).await;

@@ -5,10 +5,11 @@
 //! Invariants: batches are looked at in their order, and every record of them once.
 
 use barrage_model::Offset;
-use barrage_model::batch::{BatchHeader, BatchView, DecompressionLimits, Headers};
+use barrage_model::batch::Headers;
 use barrage_model::headers::{ROUTING_KEY, TAG};
 
 use super::{Facts, StoredFilter};
+use crate::queue::records::{Seen, walk};
 use crate::queue::selection::Selection;
 
 /// Records between two looks at the clock.
@@ -24,43 +25,33 @@ pub(crate) fn look(
     end: Offset,
     is_late: impl Fn() -> bool,
 ) -> bool {
-    let Ok(header) = BatchHeader::peek(batch) else { return false };
-    let end = header.next_offset().min(end);
-    // Offsets are dense: what lies before the batch should be there.
-    found.want(header.base_offset.min(end).0.saturating_sub(found.end().0));
-    let opened = BatchView::check(batch).and_then(|view| {
-        // Bounded as wherever the broker opens a batch.
-        view.records(&DecompressionLimits::default())
-    });
     let mut turn = 0;
-    for record in opened.iter().flatten() {
-        let Ok(record) = record else { break };
-        if record.offset < found.end() {
-            continue;
+    walk(batch, found.end(), end, |seen| match seen {
+        Seen::Record(record) => {
+            turn += 1;
+            if found.is_full() || (turn % RECORDS_PER_TURN == 0 && is_late()) {
+                return false;
+            }
+            match filter.matches(&Headed { headers: record.headers }) {
+                true => found.want(1),
+                false => found.pass(1),
+            }
+            true
         }
-        if record.offset >= end {
-            break;
+        Seen::Unknown(count) => {
+            let end = Offset(found.end().0 + count);
+            found.want(count);
+            found.end() == end
         }
-        turn += 1;
-        if found.is_full() || (turn % RECORDS_PER_TURN == 0 && is_late()) {
-            return false;
-        }
-        match filter.matches(&Seen { headers: record.headers }) {
-            true => found.want(1),
-            false => found.pass(1),
-        }
-    }
-    // Nobody can say what is in those that are left, if any are.
-    found.want(end.0.saturating_sub(found.end().0));
-    found.end() >= end
+    })
 }
 
 /// A record as a filter sees it.
-struct Seen<'a> {
+struct Headed<'a> {
     headers: Headers<'a>,
 }
 
-impl Facts for Seen<'_> {
+impl Facts for Headed<'_> {
     /// What is no text is no tag.
     fn tags(&self) -> impl Iterator<Item = &str> {
         let tags = self.headers.iter().filter(|header| header.key == TAG.as_bytes());

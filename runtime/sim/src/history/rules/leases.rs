@@ -248,6 +248,14 @@ impl Leases {
         }
     }
 
+    /// Whether a record is leased for certain: nobody may have settled it, or given it back.
+    pub(crate) fn holds(&self, group: GroupId, message: MessageId, at: Nanos) -> bool {
+        let Some(track) = self.tracks.get(&(group, message)) else { return false };
+        let is_open = track.acked.is_none() && track.acks_possible == 0 && track.dead.is_none();
+        let last = track.given.last();
+        is_open && last.is_some_and(|given| !given.is_nacked && at < given.ends)
+    }
+
     /// The messages that some group has acked, or may have.
     pub(crate) fn done(&self, facts: &Facts) -> MessageSet {
         let mut done = MessageSet::new(facts.ledger.message_count());

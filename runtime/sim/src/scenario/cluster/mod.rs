@@ -27,6 +27,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_model::Retention;
+use barrage_model::group::Order;
 use barrage_wire::{ClusterChange, ClusterDescription, Request, Response};
 use barrage_world as world;
 use barrage_world::sim::{self, Disk, Host, Machine, Network, Rng};
@@ -519,6 +520,9 @@ async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Made {
         let dead = create(&mut client, name, queue.dead_partitions, retention).await;
         client.witness().dead_letters(queue.group.name, &first, &dead);
         topics.push(dead);
+        if queue.group.order == Order::Key {
+            client.witness().keyed(queue.group.name);
+        }
         group = Some(create_group(&mut client, &first, &queue.group).await);
     }
     client.hang_up();

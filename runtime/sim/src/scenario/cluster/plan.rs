@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use barrage_broker::BrokerOptions;
 use barrage_model::Retention;
+use barrage_model::group::Order;
 use barrage_native::Options;
 use barrage_world::sim::{LinkOptions, Rng};
 
@@ -247,8 +248,9 @@ impl QueuePlan {
         let backoff = *pick(random, &["0ms", "300ms", "100ms..2s"]);
         // Not drawn: the seeds of before keep their plans.
         let filter = (backoff == "300ms").then_some("keys:#");
+        let order = if backoff == "100ms..2s" { Order::Key } else { Order::None };
         let (name, dead_letter) = ("workers", "dead");
-        let group = GroupPlan { name, deliveries_max, dead_letter, backoff, filter };
+        let group = GroupPlan { name, deliveries_max, dead_letter, backoff, filter, order };
         Self {
             group,
             workers: (0..random.between(1, 4)).map(|_| WorkerPlan::draw(random)).collect(),
