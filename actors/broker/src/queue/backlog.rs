@@ -97,6 +97,8 @@ pub(crate) struct Backlog {
     /// The first record that was never leased.
     fresh: Offset,
     next_tag: u32,
+    /// How often it was rewound: what was chosen before does not count any more.
+    rewinds: u32,
     departures: Departures,
     // What follows is derived.
     visible: BTreeSet<Offset>,
@@ -120,6 +122,7 @@ pub(crate) struct Saved {
     pub(crate) window: Window,
     pub(crate) fresh: Offset,
     pub(crate) next_tag: u32,
+    pub(crate) rewinds: u32,
     pub(crate) departures: Departures,
 }
 
@@ -130,6 +133,7 @@ impl Backlog {
             window: Window::new(start),
             fresh: start,
             next_tag: 0,
+            rewinds: 0,
             departures: Departures::default(),
             visible: BTreeSet::new(),
             dying: BTreeSet::new(),
@@ -146,11 +150,11 @@ impl Backlog {
     pub(crate) fn begin_restore(
         start: Offset,
         fresh: Offset,
-        next_tag: u32,
+        (next_tag, rewinds): (u32, u32),
         departures: Departures,
     ) -> Option<Self> {
         let is_sound = start <= fresh && departures.list.len() <= DEPARTING_MAX;
-        is_sound.then(|| Self { next_tag, departures, fresh, ..Self::new(start) })
+        is_sound.then(|| Self { next_tag, rewinds, departures, fresh, ..Self::new(start) })
     }
 
     /// The next of its chunks, unless no backlog ever had it there.
@@ -162,14 +166,16 @@ impl Backlog {
             self.enter(at, mark);
         }
         self.noted.clear();
+        self.freed.clear();
         (self.window.end() <= self.fresh).then_some(())
     }
 
     /// What a checkpoint keeps. Cheap: it shares chunks.
     pub(crate) fn save(&self) -> Saved {
-        let Self { window, fresh, next_tag, departures, .. } = self;
+        let Self { window, fresh, next_tag, rewinds, departures, .. } = self;
         let (window, departures) = (window.clone(), departures.clone());
-        Saved { window, fresh: *fresh, next_tag: *next_tag, departures }
+        let (fresh, next_tag, rewinds) = (*fresh, *next_tag, *rewinds);
+        Saved { window, fresh, next_tag, rewinds, departures }
     }
 
     /// Records that have got another time to wait for since this was asked, and that time; of
@@ -423,6 +429,7 @@ impl Backlog {
         self.visible.split_off(&to);
         self.dying.split_off(&to);
         self.fresh = to;
+        self.rewinds = self.rewinds.wrapping_add(1);
         self.is_rewound = self.is_ordered;
     }
 
@@ -571,9 +578,9 @@ mod tests {
 
     /// What a checkpoint makes of it.
     fn restored(backlog: &Backlog) -> Backlog {
-        let Saved { window, fresh, next_tag, departures } = backlog.save();
+        let Saved { window, fresh, next_tag, rewinds, departures } = backlog.save();
         let mut again =
-            Backlog::begin_restore(window.start(), fresh, next_tag, departures).unwrap();
+            Backlog::begin_restore(window.start(), fresh, (next_tag, rewinds), departures).unwrap();
         assert!(window.chunks_from(0).all(|chunk| again.restore(chunk).is_some()));
         again
     }

@@ -35,6 +35,8 @@ pub(crate) struct Keys {
     scanned: Offset,
     /// Hash of the key of each record that is not settled.
     known: BTreeMap<Offset, Option<u64>>,
+    /// How often the backlog had been rewound when this was begun.
+    rewinds: u32,
     waiting: BTreeMap<u64, VecDeque<Offset>>,
     ready: BTreeSet<Offset>,
 }
@@ -47,10 +49,21 @@ pub(crate) fn hash(key: &[u8]) -> u64 {
 }
 
 impl Keys {
-    /// Nothing was looked at yet; `from` is the oldest record that is not settled.
-    pub(crate) fn new(from: Offset) -> Self {
-        let (known, waiting) = (BTreeMap::new(), BTreeMap::new());
-        Self { scanned: from, known, waiting, ready: BTreeSet::new() }
+    /// Nothing was looked at yet.
+    pub(crate) fn new(backlog: &Backlog) -> Self {
+        let (known, waiting, ready) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let (scanned, rewinds) = (backlog.start(), backlog.rewinds());
+        Self { scanned, rewinds, known, waiting, ready }
+    }
+
+    /// How often the backlog had been rewound when this was begun.
+    pub(crate) fn rewinds(&self) -> u32 {
+        self.rewinds
+    }
+
+    /// What is settled need not be looked at.
+    pub(crate) fn pass_settled(&mut self, backlog: &Backlog) {
+        self.scanned = backlog.next_unsettled(self.scanned);
     }
 
     /// The first record that was not looked at.
@@ -98,7 +111,7 @@ impl Keys {
         match chain.front() {
             Some(first) if *first == at => drop(chain.pop_front()),
             // Leased before the group was ordered.
-            _ => chain.retain(|other| *other != at),
+            _ => drop(chain.binary_search(&at).ok().and_then(|place| chain.remove(place))),
         }
         match chain.front().copied() {
             Some(first) => self.consider(first, Some(key), backlog),
@@ -201,7 +214,7 @@ mod tests {
     #[test]
     fn a_record_waits_for_those_before_it_with_its_key() {
         let mut backlog = backlog();
-        let mut keys = Keys::new(Offset(0));
+        let mut keys = Keys::new(&backlog);
         for (at, key) in
             [Some(1), Some(1), Some(2), None, None, Some(1), Some(2)].iter().enumerate()
         {
@@ -246,7 +259,7 @@ mod tests {
         for seed in 0..20 {
             let mut dice = Dice::new(seed);
             let mut backlog = backlog();
-            let mut keys = Keys::new(Offset(0));
+            let mut keys = Keys::new(&backlog);
             let all: Vec<Option<u64>> =
                 (0..400).map(|_| Some(dice.below(6)).filter(|key| *key > 0)).collect();
             let mut held: Vec<Leased> = Vec::new();
@@ -254,6 +267,9 @@ mod tests {
             for _ in 0..4_000 {
                 match dice.below(9) {
                     0 | 1 if scanned < all.len() => {
+                        if dice.below(4) == 0 {
+                            keys.pass_settled(&backlog);
+                        }
                         if Offset(scanned as u64) >= keys.scanned() {
                             keys.push(Offset(scanned as u64), all[scanned], &backlog);
                         }
@@ -285,7 +301,7 @@ mod tests {
                         scanned = scanned.max(backlog.start().0 as usize);
                     }
                     8 if dice.below(60) == 0 => {
-                        keys = Keys::new(backlog.start());
+                        keys = Keys::new(&backlog);
                         scanned = backlog.start().0 as usize;
                     }
                     _ => {}
@@ -320,12 +336,12 @@ mod tests {
         }
         let mut bytes = builder.finish().unwrap();
         stamp(&mut bytes, Offset(2), 1);
-        let mut keys = Keys::new(Offset(1));
+        let mut keys = Keys { scanned: Offset(1), ..Keys::new(&backlog) };
         assert!(look(&bytes, &mut keys, &backlog, Offset(99), || false));
         assert_eq!((keys.scanned(), keys.take(9)), (Offset(6), offsets(&[1, 2, 3, 4])));
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
-        let mut keys = Keys::new(Offset(3));
+        let mut keys = Keys { scanned: Offset(3), ..Keys::new(&backlog) };
         assert!(look(&bytes, &mut keys, &backlog, Offset(5), || false));
         assert_eq!(keys.take(9), offsets(&[3, 4]), "as if they had no key");
     }

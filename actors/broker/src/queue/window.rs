@@ -185,6 +185,25 @@ impl Window {
         }
     }
 
+    /// The first record from `at` on that is not settled.
+    pub(crate) fn next_unsettled(&self, at: Offset) -> Offset {
+        let mut at = at.max(self.start);
+        loop {
+            let number = at.0 / CHUNK;
+            let open = match self.chunks.get(&number) {
+                None => return at,
+                Some(Chunk::Whole) => None,
+                Some(Chunk::Part(part)) => {
+                    (place(at)..CHUNK as u16).find(|place| !part.is_settled(*place))
+                }
+            };
+            match open {
+                Some(place) => return Offset(number * CHUNK + u64::from(place)),
+                None => at = Offset((number + 1) * CHUNK),
+            }
+        }
+    }
+
     pub(crate) fn mark(&self, at: Offset) -> Option<Mark> {
         match self.chunks.get(&(at.0 / CHUNK))? {
             Chunk::Part(part) => part.mark(place(at)).filter(|_| at >= self.start),
@@ -499,6 +518,17 @@ mod tests {
 
     fn settle(window: &mut Window, range: Range<u64>) {
         range.for_each(|at| window.settle(Offset(at)));
+    }
+
+    #[test]
+    fn the_next_record_that_is_not_settled() {
+        let mut window = Window::new(Offset(5));
+        assert_eq!(window.next_unsettled(Offset(0)), Offset(5));
+        window.settle_range(Offset(6)..Offset(3 * CHUNK + 2));
+        window.settle(Offset(3 * CHUNK + 3));
+        let next = |at| window.next_unsettled(Offset(at)).0;
+        assert_eq!([next(5), next(6), next(CHUNK)], [5, 3 * CHUNK + 2, 3 * CHUNK + 2]);
+        assert_eq!([next(3 * CHUNK + 3), next(9 * CHUNK)], [3 * CHUNK + 4, 9 * CHUNK]);
     }
 
     #[test]

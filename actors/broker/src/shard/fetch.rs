@@ -19,8 +19,9 @@ use crate::api::{At, FetchError, FetchRequest, ListedOffset};
 /// Bytes of one fetch, at most: a frame's worth.
 const FETCH_BYTES_MAX: usize = 8 << 20;
 /// How long a record that others have made durable may be on its way to this disk.
-const PLACED_WITHIN: Duration = Duration::from_secs(10);
-const PLACE_PAUSE: Duration = Duration::from_millis(2);
+const PLACED_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks whether it is there.
+pub(super) const PLACE_PAUSE: Duration = Duration::from_millis(2);
 
 /// What a fetch found, on the core that read it.
 pub(crate) struct Found {

@@ -77,9 +77,10 @@ pub(crate) enum What {
     /// those ahead that it does not. `found` was found by the settings of this revision, and holds
     /// as long as they do.
     LeaseWanted { count_max: u32, visibility_ms: u64, revision: u64, found: Selection },
-    /// Hand out these records. They were chosen when the first that was never leased was `from`:
-    /// if it lies before that by now, what came before them may be to be delivered again.
-    LeaseChosen { visibility_ms: u64, from: Offset, chosen: Vec<Offset> },
+    /// Hand out these records. They were chosen when the group had been rewound so often: since
+    /// another rewind what comes before them may be to be delivered again. `from` was the first
+    /// that was never leased; how much work it is goes by that.
+    LeaseChosen { visibility_ms: u64, rewinds: u32, from: Offset, chosen: Vec<Offset> },
     /// They are done.
     Ack(Vec<Receipt>),
     /// They are given back, each for a delay or that of the policy.
@@ -224,15 +225,16 @@ impl QueueGroup {
                 Outcome::Leased(backlog.lease(&want(count_max, *visibility_ms)))
             }
             What::LeaseWanted { count_max, visibility_ms, revision, found } => {
-                let want = want(*count_max, *visibility_ms);
+                let count_max = if policy.order == Order::Key { 0 } else { *count_max };
+                let want = want(count_max, *visibility_ms);
                 Outcome::Leased(match revision == own {
                     true => backlog.lease_wanted(&want, found),
                     // The filter may be another one by now: what came back was wanted once.
                     false => backlog.lease_wanted(&want, &Selection::empty(backlog.fresh())),
                 })
             }
-            What::LeaseChosen { visibility_ms, from, chosen } => {
-                let is_theirs = policy.order == Order::Key && backlog.fresh() >= *from;
+            What::LeaseChosen { visibility_ms, rewinds, from: _, chosen } => {
+                let is_theirs = policy.order == Order::Key && backlog.rewinds() == *rewinds;
                 let chosen = if is_theirs { chosen.as_slice() } else { &[] };
                 Outcome::Leased(backlog.lease_chosen(&want(LEASE_MAX, *visibility_ms), chosen))
             }
@@ -418,6 +420,35 @@ mod tests {
         assert_eq!(lease(4), (vec![], 0));
         assert_eq!(lease(3), (vec![4], 4));
         assert_eq!(lease(3), (vec![], 4), "once");
+    }
+
+    fn choose(groups: &mut Groups, state: &State, rewinds: u32, chosen: &[u64]) -> Vec<u64> {
+        let chosen = chosen.iter().copied().map(Offset).collect();
+        let from = Offset(0);
+        let what = What::LeaseChosen { visibility_ms: 30_000, rewinds, from, chosen };
+        match groups.apply(state, 0, &Op { slot: slot(0, 1), what }) {
+            Outcome::Leased(leased) => leased.iter().map(|one| one.receipt.offset.0).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What was chosen before a rewind may come after what is to be delivered again.
+    #[test]
+    fn an_ordered_group_leases_what_was_chosen_and_nothing_else() {
+        let (mut groups, state) = (Groups::default(), state());
+        let mut ordered = open(slot(0, 1), 1, false);
+        ordered.config.policy.order = Order::Key;
+        groups.open(&state, &[ordered]);
+        assert_eq!(lease(&mut groups, &state, slot(0, 1), 3), [], "nobody has chosen");
+        assert_eq!(choose(&mut groups, &state, 0, &[2, 5]), [2, 5]);
+        let some = choose(&mut groups, &state, 0, &[1, 2, 4, 99]);
+        assert_eq!(some, [1, 4], "2 is leased, 99 is not there");
+        let what = What::Rewind { to: Offset(3) };
+        assert_eq!(groups.apply(&state, 0, &Op { slot: slot(0, 1), what }), Outcome::Done);
+        let none: [u64; 0] = [];
+        assert_eq!(choose(&mut groups, &state, 0, &[7]), none, "chosen before the rewind");
+        assert_eq!(choose(&mut groups, &state, 1, &[3, 7]), [3, 7]);
+        assert_eq!(groups.slots[&slot(0, 1)].backlog.fresh(), Offset(8));
     }
 
     #[test]

@@ -133,15 +133,13 @@ fn operate(
         | What::Extend(_) => {
             effects.push(Effect::Touched { slot: op.slot });
         }
+        // What is skipped holds up nothing any more, where the order is by key.
+        What::Skip { .. } => effects.push(Effect::Visible { key: op.slot.key }),
         What::Nack(_) | What::PassTime(_) | What::Release(_) | What::Rewind { .. } => {
             effects.push(Effect::Touched { slot: op.slot });
             effects.push(Effect::Visible { key: op.slot.key });
         }
-        What::Ack(_)
-        | What::Depart { .. }
-        | What::Renumber { .. }
-        | What::Arrived { .. }
-        | What::Skip { .. } => {}
+        What::Ack(_) | What::Depart { .. } | What::Renumber { .. } | What::Arrived { .. } => {}
     }
     outcome
 }
@@ -394,7 +392,10 @@ impl Machine for ShardMachine {
                     log.index_run(id.index, run);
                     self.readers.wake(key);
                 }
-                (Effect::Starts { key, start }, Some(log)) => log.set_start(key, start),
+                (Effect::Starts { key, start }, Some(log)) => {
+                    log.set_start(key, start);
+                    self.readers.wake(key);
+                }
                 (Effect::Closed { key }, Some(log)) => {
                     log.forget(key);
                     self.readers.forget(key);
@@ -428,6 +429,7 @@ impl Machine for ShardMachine {
     fn end_restore(&mut self) -> Result<(), RestoreError> {
         let restored = std::mem::take(&mut self.restoring).end();
         (self.state, self.groups) = restored.map_err(|error| RestoreError(error.to_string()))?;
+        self.orders.clear();
         self.restate_starts();
         Ok(())
     }

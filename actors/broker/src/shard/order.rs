@@ -14,7 +14,8 @@
 //! Owns: which records are on their way into a lease. Must never: choose by what was looked at
 //! before a rewind, or before another node led.
 //! Invariants: apply leases what was chosen only if no rewind came between, and only what nobody
-//! has; so two records of a key are never leased at once.
+//! has; so two records of a key are never leased at once. Keys that are kept here hear of all that
+//! is freed; those that are not any more are void, and end with the receive that holds them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,9 +25,10 @@ use std::time::Duration;
 use barrage_model::group::Order;
 use barrage_model::{Offset, batch};
 use barrage_world::channel::Mutex;
-use barrage_world::{Instant, yield_now};
+use barrage_world::{Instant, sleep, yield_now};
 
 use super::Shard;
+use super::fetch::PLACE_PAUSE;
 use super::groups::{Op, Outcome, Slot, What};
 use super::handle::Inner;
 use super::sift::{Ask, Sifted};
@@ -39,12 +41,18 @@ const LOOK_BYTES_MAX: usize = 2 << 20;
 const READ_BYTES: usize = 256 << 10;
 /// How long a look keeps the core to itself; one batch is always opened.
 const TURN: Duration = Duration::from_millis(5);
-/// Groups in partitions for which keys are kept while nobody receives.
-const KEPT_MAX: usize = 100;
+/// Groups in partitions for which keys are kept: 1.2 MB each, at most.
+const KEPT_MAX: usize = 256;
 
 /// The keys ahead of the ordered groups of a shard; clones are the same ones.
 #[derive(Clone, Default)]
-pub(crate) struct Orders(Rc<RefCell<BTreeMap<Slot, Rc<Ordered>>>>);
+pub(crate) struct Orders(Rc<RefCell<All>>);
+
+#[derive(Default)]
+struct All {
+    slots: BTreeMap<Slot, Rc<Ordered>>,
+    uses: u64,
+}
 
 struct Ordered {
     /// Held by the one who looks.
@@ -54,27 +62,39 @@ struct Ordered {
     revision: Cell<u64>,
     /// They do not hold any more.
     is_void: Cell<bool>,
+    /// Larger for one that was used later.
+    used: Cell<u64>,
 }
 
 impl Orders {
     fn of(&self, slot: Slot) -> Rc<Ordered> {
-        let mut all = self.0.borrow_mut();
-        if all.len() >= KEPT_MAX && !all.contains_key(&slot) {
-            all.retain(|_, ordered| Rc::strong_count(ordered) > 1);
+        let All { slots, uses } = &mut *self.0.borrow_mut();
+        *uses += 1;
+        if slots.len() >= KEPT_MAX && !slots.contains_key(&slot) {
+            let idle = slots.iter().filter(|(_, ordered)| Rc::strong_count(ordered) == 1);
+            let oldest = idle.min_by_key(|(_, ordered)| ordered.used.get()).map(|(slot, _)| *slot);
+            oldest.and_then(|oldest| slots.remove(&oldest));
         }
         let new = || Ordered {
             looking: Mutex::new(()),
-            keys: RefCell::new(Keys::new(Offset(0))),
+            keys: RefCell::new(Keys::new(&Backlog::new(Offset(0)))),
             revision: Cell::new(0),
             is_void: Cell::new(true),
+            used: Cell::new(0),
         };
-        Rc::clone(all.entry(slot).or_insert_with(|| Rc::new(new())))
+        let ordered = slots.entry(slot).or_insert_with(|| Rc::new(new()));
+        ordered.used.set(*uses);
+        Rc::clone(ordered)
+    }
+
+    fn known(&self, slot: Slot) -> Option<Rc<Ordered>> {
+        self.0.borrow().slots.get(&slot).cloned()
     }
 
     /// Records of a group were settled, or may be had again; everything from some record on, for
     /// `None`. Answers whether somebody may find something now.
     pub(crate) fn note(&self, slot: Slot, backlog: &Backlog, freed: Option<Vec<Offset>>) -> bool {
-        let Some(ordered) = self.0.borrow().get(&slot).cloned() else { return true };
+        let Some(ordered) = self.known(slot) else { return true };
         let Some(freed) = freed else {
             ordered.is_void.set(true);
             return true;
@@ -82,12 +102,12 @@ impl Orders {
         let mut keys = ordered.keys.borrow_mut();
         let was_full = keys.is_full();
         freed.into_iter().for_each(|at| keys.note(at, backlog));
-        was_full || keys.ready_count() > 0
+        (was_full && !keys.is_full()) || keys.ready_count() > 0
     }
 
     /// This node leads no more, or has just come to lead.
     pub(crate) fn clear(&self) {
-        for (_, ordered) in std::mem::take(&mut *self.0.borrow_mut()) {
+        for (_, ordered) in std::mem::take(&mut self.0.borrow_mut().slots) {
             ordered.is_void.set(true);
         }
     }
@@ -122,10 +142,15 @@ impl Shard {
         if ask.count_max == 0 {
             return Ok(Sifted::Found);
         }
-        let from = self.inner.group.with_machine(|machine| {
-            machine.groups().slots.get(&slot).map(|group| group.backlog.fresh())
+        let view = self.inner.group.with_machine(|machine| {
+            let group = machine.groups().slots.get(&slot)?;
+            Some((group.backlog.fresh(), group.backlog.room()))
         });
-        let from = from.ok_or(QueueError::UnknownGroup)?;
+        let (from, room) = view.ok_or(QueueError::UnknownGroup)?;
+        if room == 0 {
+            return Ok(Sifted::Nothing);
+        }
+        let rewinds = ordered.keys.borrow().rewinds();
         let chosen = ordered.keys.borrow_mut().take(wanted);
         let on_its_way = OnItsWay {
             shard: Rc::clone(&self.inner),
@@ -133,13 +158,15 @@ impl Shard {
             ordered: Rc::clone(&ordered),
             chosen: chosen.clone(),
         };
-        let what = What::LeaseChosen { visibility_ms: ask.visibility_ms, from, chosen };
+        let visibility_ms = ask.visibility_ms;
+        let what = What::LeaseChosen { visibility_ms, rewinds, from, chosen };
         let done = self.submit_op(Op { slot, what });
         drop(looking);
         let done = done.await;
         drop(on_its_way);
         match done? {
-            Outcome::Leased(leased) if leased.is_empty() => Ok(Sifted::Nothing),
+            // Others were faster, or a rewind came between.
+            Outcome::Leased(leased) if leased.is_empty() => Ok(Sifted::Again),
             Outcome::Leased(leased) => Ok(Sifted::Leased(leased)),
             _ => Err(QueueError::UnknownGroup),
         }
@@ -148,10 +175,8 @@ impl Shard {
     /// Whether more could be had at once, as far as is known.
     pub(super) fn may_pick_more(&self, slot: Slot) -> Result<bool, QueueError> {
         let end = self.bounds(slot.key)?.high_watermark;
-        let ordered = self.inner.orders.of(slot);
-        if ordered.is_void.get() {
-            return Ok(true);
-        }
+        let ordered = self.inner.orders.known(slot).filter(|ordered| !ordered.is_void.get());
+        let Some(ordered) = ordered else { return Ok(true) };
         let keys = ordered.keys.borrow();
         Ok(keys.ready_count() > 0 || (keys.scanned() < end && !keys.is_full()))
     }
@@ -164,7 +189,7 @@ impl Shard {
             let is_void = ordered.is_void.replace(false);
             if is_void || ordered.revision.replace(group.config.revision) != group.config.revision {
                 ordered.revision.set(group.config.revision);
-                *keys = Keys::new(group.backlog.start());
+                *keys = Keys::new(&group.backlog);
             }
             keys.follow_start(&group.backlog);
             Ok(())
@@ -179,14 +204,25 @@ impl Shard {
     ) -> Result<(), QueueError> {
         let mut left = LOOK_BYTES_MAX;
         while left > 0 {
-            let (at, is_full) = {
-                let keys = ordered.keys.borrow();
+            let (at, is_full) = self.inner.group.with_machine(|machine| {
+                let mut keys = ordered.keys.borrow_mut();
+                if let Some(group) = machine.groups().slots.get(&slot) {
+                    keys.pass_settled(&group.backlog);
+                }
                 (keys.scanned(), keys.is_full())
-            };
+            });
             if at >= end || is_full {
                 return Ok(());
             }
-            let read = self.read_placed(slot.key, at, READ_BYTES.min(left)).await?;
+            let size = READ_BYTES.min(left);
+            let read = self.inner.group.log().read_batches(slot.key, at, size).await;
+            let read = read.map_err(|error| self.read_error(error))?;
+            if read.is_empty() {
+                // Retention has passed it meanwhile, or it has no place on this disk yet: what is
+                // known already may be had.
+                sleep(PLACE_PAUSE).await;
+                return Ok(());
+            }
             if ordered.is_void.get() {
                 return Ok(());
             }
@@ -202,7 +238,7 @@ impl Shard {
                 })
             });
             left = read.iter().fold(left, |left, slice| left.saturating_sub(slice.len()));
-            if !read.is_empty() && ordered.keys.borrow().scanned() == at {
+            if ordered.keys.borrow().scanned() == at {
                 // Not even its header makes sense: whoever leases it finds out.
                 self.inner.group.with_machine(|machine| {
                     if let Some(group) = machine.groups().slots.get(&slot) {
@@ -212,8 +248,7 @@ impl Shard {
                 return Ok(());
             }
             yield_now().await;
-            // Retention has passed it meanwhile, or others want the core.
-            if !is_whole || read.is_empty() || ordered.is_void.get() {
+            if !is_whole || ordered.is_void.get() {
                 return Ok(());
             }
         }
@@ -234,9 +269,14 @@ impl Drop for OnItsWay {
         let Self { shard, slot, ordered, chosen } = self;
         shard.group.with_machine(|machine| {
             let Some(group) = machine.groups().slots.get(slot) else { return };
-            if group.config.policy.order == Order::Key {
-                let mut keys = ordered.keys.borrow_mut();
-                chosen.iter().for_each(|at| keys.note(*at, &group.backlog));
+            if group.config.policy.order != Order::Key {
+                return;
+            }
+            let mut keys = ordered.keys.borrow_mut();
+            chosen.iter().for_each(|at| keys.note(*at, &group.backlog));
+            if keys.ready_count() > 0 && group.backlog.room() > 0 {
+                // Others may have looked while these were on their way.
+                shard.readers.wake(slot.key);
             }
         });
     }

@@ -23,9 +23,10 @@ use std::time::Duration;
 
 use barrage_model::{Offset, PartitionKey, batch};
 use barrage_world::channel::Mutex;
-use barrage_world::{Instant, yield_now};
+use barrage_world::{Instant, sleep, yield_now};
 
 use super::Shard;
+use super::fetch::PLACE_PAUSE;
 use super::groups::{Op, Outcome, Slot, What};
 use super::handle::Inner;
 use crate::api::queue::QueueError;
@@ -215,7 +216,13 @@ impl Shard {
         let mut left = LOOK_BYTES_MAX;
         while left > 0 && found.end() < end && !found.is_full() {
             let at = found.end();
-            let read = self.read_placed(key, at, READ_BYTES.min(left)).await?;
+            let read = self.inner.group.log().read_batches(key, at, READ_BYTES.min(left)).await;
+            let read = read.map_err(|error| self.read_error(error))?;
+            if read.is_empty() {
+                // Retention has passed it meanwhile, or it has no place on this disk yet.
+                sleep(PLACE_PAUSE).await;
+                return Ok(());
+            }
             let began = Instant::now();
             let is_late = || began.elapsed() >= TURN;
             let mut all = read.iter().flat_map(|slice| batch::batches(slice)).map_while(Result::ok);
@@ -223,10 +230,8 @@ impl Shard {
                 .all(|batch| filter::batch::look(batch, filter, found, end, is_late) && !is_late());
             left = read.iter().fold(left, |left, slice| left.saturating_sub(slice.len()));
             if found.end() == at {
-                // Retention has passed it meanwhile, or not even its header makes sense.
-                if self.bounds(key)?.start_offset <= at {
-                    found.want(end.0 - at.0);
-                }
+                // Not even its header makes sense: whoever leases it finds out.
+                found.want(1);
                 return Ok(());
             }
             yield_now().await;

@@ -16,6 +16,7 @@ pub(super) fn settings(deliveries_max: Option<u16>) -> QueueSettings {
         dead_letter: deliveries_max.map(|_| TopicName::parse("dead").unwrap()),
         backoff: Backoff::Fixed(2_000),
         filter: None,
+        ..QueueSettings::default()
     }
 }
 

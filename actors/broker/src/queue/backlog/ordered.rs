@@ -36,6 +36,16 @@ impl Backlog {
         leased
     }
 
+    /// How often it was rewound.
+    pub(crate) fn rewinds(&self) -> u32 {
+        self.rewinds
+    }
+
+    /// The first record from `at` on that is not done with.
+    pub(crate) fn next_unsettled(&self, at: Offset) -> Offset {
+        self.window.next_unsettled(at)
+    }
+
     /// Whether a record is done with.
     pub(crate) fn is_settled(&self, at: Offset) -> bool {
         self.window.is_settled(at)
