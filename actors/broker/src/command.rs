@@ -358,7 +358,7 @@ fn store_op(op: &Op) -> OpV1 {
     OpV1 { slot: store_slot(&op.slot), what }
 }
 
-/// None of a selection that nobody can have found.
+/// None of what nobody can have meant: a selection that nobody can have found, no producer.
 fn load_op(stored: OpV1) -> Option<Op> {
     let receipt = |offset, tag| Receipt { offset: Offset(offset), tag };
     let receipts =
@@ -384,7 +384,8 @@ fn load_op(stored: OpV1) -> Option<Op> {
         WhatV1::PassTime(chunks) => What::PassTime(chunks),
         WhatV1::Depart { count_max } => What::Depart { count_max },
         WhatV1::Renumber { producer, lost } => What::Renumber {
-            producer: ProducerId(producer),
+            // Nobody's batches are numbered by no producer.
+            producer: Some(ProducerId(producer)).filter(|producer| producer.is_some())?,
             lost: lost.into_iter().map(Offset).collect(),
         },
         WhatV1::Arrived { producer, first, count } => {
