@@ -26,6 +26,8 @@ use crate::history::Name;
 
 /// Between two attempts to connect or to ask.
 const RETRY_AFTER: Duration = milliseconds(15);
+/// Where no connection came about is not tried for this long if there is another address.
+const SHUNNED_FOR: Duration = milliseconds(5_000);
 /// How long the server takes at most for what names no time.
 const ANSWER_WITHIN: Duration = milliseconds(8_000);
 /// While something is wrong, a client that may turn to another node waits no longer than this.
@@ -113,6 +115,8 @@ pub(crate) struct Client {
     routes: BTreeMap<PartitionKey, SocketAddr>,
     /// The connections to those, by address.
     routed: BTreeMap<SocketAddr, Rc<Connection>>,
+    /// Where no connection came about, and when.
+    silent: BTreeMap<SocketAddr, Instant>,
 }
 
 impl Client {
@@ -120,7 +124,8 @@ impl Client {
         let (name, context) = (Name::from(name), Rc::clone(context));
         let (routes, routed) = (BTreeMap::new(), BTreeMap::new());
         let open_orders = Cell::new(0);
-        Self { name, context, random, open_orders, connection: None, routes, routed }
+        let (connection, silent) = (None, BTreeMap::new());
+        Self { name, context, random, open_orders, connection, routes, routed, silent }
     }
 
     pub(crate) fn witness(&self) -> Rc<Witness> {
@@ -140,7 +145,10 @@ impl Client {
             let address = self.address();
             match Connection::open(address, self.name.as_str(), &self.context.witness).await {
                 Ok(connection) => self.connection = Some(connection),
-                Err(Lost) => sleep(RETRY_AFTER).await,
+                Err(Lost) => {
+                    self.silent.insert(address, Instant::now());
+                    sleep(RETRY_AFTER).await;
+                }
             }
         }
     }
@@ -193,10 +201,15 @@ impl Client {
     fn address(&mut self) -> SocketAddr {
         let told = self.context.addresses.borrow().clone();
         // A core's own port goes with the number of cores; the shared one stays.
-        match told.is_empty() || self.random.one_in(2) {
-            true => *pick(&mut self.random, &self.context.doors),
-            false => *pick(&mut self.random, &told),
-        }
+        let all = match told.is_empty() || self.random.one_in(2) {
+            true => &self.context.doors,
+            false => &told,
+        };
+        // Waiting at the same dead door again and again takes longer than a session lasts.
+        self.silent.retain(|_, since| since.elapsed() < SHUNNED_FOR);
+        let is_open = |address: &&SocketAddr| !self.silent.contains_key(address);
+        let open: Vec<SocketAddr> = all.iter().filter(is_open).copied().collect();
+        *pick(&mut self.random, if open.is_empty() { all } else { &open })
     }
 
     pub(crate) fn hang_up(&mut self) {
@@ -293,8 +306,11 @@ impl Client {
         wait: Duration,
         read: impl FnOnce(&Response<'_>) -> Option<T>,
     ) -> Result<T, Refusal> {
-        let frame = self.call(connection, request, wait).await?;
-        let opcode = request.opcode();
+        let (opcode, asked_at) = (request.opcode(), Instant::now());
+        let called = self.call(connection, request, wait).await;
+        let (client, took) = (&self.name, asked_at.elapsed());
+        tracing::debug!(%client, ?opcode, ?took, is_lost = called.is_err(), "called");
+        let frame = called?;
         match Response::decode(&frame.header, &frame.body) {
             Ok(Response::Error { error, .. }) => Err(Refusal::Error(error)),
             Ok(response) => read(&response).ok_or_else(|| {

@@ -65,6 +65,7 @@ impl Connection {
         name: &str,
         witness: &Rc<Witness>,
     ) -> Result<Rc<Self>, Lost> {
+        tracing::debug!(client = name, %address, "connects");
         let connecting = timeout(CONNECT_WITHIN, Stream::connect(address)).await;
         let Ok(Ok(stream)) = connecting else { return Err(Lost) };
         witness.count(|counts| counts.connections += 1);

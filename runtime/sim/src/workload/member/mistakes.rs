@@ -25,7 +25,9 @@ impl Member {
         let positions = |parts: &BTreeMap<PartitionKey, Part>| -> Vec<(PartitionKey, u64)> {
             parts.iter().filter_map(|(key, part)| Some((*key, part.position?))).collect()
         };
-        match self.client.random.below(7) {
+        let mistake = self.client.random.below(7);
+        tracing::debug!(member = %self.life.id, mistake, "errs");
+        match mistake {
             0 => {
                 if let Some(former) = life.former {
                     self.store(&life, former, &positions(&life.parts)).await;
