@@ -359,6 +359,12 @@ impl CommitLog {
         read::offset_at_time(&self.shared, key, time_ms).await
     }
 
+    /// One past the newest record of the partition that has a place here; what others have made
+    /// durable may not have one yet.
+    pub fn placed_end(&self, key: PartitionKey) -> Option<Offset> {
+        self.shared.state.borrow().index.partition(key)?.next_offset()
+    }
+
     /// Bytes of the partition's batches that may still be read, by whole segments.
     pub fn partition_bytes(&self, key: PartitionKey) -> u64 {
         self.shared.state.borrow().index.partition(key).map_or(0, |p| p.bytes())

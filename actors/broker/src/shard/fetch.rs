@@ -109,14 +109,36 @@ impl Shard {
         let found = match at {
             At::Start => Some(before.start_offset),
             At::End => None,
-            At::Time(time_ms) => {
-                let found = self.inner.group.log().offset_at_time(key, time_ms).await;
-                found.map_err(|error| self.read_error(error))?
-            }
+            At::Time(time_ms) => self.first_since(key, time_ms).await?,
         };
         let Bounds { start_offset, high_watermark, .. } = self.bounds(key)?;
         let offset = found.unwrap_or(high_watermark).clamp(start_offset, high_watermark);
         Ok(ListedOffset { offset, start_offset, high_watermark })
+    }
+
+    /// The first record of a time or later. Where none is found, all must have a place on this disk
+    /// first: the one that is asked for may be one of those that have none yet (`queue` 103388).
+    async fn first_since(
+        &self,
+        key: PartitionKey,
+        time_ms: i64,
+    ) -> Result<Option<Offset>, FetchError> {
+        let until = Instant::now() + PLACED_WITHIN;
+        loop {
+            let Bounds { start_offset, high_watermark, .. } = self.bounds(key)?;
+            let log = self.inner.group.log();
+            let is_placed = log.placed_end(key) >= Some(high_watermark);
+            let found = log.offset_at_time(key, time_ms).await;
+            let found = found.map_err(|error| self.read_error(error))?;
+            if found.is_some() || is_placed || start_offset >= high_watermark {
+                return Ok(found);
+            }
+            if Instant::now() >= until {
+                let detail = format!("{key}, up to {high_watermark}: not on this node's disk yet");
+                return Err(FetchError::Io { detail });
+            }
+            sleep(PLACE_PAUSE).await;
+        }
     }
 
     /// Batches from a committed record on. What a majority of the others has made durable may not
