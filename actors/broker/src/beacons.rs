@@ -262,7 +262,8 @@ fn row<M: Machine>(group: &Group<M>, agreed: u64) -> Replica {
     let status = group.status();
     let leads = group.leader_term().is_some();
     let in_sync = if leads { in_sync(&status) } else { Default::default() };
-    let Status { term, leader, voters, learners, .. } = status;
+    let Status { term, leader, voters, changing, learners, .. } = status;
     let (shard, agreed) = (group.shard(), if leads { agreed } else { 0 });
-    Replica { shard, term, leads, leader, voters, learners, in_sync, agreed, ..Replica::default() }
+    let row = Replica { voters, changing, learners, in_sync, ..Replica::default() };
+    Replica { shard, term, leads, leader, agreed, ..row }
 }

@@ -94,6 +94,9 @@ pub struct ShardDescription {
     pub assigned: Vec<NodeId>,
     /// Who votes.
     pub voters: BTreeSet<NodeId>,
+    /// Who votes is being changed: until that is done, one of them may be all there is of those who
+    /// voted before.
+    pub changing: bool,
     /// Who receives it without a vote.
     pub learners: BTreeSet<NodeId>,
     /// Voters that have all but the newest entries, and are not damaged.
@@ -133,6 +136,7 @@ impl ClusterDescription {
                 term: row.term,
                 assigned: assigned.clone(),
                 voters: row.voters.clone(),
+                changing: row.changing,
                 learners: row.learners.clone(),
                 in_sync: row.in_sync.iter().filter(counts).copied().collect(),
             }
@@ -171,10 +175,11 @@ impl ClusterDescription {
             && self.shards.iter().all(|shard| shard.leader.is_some())
     }
 
-    /// Shards with fewer copies in sync than are wanted.
+    /// Shards with fewer copies in sync than are wanted, or of which it is just being changed who
+    /// votes: none of them may lose a node yet.
     pub fn under_replicated(&self) -> impl Iterator<Item = ShardId> {
         let wanted = usize::from(self.copies_wanted);
-        let short = move |shard: &&ShardDescription| shard.in_sync.len() < wanted;
+        let short = move |shard: &&ShardDescription| shard.in_sync.len() < wanted || shard.changing;
         self.shards.iter().filter(short).map(|shard| shard.shard)
     }
 }

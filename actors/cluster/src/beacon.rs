@@ -35,6 +35,9 @@ pub struct Replica {
     pub leader: Option<NodeId>,
     /// Who votes; of both configurations while they change.
     pub voters: BTreeSet<NodeId>,
+    /// They change, and that is not done: until it is, who counts as few in one of both
+    /// configurations may be all there is of the other.
+    pub changing: bool,
     /// Who receives entries without a vote.
     pub learners: BTreeSet<NodeId>,
     /// On the leader: voters and learners that have all but the newest entries.
@@ -204,6 +207,9 @@ impl Board {
     #[must_use]
     pub fn is_spare(&self, node: NodeId, shard: ShardId, now_ms: u64) -> bool {
         let Some((_, row)) = self.leading(shard, now_ms) else { return false };
+        if row.changing {
+            return false;
+        }
         let stays = |other: &&NodeId| {
             let waits = **other > node && self.is_damaged(**other, shard);
             self.is_whole(**other, shard, now_ms) || waits
@@ -341,6 +347,21 @@ mod tests {
             let spare: Vec<u64> = spare.collect();
             assert_eq!(spare, may_go, "damaged {damaged:?}, being made whole {seeding:?}");
             assert!(!board.is_spare(NodeId(1), ShardId(1), PRESENT_MS), "nobody is there");
+        }
+    }
+
+    /// Of one copy three are made: until that is done, the first is as good as the only one.
+    #[test]
+    fn nobody_is_spare_while_voters_change() {
+        let voters: BTreeSet<NodeId> = [1, 2, 3].map(NodeId).into();
+        for changing in [true, false] {
+            let mut board = Board::default();
+            for node in [1, 2, 3] {
+                let (voters, in_sync) = (voters.clone(), voters.clone());
+                let row = Replica { voters, in_sync, changing, ..row(1, 2, node == 3, 3) };
+                board.hear(beacon(node, 1, vec![row]), 0);
+            }
+            assert_eq!(board.is_spare(NodeId(1), ShardId(1), 0), !changing);
         }
     }
 

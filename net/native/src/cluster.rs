@@ -106,6 +106,7 @@ mod tests {
             term: Term(1),
             assigned: in_sync.iter().copied().collect(),
             voters: in_sync.clone(),
+            changing: false,
             learners: BTreeSet::new(),
             in_sync,
         }
@@ -127,6 +128,8 @@ mod tests {
         };
         assert_eq!(told(vec![full.clone()]), (true, vec![]));
         assert_eq!(told(vec![full.clone(), shard(4, Some(1), &[1, 2])]), (false, vec![4]));
+        let changing = broker::ShardDescription { changing: true, ..full.clone() };
+        assert_eq!(told(vec![changing]), (false, vec![1]));
         assert_eq!(told(vec![full, shard(4, None, &[1, 2, 3])]), (false, vec![]));
     }
 

@@ -30,6 +30,7 @@ struct ReplicaV1 {
     agreed: u64,
     seeding: Option<u64>,
     damaged: bool,
+    changing: bool,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -236,6 +237,7 @@ fn store_beacon(beacon: &Beacon) -> BeaconV1 {
         agreed: replica.agreed,
         seeding: replica.seeding,
         damaged: replica.damaged,
+        changing: replica.changing,
     };
     BeaconV1 {
         node: beacon.node.0,
@@ -261,6 +263,7 @@ fn load_beacon(stored: BeaconV1) -> Beacon {
         agreed: stored.agreed,
         seeding: stored.seeding,
         damaged: stored.damaged,
+        changing: stored.changing,
     };
     Beacon {
         node: NodeId(stored.node),
@@ -294,6 +297,7 @@ mod tests {
             agreed: 77,
             seeding: Some(5),
             damaged: true,
+            changing: true,
         };
         let beacon = Beacon {
             node: node(2),
