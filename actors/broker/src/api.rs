@@ -9,6 +9,7 @@
 //! (with a hint where to go), or fatal for the shard. [`ProduceError::class`] and its siblings say
 //! which.
 
+pub(crate) mod delay;
 pub(crate) mod queue;
 pub(crate) mod stream;
 
@@ -21,6 +22,8 @@ use barrage_world::Instant;
 use barrage_world::Slice;
 use bytes::Bytes;
 use thiserror::Error;
+
+use self::delay::Delay;
 
 /// How many copies must be durable before a produce is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +43,9 @@ pub struct ProduceRequest {
     /// One whole record batch v2, exactly; its base offset and leader epoch are stamped by the
     /// broker.
     pub batch: Bytes,
+    /// From when on its records are to be had; at once without. What is answered then is not an
+    /// offset but the id of the first one: they get their offsets when they are due.
+    pub delay: Option<Delay>,
     /// When to answer.
     pub acks: Acks,
     /// Until when to answer at the latest.
@@ -140,6 +146,20 @@ pub enum ProduceError {
     /// Too many producers were active on this shard within the last minutes.
     #[error("too many active producers on this shard")]
     ProducersFull,
+    /// A delayed batch names an instant that is over.
+    #[error("the time of a delayed record is over: {due_ms}, and it is {now_ms}")]
+    DelayIsOver {
+        /// The earliest of its times, milliseconds since 1970.
+        due_ms: u64,
+        /// What time it is.
+        now_ms: u64,
+    },
+    /// So many delayed records wait in the partition that no more are taken.
+    #[error("{waiting} delayed records wait in this partition already")]
+    DelayedFull {
+        /// How many.
+        waiting: u64,
+    },
     /// The shard's proposal buffer or the way to its core is full.
     #[error("queue full")]
     QueueFull,
@@ -181,9 +201,11 @@ impl ProduceError {
             | Self::OutOfOrderSequence { .. }
             | Self::Fenced { .. }
             | Self::DuplicateOutOfWindow
-            | Self::UnknownProducer => ErrorClass::Caller,
+            | Self::UnknownProducer
+            | Self::DelayIsOver { .. } => ErrorClass::Caller,
             Self::UnknownPartition | Self::NotLeader { .. } => ErrorClass::NotHere,
             Self::ProducersFull
+            | Self::DelayedFull { .. }
             | Self::QueueFull
             | Self::DiskFull
             | Self::Expired

@@ -188,7 +188,7 @@ impl Broker {
     }
 
     fn take_up(&self, request: ProduceRequest) -> Answer {
-        let ProduceRequest { mut key, batch, acks, deadline } = request;
+        let ProduceRequest { mut key, batch, delay, acks, deadline } = request;
         if planted("broker-wrong-partition") {
             // Wrong: records lie where nobody looks for them.
             key.partition = PartitionId(key.partition.0 & !1);
@@ -196,7 +196,8 @@ impl Broker {
         let Some((core, _)) = self.core.place(key) else {
             return Answer::Now(ProduceError::UnknownPartition);
         };
-        let batch = match CheckedBatch::check(batch) {
+        let checked = CheckedBatch::check(batch).and_then(|batch| batch.delayed(delay));
+        let batch = match checked {
             Ok(batch) => batch,
             Err(error) => return Answer::Now(error),
         };

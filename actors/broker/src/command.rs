@@ -44,6 +44,8 @@ pub(crate) enum Command {
         /// The batches of all runs, in order.
         rows: Vec<BatchRow>,
     },
+    /// Appends the entry's runs, of which some are delayed records, or such as are due.
+    ProduceDelayed(Box<DelayedRuns>),
     /// Opens partitions; one that is open takes over newer settings.
     Open { partitions: Vec<(PartitionKey, PartitionConfig)> },
     /// Newer settings for open partitions.
@@ -70,6 +72,19 @@ pub(crate) enum Command {
     Streams { now_ms: u64, ops: Vec<StreamOp> },
 }
 
+/// Runs of which some are of a delay store, or hold records from one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DelayedRuns {
+    /// Batches per run, in the order of the runs.
+    pub(crate) batch_counts: Vec<u32>,
+    /// The batches of all runs, in order.
+    pub(crate) rows: Vec<BatchRow>,
+    /// Until when the records of the runs of delay stores wait, milliseconds since 1970, in order.
+    pub(crate) dues_ms: Vec<u64>,
+    /// Which delayed records a run brings into its partition, ascending; by run.
+    pub(crate) released: Vec<(u32, Vec<Offset>)>,
+}
+
 #[derive(Archive, Serialize, Deserialize)]
 enum CommandV1 {
     Produce { batch_counts: Vec<u32>, rows: Vec<RowV1> },
@@ -85,6 +100,15 @@ enum CommandV1 {
     OpenStreams { streams: Vec<OpenStreamV1> },
     CloseStreams { groups: Vec<u64> },
     Streams { now_ms: u64, ops: Vec<StreamOpV1> },
+    ProduceDelayed(Box<DelayedRunsV1>),
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct DelayedRunsV1 {
+    batch_counts: Vec<u32>,
+    rows: Vec<RowV1>,
+    dues_ms: Vec<u64>,
+    released: Vec<(u32, Vec<u64>)>,
 }
 
 /// A command's root lies at the end of its bytes: a larger one would move, and no older command
@@ -130,6 +154,8 @@ enum WhatV1 {
     Skip { to: u64 },
     LeaseWanted(Box<LeaseWantedV1>),
     LeaseChosen(Box<LeaseChosenV1>),
+    Cancel(Vec<u64>),
+    Reschedule(Vec<(u64, u64)>),
 }
 
 /// What was looked at, `from..end`; first record and count of each range that is wanted.
@@ -181,6 +207,7 @@ impl Command {
                 batch_counts: batch_counts.clone(),
                 rows: rows.iter().map(store_row).collect(),
             },
+            Self::ProduceDelayed(runs) => CommandV1::ProduceDelayed(Box::new(store_runs(runs))),
             Self::Open { partitions } => CommandV1::Open { partitions: opened(partitions) },
             Self::Configure { partitions } => {
                 CommandV1::Configure { partitions: opened(partitions) }
@@ -230,6 +257,7 @@ impl Command {
             CommandV1::Produce { batch_counts, rows } => {
                 Self::Produce { batch_counts, rows: rows.into_iter().map(load_row).collect() }
             }
+            CommandV1::ProduceDelayed(runs) => Self::ProduceDelayed(Box::new(load_runs(*runs))),
             CommandV1::Open { partitions } => Self::Open { partitions: opened(partitions) },
             CommandV1::Configure { partitions } => {
                 Self::Configure { partitions: opened(partitions) }
@@ -269,6 +297,27 @@ impl Command {
                     .collect(),
             },
         })
+    }
+}
+
+fn store_runs(runs: &DelayedRuns) -> DelayedRunsV1 {
+    let ids = |ids: &[Offset]| ids.iter().map(|id| id.0).collect();
+    DelayedRunsV1 {
+        batch_counts: runs.batch_counts.clone(),
+        rows: runs.rows.iter().map(store_row).collect(),
+        dues_ms: runs.dues_ms.clone(),
+        released: runs.released.iter().map(|(run, list)| (*run, ids(list))).collect(),
+    }
+}
+
+fn load_runs(stored: DelayedRunsV1) -> DelayedRuns {
+    let DelayedRunsV1 { batch_counts, rows, dues_ms, released } = stored;
+    let ids = |ids: Vec<u64>| ids.into_iter().map(Offset).collect();
+    DelayedRuns {
+        batch_counts,
+        rows: rows.into_iter().map(load_row).collect(),
+        dues_ms,
+        released: released.into_iter().map(|(run, list)| (run, ids(list))).collect(),
     }
 }
 
@@ -354,6 +403,10 @@ fn store_op(op: &Op) -> OpV1 {
         }
         What::Rewind { to } => WhatV1::Rewind { to: to.0 },
         What::Skip { to } => WhatV1::Skip { to: to.0 },
+        What::Cancel(ids) => WhatV1::Cancel(ids.iter().map(|id| id.0).collect()),
+        What::Reschedule(all) => {
+            WhatV1::Reschedule(all.iter().map(|(id, due_ms)| (id.0, *due_ms)).collect())
+        }
     };
     OpV1 { slot: store_slot(&op.slot), what }
 }
@@ -393,6 +446,10 @@ fn load_op(stored: OpV1) -> Option<Op> {
         }
         WhatV1::Rewind { to } => What::Rewind { to: Offset(to) },
         WhatV1::Skip { to } => What::Skip { to: Offset(to) },
+        WhatV1::Cancel(ids) => What::Cancel(ids.into_iter().map(Offset).collect()),
+        WhatV1::Reschedule(all) => {
+            What::Reschedule(all.into_iter().map(|(id, due_ms)| (Offset(id), due_ms)).collect())
+        }
     };
     Some(Op { slot: load_slot(stored.slot), what })
 }
@@ -491,6 +548,8 @@ mod tests {
             What::Arrived { producer: ProducerId(6), first: Sequence(8), count: 9 },
             What::Rewind { to: Offset(10) },
             What::Skip { to: Offset(11) },
+            What::Cancel(vec![Offset(1), Offset(1 << 60)]),
+            What::Reschedule(vec![(Offset(2), 1 << 41)]),
             What::LeaseChosen {
                 visibility_ms: 30_000,
                 rewinds: 2,

@@ -306,6 +306,8 @@ impl Core {
             | Request::Seek { .. }
             | Request::Counts { .. }
             | Request::Peek { .. }
+            | Request::ChangeDelayed(_)
+            | Request::Delayed { .. }
             | Request::Stream { .. }
             | Request::ListOffset { .. }
             | Request::Describe { .. }
@@ -349,6 +351,12 @@ impl Core {
             Request::Seek { slot, seek } => Reply::Seek(self.seek_here(slot, seek).await),
             Request::Counts { slot } => Reply::Counts(self.counts_here(slot).await),
             Request::Peek { slot, count_max } => Reply::Peek(self.peek_here(slot, count_max)),
+            Request::ChangeDelayed(request) => {
+                Reply::ChangeDelayed(self.change_delayed_here(request).await)
+            }
+            Request::Delayed { key, count_max } => {
+                Reply::Delayed(self.delayed_here(key, count_max).await)
+            }
             Request::Stream { shard, request } => {
                 Reply::Stream(self.coordinate_here(shard, request).await)
             }

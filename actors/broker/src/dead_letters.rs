@@ -182,6 +182,7 @@ impl Core {
         let request = ProduceRequest {
             key,
             batch,
+            delay: None,
             acks: Acks::Quorum,
             deadline: Instant::now() + APPEND_DEADLINE,
         };
@@ -199,9 +200,9 @@ impl Core {
 
     /// On this core or another one of this node.
     async fn append_anywhere_here(&self, request: ProduceRequest) -> ProduceResult {
-        let ProduceRequest { key, batch, acks, deadline } = request;
+        let ProduceRequest { key, batch, delay, acks, deadline } = request;
         let (core, _) = self.place(key).ok_or(ProduceError::UnknownPartition)?;
-        let batch = CheckedBatch::check(batch)?;
+        let batch = CheckedBatch::check(batch)?.delayed(delay)?;
         if core == self.id {
             let (sender, receiver) = oneshot::channel();
             self.produce_here(key, batch, deadline, ProduceReply { way: Way::Here(sender), acks });

@@ -6,6 +6,7 @@
 //! Head, then per partition: Partition, Producers of it, ...
 //!       then per queue group and partition: Group, Chunks of it, ...
 //!       then per stream group: Stream
+//!       then per partition with delayed records: Delays, DelayChunks of it, ...
 //! ```
 //!
 //! Owns: the stored form of [`State`] and [`Groups`]. To take it shares what may be large, a
@@ -31,8 +32,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::command::{PolicyV1, load_policy, store_policy};
 use crate::queue::backlog::{Backlog, Saved};
+use crate::queue::delays::Delays;
 use crate::queue::departures::Departures;
-use crate::queue::window::{Mark, SavedChunk, State as MarkState, WORDS};
+use crate::queue::window::{Mark, SavedChunk, State as MarkState, WORDS, Window};
 use crate::shard::decide::{PRODUCERS_MAX, State};
 use crate::shard::groups::{GroupConfig, Groups, QueueGroup, Slot};
 use crate::shard::partition::{Partition, PartitionConfig};
@@ -62,6 +64,16 @@ enum PartV2 {
     /// Of the group before it, ascending.
     Chunks(Vec<ChunkV1>),
     Stream(streams::StreamV1),
+    /// Delayed records of a partition.
+    Delays(DelaysV1),
+    /// Of the delayed records before it, ascending.
+    DelayChunks(Vec<ChunkV1>),
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct DelaysV1 {
+    topic: u64,
+    partition: u32,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -79,6 +91,8 @@ struct PartitionV2 {
     partition: u32,
     start_offset: u64,
     next_offset: u64,
+    delay_start: u64,
+    delay_next: u64,
     retention_time_ms: Option<u64>,
     retention_bytes: Option<u64>,
     revision: u64,
@@ -139,10 +153,13 @@ pub(crate) fn parts(state: &State, groups: &Groups) -> impl Iterator<Item = Vec<
     let slots = slots.map(|(slot, group)| (*slot, group.config.clone(), group.backlog.save()));
     let slots: Vec<_> = slots.collect();
     let streams = groups.streams.groups.clone().into_iter();
+    let delays = groups.delays.iter().map(|(key, delays)| (*key, delays.save()));
+    let delays: Vec<_> = delays.collect();
     iter::once(PartV2::Head(head))
         .chain(partitions.flat_map(|(key, partition)| parts_of_partition(key, partition)))
         .chain(slots.into_iter().flat_map(|(slot, config, saved)| parts_of(slot, &config, saved)))
         .chain(streams.map(|(group, stream)| PartV2::Stream(streams::store(group, &stream))))
+        .chain(delays.into_iter().flat_map(|(key, window)| parts_of_delays(key, window)))
         .map(|part| format::seal(Kind::ShardCheckpoint, VERSION, &part))
 }
 
@@ -180,10 +197,20 @@ fn parts_of(
     });
     // Wrong when planted: after a restart what was leased or acked is delivered again.
     let forgets = planted("broker-leases-not-in-checkpoint");
+    let chunks = chunks_of(window).map(PartV2::Chunks);
+    iter::once(head).chain(chunks.filter(move |_| !forgets))
+}
+
+fn parts_of_delays(key: PartitionKey, window: Window) -> impl Iterator<Item = PartV2> {
+    let head = PartV2::Delays(DelaysV1 { topic: key.topic.0, partition: key.partition.0 });
+    iter::once(head).chain(chunks_of(window).map(PartV2::DelayChunks))
+}
+
+fn chunks_of(window: Window) -> impl Iterator<Item = Vec<ChunkV1>> {
     let mut next = 0;
-    let chunks = iter::from_fn(move || {
+    iter::from_fn(move || {
         let (mut some, mut marks) = (Vec::new(), 0);
-        for chunk in window.chunks_from(next).filter(|_| !forgets) {
+        for chunk in window.chunks_from(next) {
             marks += chunk.marks.len() + MARKS_OF_BITS;
             some.push(store_chunk(&chunk));
             if marks >= MARKS_OF_PART {
@@ -191,9 +218,8 @@ fn parts_of(
             }
         }
         next = some.last()?.number + 1;
-        Some(PartV2::Chunks(some))
-    });
-    iter::once(head).chain(chunks)
+        Some(some)
+    })
 }
 
 /// A state that is being read, part by part.
@@ -206,6 +232,7 @@ pub(crate) struct Restoring {
     partition: Option<PartitionKey>,
     /// Whose chunks may follow.
     slot: Option<Slot>,
+    delays: Option<PartitionKey>,
 }
 
 impl Restoring {
@@ -232,6 +259,8 @@ impl Restoring {
             PartV2::Group(stored) => self.take_group(stored),
             PartV2::Chunks(stored) => self.take_chunks(stored),
             PartV2::Stream(stored) => self.take_stream(stored),
+            PartV2::Delays(stored) => self.take_delays(&stored),
+            PartV2::DelayChunks(stored) => self.take_delay_chunks(stored),
         };
         taken.ok_or(FormatError::Content)
     }
@@ -257,6 +286,9 @@ impl Restoring {
         let (key, partition) = load_partition(stored);
         let is_bounded = partition.start_offset <= partition.next_offset
             && partition.next_offset <= OFFSET_MAX
+            && partition.delay_start <= partition.delay_next
+            && partition.delay_next <= OFFSET_MAX
+            && !key.is_delay_store()
             && (self.state.partitions.len() as u64) < PARTITIONS_MAX;
         self.partition = Some(key);
         let is_new = self.state.partitions.insert(key, Rc::new(partition)).is_none();
@@ -288,6 +320,21 @@ impl Restoring {
     fn take_chunks(&mut self, stored: Vec<ChunkV1>) -> Option<()> {
         let group = self.groups.slots.get_mut(&self.slot?)?;
         stored.into_iter().try_for_each(|chunk| group.backlog.restore(load_chunk(chunk)?))
+    }
+
+    fn take_delays(&mut self, stored: &DelaysV1) -> Option<()> {
+        let (topic, partition) = (TopicId(stored.topic), PartitionId(stored.partition));
+        let key = PartitionKey { topic, partition };
+        let start = self.state.partitions.get(&key)?.delay_start;
+        self.delays = Some(key);
+        self.groups.delays.insert(key, Delays::new(start)).is_none().then_some(())
+    }
+
+    fn take_delay_chunks(&mut self, stored: Vec<ChunkV1>) -> Option<()> {
+        let key = self.delays?;
+        let end = self.state.partitions.get(&key)?.delay_next;
+        let delays = self.groups.delays.get_mut(&key)?;
+        stored.into_iter().try_for_each(|chunk| delays.restore(load_chunk(chunk)?, end))
     }
 
     fn take_stream(&mut self, stored: streams::StreamV1) -> Option<()> {
@@ -358,6 +405,8 @@ fn store_partition(key: PartitionKey, partition: &Partition) -> PartitionV2 {
         partition: key.partition.0,
         start_offset: partition.start_offset.0,
         next_offset: partition.next_offset.0,
+        delay_start: partition.delay_start.0,
+        delay_next: partition.delay_next.0,
         retention_time_ms: partition.config.retention.time_ms,
         retention_bytes: partition.config.retention.bytes,
         revision: partition.config.revision,
@@ -381,6 +430,8 @@ fn load_partition(stored: &PartitionV2) -> (PartitionKey, Partition) {
     let mut partition = Partition::new(PartitionConfig { retention, revision: stored.revision });
     partition.start_offset = Offset(stored.start_offset);
     partition.next_offset = Offset(stored.next_offset);
+    partition.delay_start = Offset(stored.delay_start);
+    partition.delay_next = Offset(stored.delay_next);
     (key, partition)
 }
 
@@ -432,6 +483,10 @@ mod tests {
             state.advance_start(key, Offset(6));
         }
         state.end_entry(1000);
+        // Of the delayed records of partition 1 the first is gone.
+        let key = PartitionKey { topic: TopicId(1), partition: PartitionId(1) };
+        state.accept(key.delay_store(), &BatchRow { record_count: 3, producer: None }, 1000);
+        state.advance_delay_start(key, Offset(1));
         state
     }
 
@@ -457,6 +512,8 @@ mod tests {
         apply(What::Release(vec![receipts[10]]));
         apply(What::Renumber { producer: ProducerId(77), lost: Vec::new() });
         apply(What::Depart { count_max: 2 });
+        groups.wait(key, Offset(0), &[5_000, 6_000, u64::MAX]);
+        groups.release(key, &[Offset(0)]);
         groups
     }
 
@@ -605,18 +662,18 @@ mod tests {
         let hex =
             |part: &Vec<u8>| part.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let all: Vec<String> = parts.iter().map(hex).collect();
-        assert_eq!(all.len(), 9);
+        assert_eq!(all.len(), 11);
         assert_eq!(all[0], GOLDEN_HEAD, "the format changed: raise the version");
         assert_eq!(all[3], GOLDEN_PARTITION, "the format changed: raise the version");
     }
     const GOLDEN_HEAD: &str = concat!(
-        "0402000067000000e70817ea00e80300000000000048ee0000000000000000000000000000090000",
-        "0000000000a86d588b00000000000000000000000000000000000000000000000000000000000000",
+        "04020000670000005abe636900e80300000000000048ee0000000000000000000000000000090000",
+        "00000000008853e40400000000000000000000000000000000000000000000000000000000000000",
         "0000000000000000000000000000000000000000000000000000000000000000000000",
     );
     const GOLDEN_PARTITION: &str = concat!(
-        "04020000670000004a32aa6f01010000000000000001000000060000000000000023000000000000",
-        "00000000000000000000010000004000000000040000000000000000000000000000000000000000",
+        "0402000067000000c0617e1201010000000000000001000000060000000000000023000000000000",
+        "00010000000000000003000000000000000000000000000000000100000040000000000400000000",
         "0000000000000000000000000000000000000000000000000000000000000000000000",
     );
 

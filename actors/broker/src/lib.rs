@@ -18,6 +18,7 @@ mod command;
 mod control;
 mod core;
 mod dead_letters;
+mod delayed;
 mod door;
 mod fingerprint;
 mod format;
@@ -42,6 +43,7 @@ mod streams;
 
 pub use barrage_cluster::node::{Birth, Presence};
 
+pub use api::delay::{Delay, DelayChange, DelayError, DelayRequest, Delayed};
 pub use api::queue::{
     GroupInfo, GroupKind, GroupSpec, Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest,
     Received, Seek, SettleRequest, Settlement,

@@ -18,6 +18,7 @@ use barrage_model::{
 use barrage_world::Instant;
 use bytes::Bytes;
 
+use crate::api::delay::{DelayError, DelayRequest, Delayed};
 use crate::api::queue::{
     GroupSpec, Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest, Seek, SettleRequest,
 };
@@ -77,6 +78,11 @@ pub(crate) enum Request {
         slot: Slot,
         count_max: usize,
     },
+    ChangeDelayed(DelayRequest),
+    Delayed {
+        key: PartitionKey,
+        count_max: usize,
+    },
     Stream {
         shard: ShardId,
         request: StreamRequest,
@@ -124,6 +130,8 @@ pub(crate) enum Reply {
     Seek(Result<(), QueueError>),
     Counts(Result<QueueCounts, QueueError>),
     Peek(Result<Vec<Offset>, QueueError>),
+    ChangeDelayed(Result<Vec<Result<(), DelayError>>, QueueError>),
+    Delayed(Result<Delayed, QueueError>),
     Stream(Result<StreamAnswer, StreamError>),
     Stats(CoreStats),
     Admin(Result<AdminReply, AdminError>),

@@ -204,7 +204,7 @@ impl Broker {
         counts.map_err(|error| self.queue_hint(key, error))
     }
 
-    fn queue_hint(&self, key: PartitionKey, error: QueueError) -> QueueError {
+    pub(crate) fn queue_hint(&self, key: PartitionKey, error: QueueError) -> QueueError {
         match error {
             QueueError::NotLeader { hint: None } => {
                 QueueError::NotLeader { hint: self.core.hint(key) }

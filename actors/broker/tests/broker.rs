@@ -81,7 +81,8 @@ fn from(mut bytes: Vec<u8>, id: ProducerId, epoch: i16, sequence: i32) -> Vec<u8
 }
 
 fn request(key: PartitionKey, bytes: Vec<u8>) -> ProduceRequest {
-    ProduceRequest { key, batch: Bytes::from(bytes), acks: Acks::Quorum, deadline: soon() }
+    let batch = Bytes::from(bytes);
+    ProduceRequest { key, batch, delay: None, acks: Acks::Quorum, deadline: soon() }
 }
 
 async fn produce(

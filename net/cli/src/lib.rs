@@ -9,6 +9,7 @@
 
 mod cluster;
 mod consume;
+mod delay;
 mod dlq;
 mod exit;
 #[doc(hidden)]
@@ -45,6 +46,9 @@ pub enum ClientCommand {
     /// Lease records of a queue group and settle them
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Look after records that wait for their time
+    #[command(subcommand)]
+    Delay(delay::DelayCommand),
     /// Look after the dead letters of a group
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
@@ -72,6 +76,7 @@ pub fn run(command: ClientCommand) -> ExitCode {
             ClientCommand::Consume(args) => consume::run(args).await,
             ClientCommand::Group(command) => group::run(command).await,
             ClientCommand::Queue(command) => queue::run(command).await,
+            ClientCommand::Delay(command) => delay::run(command).await,
             ClientCommand::Dlq(command) => dlq::run(command).await,
             ClientCommand::Stats(args) => stats::run(args).await,
             ClientCommand::Cluster(command) => cluster::run(command).await,
@@ -121,6 +126,18 @@ mod tests {
                  --receipts r --timeout 30s -o json",
                 true,
             ),
+            ("produce t --delay 30s", true),
+            ("produce t --at 2026-11-21T20:00:00Z", true),
+            ("produce t --at 1795248000000", true),
+            ("produce t --delay 30s --at 1795248000000", false),
+            ("produce t --at soon", false),
+            ("delay ls t -n 5 -o json", true),
+            ("delay cancel t 0:17 1:4", true),
+            ("delay cancel t", false),
+            ("delay cancel t 17", false),
+            ("delay reschedule t 0:17 --delay 5m", true),
+            ("delay reschedule t 0:17 --at 2026-11-21", true),
+            ("delay reschedule t 0:17", false),
             ("produce t --compression zip", false),
             ("produce t --acks all", true),
             ("produce t --acks none", false),

@@ -69,14 +69,19 @@ fn time_of(text: &str) -> Option<Position> {
     if let Some(ago) = text.strip_prefix('-') {
         return parse_duration_ms(ago).ok().map(Position::Ago);
     }
+    instant_ms(text).map(|at| Position::At(Begin::Time(at)))
+}
+
+/// An instant, in milliseconds since 1970. Without an offset it is UTC.
+pub(crate) fn instant_ms(text: &str) -> Option<i64> {
     if let Ok(milliseconds) = text.parse() {
-        return Some(Position::At(Begin::Time(milliseconds)));
+        return Some(milliseconds);
     }
     let timestamp = Timestamp::from_str(text).ok().or_else(|| {
         let local = DateTime::from_str(text).ok()?;
         Some(local.to_zoned(TimeZone::UTC).ok()?.timestamp())
     })?;
-    Some(Position::At(Begin::Time(timestamp.as_millisecond())))
+    Some(timestamp.as_millisecond())
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use barrage_model::{PartitionId, TopicName};
 use barrage_wire::Acks;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::delay::DelayArgs;
 use crate::exit::{FAILURE, say};
 use crate::lines::{Line, Lines, read_ahead};
 use crate::output::{Output, OutputArgs};
@@ -49,6 +50,8 @@ pub struct ProduceArgs {
     /// Give every record this routing key, for the filters of groups: words between dots
     #[arg(long, value_name = "KEY")]
     routing_key: Option<String>,
+    #[command(flatten)]
+    delay: DelayArgs,
     /// How batches are compressed: none, gzip, snappy, lz4, zstd
     #[arg(long, value_name = "NAME", default_value = "none")]
     compression: Compression,
@@ -58,7 +61,8 @@ pub struct ProduceArgs {
     /// Send everything to this partition
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
-    /// Write `partition offset line_number` for each acknowledged record, as its ack arrives
+    /// Write `partition offset line_number` for each acknowledged record, as its ack arrives; of a
+    /// delayed record its id in place of the offset
     #[arg(long, value_name = "F")]
     receipts: Option<PathBuf>,
     /// How long a record is tried before it counts as failed or unknown
@@ -193,7 +197,8 @@ impl Feed<'_> {
         let (key, value) = split(line, self.args.key_separator.as_ref());
         let partition = self.args.partition.map(PartitionId);
         let (value, headers) = (Some(value), self.headers.as_slice());
-        let record = Record { partition, key, value, headers, token, ..Record::default() };
+        let delay = self.args.delay.delay();
+        let record = Record { partition, key, value, headers, delay, token, ..Record::default() };
         match self.producer.send(record).await {
             Ok(_delivery) => Ok(()),
             Err(error @ ClientError::Batch(_)) => {

@@ -114,7 +114,7 @@ pub(crate) struct Fields<'a, H> {
 impl Template {
     /// Appends a record that lies in a batch. An absent key or value prints as nothing.
     pub(crate) fn print(&self, partition: PartitionId, record: &Record<'_>, out: &mut Vec<u8>) {
-        let Record { offset, timestamp_ms, key, value, headers } = *record;
+        let Record { offset, timestamp_ms, key, value, headers, .. } = *record;
         let headers = headers.iter().map(|header| (header.key, header.value));
         self.print_fields(&Fields { partition, offset, timestamp_ms, key, value, headers }, out);
     }

@@ -17,7 +17,8 @@ use std::time::Duration;
 use barrage_model::PartitionKey;
 use barrage_model::limits::{FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_HANDSHAKE};
 use barrage_wire::{
-    Acks, Correlation, Frame, FrameDecoder, Hello, HelloReply, ProduceRequest, Request, Response,
+    Acks, Correlation, Delay, Frame, FrameDecoder, Hello, HelloReply, ProduceDelayed,
+    ProduceRequest, Request, Response,
 };
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -177,14 +178,19 @@ impl Connection {
         &self,
         key: PartitionKey,
         acks: Acks,
+        delay: Option<Delay>,
         batch: Bytes,
     ) -> Result<Call, ClientError> {
         let limit = self.inner.request_timeout;
         // The server answers first; our own limit only catches a server that does not.
         let timeout_ms = u32::try_from(limit.as_millis() * 4 / 5).unwrap_or(u32::MAX);
         self.start(limit, Duration::ZERO, |correlation, head| {
-            let request = ProduceRequest { key, acks, timeout_ms, batch: &batch };
-            request.encode_head(correlation, head);
+            match delay {
+                None => ProduceRequest { key, acks, timeout_ms, batch: &batch }
+                    .encode_head(correlation, head),
+                Some(delay) => ProduceDelayed { key, acks, timeout_ms, delay, batch: &batch }
+                    .encode_head(correlation, head),
+            }
             batch
         })
     }

@@ -96,6 +96,14 @@ pub enum ClientError {
     /// The producer or consumer was closed.
     #[error("closed")]
     Closed,
+    /// A record is to be had from an instant on that is over.
+    #[error("the record is delayed until {due_ms}, and it is {now_ms} (milliseconds since 1970)")]
+    DelayIsOver {
+        /// Until when it was to wait.
+        due_ms: u64,
+        /// What time it is here.
+        now_ms: u64,
+    },
     /// An option that makes no sense.
     #[error("option {name}: {problem}")]
     InvalidOption {
@@ -130,7 +138,7 @@ impl ClientError {
                 ErrorKind::Unreachable
             }
             Self::NoSuchPartition { .. } => ErrorKind::NotFound,
-            Self::InvalidOption { .. } => ErrorKind::Usage,
+            Self::InvalidOption { .. } | Self::DelayIsOver { .. } => ErrorKind::Usage,
             Self::TopicReplaced { .. } => ErrorKind::Conflict,
             Self::Refused(reply) => match reply.code {
                 ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownGroup => {

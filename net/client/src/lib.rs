@@ -54,8 +54,10 @@
 mod client;
 mod connection;
 mod consumer;
+mod delay;
 mod error;
 mod group;
+mod leader;
 mod options;
 mod pause;
 mod pool;
@@ -66,6 +68,7 @@ pub mod stream;
 
 pub use client::Client;
 pub use consumer::{Consumer, FetchedBatch};
+pub use delay::{Change, ChangeError, Delay, DelayedId, DelayedRecords, Waiting};
 pub use error::{ClientError, ErrorKind, Stage};
 pub use options::{
     ClientOptions, ConsumerOptions, From, ProducerOptions, QueueOptions, SERVER_DEFAULT,

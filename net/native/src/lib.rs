@@ -17,6 +17,7 @@
 mod budget;
 mod close;
 mod cluster;
+mod delay;
 mod error;
 mod gateway;
 mod inbox;

@@ -11,6 +11,7 @@ use barrage_wire as wire;
 use barrage_wire::{ErrorCode, ErrorReply, Response};
 use barrage_world::Instant;
 
+use crate::delay;
 use crate::error;
 use crate::options::Options;
 use crate::translate::topic_name;
@@ -25,6 +26,8 @@ pub(crate) enum GroupRequest {
     Peek(wire::QueuePeek),
     Seek(wire::QueueSeek),
     Counts(wire::QueueCounts),
+    DelayChange(wire::DelayChange),
+    DelayList(wire::DelayList),
 }
 
 /// Carries out a request; every error becomes an error reply.
@@ -92,6 +95,8 @@ pub(crate) async fn answer(
             let counts = wire::QueueCountsReply { start, visible, leased, delayed, dying };
             Ok(Response::QueueCounts(counts))
         }
+        GroupRequest::DelayChange(request) => delay::change(broker, request).await,
+        GroupRequest::DelayList(request) => delay::list(broker, request).await,
     }
 }
 

@@ -13,6 +13,8 @@
 //! hold a [`Permit`]; when a connection or the core has too much under way, its task stops reading
 //! and TCP slows the client.
 
+mod produce;
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::Shutdown;
@@ -21,15 +23,15 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use barrage_broker::{FetchedBytes, ProduceError, Produced};
+use barrage_broker::FetchedBytes;
 use barrage_wire::{
     Correlation, ErrorCode, ErrorReply, FetchReply, FetchRequest, Frame, Hello, HelloReply, Opcode,
-    ProduceReply, ProduceRequest, QueueReceive, QueueReceiveReply, Request, Response,
+    QueueReceive, QueueReceiveReply, Request, Response,
 };
 use barrage_world::channel::Event;
 use barrage_world::net::Stream;
-use barrage_world::{Instant, buggify, planted, sleep, spawn, timeout};
-use bytes::{Bytes, BytesMut};
+use barrage_world::{Instant, spawn, timeout};
+use bytes::BytesMut;
 
 use crate::budget::{Budget, Permit};
 use crate::close::CloseReason;
@@ -258,6 +260,10 @@ impl Session {
                 self.produce(correlation, &request, &body, permit);
                 return Ok(());
             }
+            Request::ProduceDelayed(request) => {
+                self.produce_delayed(correlation, &request, permit);
+                return Ok(());
+            }
             Request::Fetch(request) => {
                 self.fetch(correlation, request, permit);
                 return Ok(());
@@ -265,6 +271,8 @@ impl Session {
             Request::Metadata(request) => Administration::Metadata(request),
             Request::Stats => Administration::Stats,
             Request::InitProducer => Administration::InitProducer,
+            Request::DelayChange(request) => group(GroupRequest::DelayChange(request)),
+            Request::DelayList(request) => group(GroupRequest::DelayList(request)),
             Request::ListOffset(request) => Administration::ListOffset(request),
             Request::TopicCreate(request) => Administration::TopicCreate(request),
             Request::TopicAlter(request) => Administration::TopicAlter(request),
@@ -294,70 +302,6 @@ impl Session {
         };
         self.administer(header.opcode, correlation, request, permit);
         Ok(())
-    }
-
-    fn produce(
-        self: &Rc<Self>,
-        correlation: Correlation,
-        request: &ProduceRequest<'_>,
-        body: &Bytes,
-        permit: Permit,
-    ) {
-        let batch = match request.batch.len() <= BATCH_SIZE_COPIED {
-            true => Bytes::copy_from_slice(request.batch),
-            false => ProduceRequest::batch_of(body),
-        };
-        let now = self.active.get();
-        let deadline = translate::deadline(request.timeout_ms, now, &self.shared.options);
-        let request = translate::produce_request(request, batch, deadline);
-        // The broker takes the batch up in this call: the order of frames is the order of appends.
-        if planted("native-append-order-lost") {
-            // Wrong: which of two batches is appended first depends on the scheduler.
-            let session = Rc::clone(self);
-            drop(spawn(async move {
-                let appended = session.shared.broker.produce(request);
-                session.answer_produce(correlation, appended.await, permit).await;
-            }));
-            return;
-        }
-        let appended = self.shared.broker.produce(request);
-        let session = Rc::clone(self);
-        drop(spawn(async move {
-            session.answer_produce(correlation, appended.await, permit).await;
-        }));
-    }
-
-    async fn answer_produce(
-        self: &Rc<Self>,
-        mut correlation: Correlation,
-        appended: Result<Produced, ProduceError>,
-        permit: Permit,
-    ) {
-        if buggify("native-reply-delayed", 4) {
-            sleep(REPLY_DELAY).await;
-        }
-        if planted("native-replies-out-of-order") {
-            // Wrong: two replies change places.
-            correlation.0 ^= 1;
-        }
-        let response = match appended {
-            Ok(produced) => Response::Produce(ProduceReply {
-                base_offset: produced.base_offset,
-                log_time_ms: produced.log_time_ms,
-            }),
-            Err(error) => {
-                let opcode = Opcode::Produce.request_code();
-                Response::Error { opcode, error: error::produce(&error) }
-            }
-        };
-        let refused = matches!(response, Response::Error { .. });
-        if refused && planted("native-permit-leaked") {
-            // Wrong: a request that was refused keeps its share of the budget.
-            std::mem::forget(permit);
-        } else {
-            drop(permit);
-        }
-        self.answer(correlation, &response);
     }
 
     fn fetch(self: &Rc<Self>, correlation: Correlation, request: FetchRequest, permit: Permit) {

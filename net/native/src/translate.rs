@@ -42,11 +42,15 @@ pub(crate) fn produce_request(
     batch: Bytes,
     deadline: Instant,
 ) -> broker::ProduceRequest {
-    let acks = match request.acks {
+    let acks = acks(request.acks);
+    broker::ProduceRequest { key: request.key, batch, delay: None, acks, deadline }
+}
+
+pub(crate) fn acks(acks: wire::Acks) -> broker::Acks {
+    match acks {
         wire::Acks::Quorum => broker::Acks::Quorum,
         wire::Acks::All => broker::Acks::All,
-    };
-    broker::ProduceRequest { key: request.key, batch, acks, deadline }
+    }
 }
 
 pub(crate) fn fetch_request(request: &wire::FetchRequest, now: Instant) -> broker::FetchRequest {

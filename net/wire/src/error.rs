@@ -148,6 +148,9 @@ codes! {
     44 OtherProtocol false
         "The members of the group speak the Kafka protocol, in which they share out partitions."
         "Read with that protocol, or with another group."
+    45 DelayIsOver false
+        "A delayed batch names an instant that is over; nothing of it is stored."
+        "Send what is late without a delay; or see whether the clocks agree."
     48 QueueFull true
         "More is waiting than the server holds." "Wait a little and send again."
     49 DiskFull true

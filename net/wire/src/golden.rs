@@ -12,19 +12,20 @@ use bytes::BytesMut;
 
 use crate::{
     Acks, Assignor, At, ClusterChange, ClusterChanged, ClusterDescription, ClusterJoin, CoreStats,
-    Correlation, ErrorCode, ErrorReply, FetchReply, FetchRequest, FrameDecoder, FrameHeader,
-    GroupAlter, GroupCreate, GroupDelete, GroupKind, GroupList, GroupListReply, GroupSettings,
-    GroupSummary, Hello, HelloReply, Hint, InitProducerReply, Lease, ListOffsetReply,
-    ListOffsetRequest, MetadataReply, MetadataRequest, NewGroup, NodeAddress, NodeDescription,
-    OPCODES, Opcode, PartitionDescription, PartitionOffset, PartitionRoute, ProduceReply,
-    ProduceRequest, QueueCounts, QueueCountsReply, QueuePeek, QueuePeekReply, QueueReceive,
-    QueueReceiveReply, QueueSeek, QueueSettle, QueueSettleReply, Receipt, Request, ResetTo,
-    Response, Seek, SessionLimits, Settled, Settlement, ShardDescription, ShardStats, Standing,
-    StatsReply, Stored, StreamBeat, StreamCommit, StreamCommitter, StreamDescribe,
-    StreamDescription, StreamHeartbeat, StreamHeartbeatReply, StreamLeave, StreamMember,
-    StreamMemberDescription, StreamOffset, StreamOffsets, StreamOffsetsReply, StreamReads,
-    StreamReset, StreamStoredReply, TopicAlter, TopicCreate, TopicDelete, TopicDescribe,
-    TopicDescription, TopicListReply, TopicRoutes, TopicSummary,
+    Correlation, Delay, DelayChange, DelayChangeReply, DelayChanged, DelayList, DelayListReply,
+    DelayedFate, DelayedRecord, ErrorCode, ErrorReply, FetchReply, FetchRequest, FrameDecoder,
+    FrameHeader, GroupAlter, GroupCreate, GroupDelete, GroupKind, GroupList, GroupListReply,
+    GroupSettings, GroupSummary, Hello, HelloReply, Hint, InitProducerReply, Lease,
+    ListOffsetReply, ListOffsetRequest, MetadataReply, MetadataRequest, NewGroup, NodeAddress,
+    NodeDescription, OPCODES, Opcode, PartitionDescription, PartitionOffset, PartitionRoute,
+    ProduceDelayed, ProduceReply, ProduceRequest, QueueCounts, QueueCountsReply, QueuePeek,
+    QueuePeekReply, QueueReceive, QueueReceiveReply, QueueSeek, QueueSettle, QueueSettleReply,
+    Receipt, Request, ResetTo, Response, Seek, SessionLimits, Settled, Settlement,
+    ShardDescription, ShardStats, Standing, StatsReply, Stored, StreamBeat, StreamCommit,
+    StreamCommitter, StreamDescribe, StreamDescription, StreamHeartbeat, StreamHeartbeatReply,
+    StreamLeave, StreamMember, StreamMemberDescription, StreamOffset, StreamOffsets,
+    StreamOffsetsReply, StreamReads, StreamReset, StreamStoredReply, TopicAlter, TopicCreate,
+    TopicDelete, TopicDescribe, TopicDescription, TopicListReply, TopicRoutes, TopicSummary,
 };
 
 const KEY: PartitionKey = PartitionKey { topic: TopicId(5), partition: PartitionId(3) };
@@ -71,6 +72,36 @@ fn requests() -> Vec<Request<'static>> {
         }),
         Request::ListOffset(ListOffsetRequest { key: KEY, at: At::Time(-2) }),
         Request::InitProducer,
+        Request::ProduceDelayed(ProduceDelayed {
+            key: KEY,
+            acks: Acks::All,
+            timeout_ms: 1000,
+            delay: Delay::After(vec![5, 6]),
+            batch: b"batch",
+        }),
+        Request::ProduceDelayed(ProduceDelayed {
+            key: KEY,
+            acks: Acks::Quorum,
+            timeout_ms: 0,
+            delay: Delay::At(vec![7]),
+            batch: b"batch",
+        }),
+        Request::DelayChange(DelayChange {
+            key: KEY,
+            fate: DelayedFate::Cancel,
+            ids: vec![Offset(1), Offset(2)],
+        }),
+        Request::DelayChange(DelayChange {
+            key: KEY,
+            fate: DelayedFate::MoveTo(9),
+            ids: vec![Offset(1)],
+        }),
+        Request::DelayChange(DelayChange {
+            key: KEY,
+            fate: DelayedFate::Postpone(10),
+            ids: vec![],
+        }),
+        Request::DelayList(DelayList { key: KEY, count_max: 3 }),
         Request::TopicCreate(TopicCreate {
             name: "t".to_owned(),
             partitions: 4,
@@ -307,6 +338,14 @@ fn responses() -> Vec<Response<'static>> {
             producer: ProducerId(77),
             epoch: ProducerEpoch(0),
         }),
+        Response::ProduceDelayed(ProduceReply { base_offset: Offset(7), log_time_ms: 8 }),
+        Response::DelayChange(DelayChangeReply {
+            results: vec![DelayChanged::Done, DelayChanged::Gone, DelayChanged::Unknown],
+        }),
+        Response::DelayList(DelayListReply {
+            count: 9,
+            oldest: vec![DelayedRecord { id: Offset(1), due_ms: 2 }],
+        }),
         Response::TopicCreate(summary()),
         Response::TopicAlter(summary()),
         Response::TopicDelete,
@@ -476,6 +515,7 @@ fn a_cut_body_is_an_error() {
         let (header, body) = split(&bytes);
         let end = match request {
             Request::Produce(_) => raw_tail(request.opcode()),
+            Request::ProduceDelayed(ref produce) => body.len() - produce.batch.len(),
             _ => body.len(),
         };
         for cut in 0..end {
@@ -499,7 +539,7 @@ fn a_cut_body_is_an_error() {
 #[test]
 fn a_longer_body_is_an_error() {
     for request in requests() {
-        if let Request::Produce(_) = request {
+        if let Request::Produce(_) | Request::ProduceDelayed(_) = request {
             continue;
         }
         let mut bytes = encode_request(&request);

@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests"))]
 
 mod cluster;
+mod delay;
 mod error;
 mod fetch;
 mod field;
@@ -31,6 +32,10 @@ mod topic;
 pub use cluster::{
     ClusterChange, ClusterChanged, ClusterDescription, ClusterJoin, NodeDescription,
     ShardDescription,
+};
+pub use delay::{
+    Delay, DelayChange, DelayChangeReply, DelayChanged, DelayList, DelayListReply, DelayedFate,
+    DelayedRecord, ProduceDelayed,
 };
 pub use error::{ErrorCode, ErrorReply, Hint};
 pub use fetch::{FetchReply, FetchRequest};

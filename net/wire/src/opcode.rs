@@ -23,6 +23,12 @@ pub enum Opcode {
     ListOffset = 18,
     /// A producer id for idempotent appends.
     InitProducer = 19,
+    /// Store one batch until its records are due.
+    ProduceDelayed = 20,
+    /// Cancel or move delayed records.
+    DelayChange = 21,
+    /// The delayed records of a partition.
+    DelayList = 22,
     /// Make a topic.
     TopicCreate = 32,
     /// Change a topic.
@@ -70,7 +76,7 @@ pub enum Opcode {
 }
 
 /// Every opcode, in order of its number.
-pub const OPCODES: [Opcode; 30] = [
+pub const OPCODES: [Opcode; 33] = [
     Opcode::Hello,
     Opcode::Ping,
     Opcode::Metadata,
@@ -79,6 +85,9 @@ pub const OPCODES: [Opcode; 30] = [
     Opcode::Fetch,
     Opcode::ListOffset,
     Opcode::InitProducer,
+    Opcode::ProduceDelayed,
+    Opcode::DelayChange,
+    Opcode::DelayList,
     Opcode::TopicCreate,
     Opcode::TopicAlter,
     Opcode::TopicDelete,

@@ -3,6 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::cluster::ClusterChange;
+use crate::delay::{DelayChange, DelayList, ProduceDelayed};
 use crate::error::ErrorCode;
 use crate::fetch::FetchRequest;
 use crate::field::{DecodeError, Field, Reader};
@@ -38,6 +39,12 @@ pub enum Request<'a> {
     ListOffset(ListOffsetRequest),
     /// A producer id.
     InitProducer,
+    /// Store one batch until its records are due.
+    ProduceDelayed(ProduceDelayed<'a>),
+    /// Cancel or move delayed records.
+    DelayChange(DelayChange),
+    /// The delayed records of a partition.
+    DelayList(DelayList),
     /// Make a topic.
     TopicCreate(TopicCreate),
     /// Change a topic.
@@ -136,6 +143,9 @@ impl<'a> Request<'a> {
             Self::Fetch(_) => Opcode::Fetch,
             Self::ListOffset(_) => Opcode::ListOffset,
             Self::InitProducer => Opcode::InitProducer,
+            Self::ProduceDelayed(_) => Opcode::ProduceDelayed,
+            Self::DelayChange(_) => Opcode::DelayChange,
+            Self::DelayList(_) => Opcode::DelayList,
             Self::TopicCreate(_) => Opcode::TopicCreate,
             Self::TopicAlter(_) => Opcode::TopicAlter,
             Self::TopicDelete(_) => Opcode::TopicDelete,
@@ -168,12 +178,19 @@ impl<'a> Request<'a> {
             out.put_slice(produce.batch);
             return;
         }
+        if let Self::ProduceDelayed(produce) = self {
+            produce.encode_head(correlation, out);
+            out.put_slice(produce.batch);
+            return;
+        }
         let at = start_frame(self.opcode().request_code(), Opcode::VERSION, correlation, out);
         match self {
             Self::Hello(body) => body.put(out),
             Self::Metadata(body) => body.put(out),
             Self::Fetch(body) => body.put(out),
             Self::ListOffset(body) => body.put(out),
+            Self::DelayChange(body) => body.put(out),
+            Self::DelayList(body) => body.put(out),
             Self::TopicCreate(body) => body.put(out),
             Self::TopicAlter(body) => body.put(out),
             Self::TopicDelete(body) => body.put(out),
@@ -199,7 +216,8 @@ impl<'a> Request<'a> {
             | Self::InitProducer
             | Self::TopicList
             | Self::ClusterDescribe
-            | Self::Produce(_) => {}
+            | Self::Produce(_)
+            | Self::ProduceDelayed(_) => {}
         }
         finish_frame(at, out);
     }
@@ -226,6 +244,11 @@ impl<'a> Request<'a> {
             Opcode::Fetch => Self::Fetch(reader.take()?),
             Opcode::ListOffset => Self::ListOffset(reader.take()?),
             Opcode::InitProducer => Self::InitProducer,
+            Opcode::ProduceDelayed => {
+                return ProduceDelayed::decode(body).map(Self::ProduceDelayed);
+            }
+            Opcode::DelayChange => Self::DelayChange(reader.take()?),
+            Opcode::DelayList => Self::DelayList(reader.take()?),
             Opcode::TopicCreate => Self::TopicCreate(reader.take()?),
             Opcode::TopicAlter => Self::TopicAlter(reader.take()?),
             Opcode::TopicDelete => Self::TopicDelete(reader.take()?),

@@ -3,6 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::cluster::{ClusterChanged, ClusterDescription};
+use crate::delay::{DelayChangeReply, DelayListReply};
 use crate::error::{ErrorCode, ErrorReply};
 use crate::fetch::FetchReply;
 use crate::field::{DecodeError, Field, Reader};
@@ -47,6 +48,12 @@ pub enum Response<'a> {
     ListOffset(ListOffsetReply),
     /// A producer id.
     InitProducer(InitProducerReply),
+    /// The batch is stored: the id of its first record in place of the offset.
+    ProduceDelayed(ProduceReply),
+    /// What came of each.
+    DelayChange(DelayChangeReply),
+    /// What waits.
+    DelayList(DelayListReply),
     /// The topic is made.
     TopicCreate(TopicSummary),
     /// The topic is changed.
@@ -107,6 +114,9 @@ impl<'a> Response<'a> {
             Self::Fetch(_) => Opcode::Fetch.reply_code(),
             Self::ListOffset(_) => Opcode::ListOffset.reply_code(),
             Self::InitProducer(_) => Opcode::InitProducer.reply_code(),
+            Self::ProduceDelayed(_) => Opcode::ProduceDelayed.reply_code(),
+            Self::DelayChange(_) => Opcode::DelayChange.reply_code(),
+            Self::DelayList(_) => Opcode::DelayList.reply_code(),
             Self::TopicCreate(_) => Opcode::TopicCreate.reply_code(),
             Self::TopicAlter(_) => Opcode::TopicAlter.reply_code(),
             Self::TopicDelete => Opcode::TopicDelete.reply_code(),
@@ -157,6 +167,9 @@ impl<'a> Response<'a> {
             }
             Self::ListOffset(body) => body.put(out),
             Self::InitProducer(body) => body.put(out),
+            Self::ProduceDelayed(body) => body.put(out),
+            Self::DelayChange(body) => body.put(out),
+            Self::DelayList(body) => body.put(out),
             Self::TopicCreate(body) | Self::TopicAlter(body) => body.put(out),
             Self::TopicList(body) => body.put(out),
             Self::TopicDescribe(body) => body.put(out),
@@ -202,6 +215,9 @@ impl<'a> Response<'a> {
             Opcode::Fetch => return FetchReply::decode(body).map(Self::Fetch),
             Opcode::ListOffset => Self::ListOffset(reader.take()?),
             Opcode::InitProducer => Self::InitProducer(reader.take()?),
+            Opcode::ProduceDelayed => Self::ProduceDelayed(reader.take()?),
+            Opcode::DelayChange => Self::DelayChange(reader.take()?),
+            Opcode::DelayList => Self::DelayList(reader.take()?),
             Opcode::TopicCreate => Self::TopicCreate(reader.take()?),
             Opcode::TopicAlter => Self::TopicAlter(reader.take()?),
             Opcode::TopicDelete => Self::TopicDelete,

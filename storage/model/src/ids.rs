@@ -134,6 +134,33 @@ pub struct PartitionKey {
     pub partition: PartitionId,
 }
 
+impl PartitionKey {
+    /// No partition has so large a number.
+    const DELAY_STORE: u32 = 1 << 31;
+
+    /// Under which name the log keeps the partition's delayed records.
+    #[must_use]
+    pub const fn delay_store(self) -> Self {
+        let partition = PartitionId(self.partition.0 | Self::DELAY_STORE);
+        Self { topic: self.topic, partition }
+    }
+
+    /// Whether this names the delayed records of a partition.
+    #[must_use]
+    pub const fn is_delay_store(self) -> bool {
+        self.partition.0 & Self::DELAY_STORE != 0
+    }
+
+    /// The partition, whether this names it or its delayed records.
+    #[must_use]
+    pub const fn owner(self) -> Self {
+        let partition = PartitionId(self.partition.0 & !Self::DELAY_STORE);
+        Self { topic: self.topic, partition }
+    }
+}
+
+const _: () = assert!(crate::limits::PARTITIONS_PER_TOPIC_MAX < PartitionKey::DELAY_STORE);
+
 impl fmt::Display for PartitionKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}/{}", self.topic, self.partition)

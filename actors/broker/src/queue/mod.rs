@@ -16,6 +16,7 @@
 //! * `window`: what became of each record between the oldest that is not settled and the newest
 //!   that was ever leased.
 //! * `backlog`: one group's view of one partition; leases, settles, gives back.
+//! * `delays`: records that are not in the partition yet, because it is not time.
 //! * `filter`: which records a group wants.
 //! * `keys`: which records a group that is ordered by key may have now.
 //! * `records`: the records of a batch, as far as it can be opened.
@@ -24,6 +25,7 @@
 //! Must never: hold payload; do work that grows with the backlog, but for a rewind or a skip.
 
 pub(crate) mod backlog;
+pub(crate) mod delays;
 pub(crate) mod departures;
 #[cfg(test)]
 pub(crate) mod dice;
@@ -32,5 +34,5 @@ pub(crate) mod keys;
 pub(crate) mod records;
 pub(crate) mod selection;
 pub(crate) mod timers;
-mod wheel;
+pub(crate) mod wheel;
 pub(crate) mod window;

@@ -5,6 +5,9 @@
 //! function, same log time, same answer: a run whose stamp or decision does not hold on the real
 //! state is `Retry` as a whole.
 //!
+//! A batch of delayed records is decided like any other, in one sequence with those that are not;
+//! only where it goes is another place: `key` is then the partition's delay store.
+//!
 //! Owns: the partitions of a shard and the bound on producers.
 //! Must never: read a clock, draw randomness, fail on a committed command.
 //! Invariants: `producers` counts the producers of all partitions; log time never falls.
@@ -26,6 +29,17 @@ pub(crate) const EVICTION_MS: i64 = 10 * 60 * 1000;
 const SWEEP_EVERY_MS: i64 = 60 * 1000;
 /// Above this many the sweep evicts by [`EVICTION_MS`] instead of waiting for [`EXPIRY_MS`].
 const CROWDED: usize = PRODUCERS_MAX / 8 * 7;
+
+/// Set in the remembered offset of a batch that went into the delay store.
+const DELAYED: u64 = 1 << 63;
+
+/// Where a remembered batch lies.
+pub(crate) fn remembered_at(key: PartitionKey, base_offset: Offset) -> (PartitionKey, Offset) {
+    match base_offset.0 & DELAYED {
+        0 => (key.owner(), base_offset),
+        _ => (key.delay_store(), Offset(base_offset.0 & !DELAYED)),
+    }
+}
 
 /// What a decision needs to know about a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +75,7 @@ pub(crate) struct State {
 impl State {
     /// What is to be done with a batch for `key` at this log time.
     pub(crate) fn decide(&self, key: PartitionKey, row: &BatchRow, log_time_ms: i64) -> Decision {
-        let Some(partition) = self.partitions.get(&key) else {
+        let Some(partition) = self.partitions.get(&key.owner()) else {
             return Decision::Refuse(Refusal::UnknownPartition);
         };
         let Some(stamp) = row.producer else { return Decision::Accept };
@@ -75,15 +89,18 @@ impl State {
 
     /// Appends a batch for which [`Self::decide`] has just said `Accept`; answers its base offset.
     pub(crate) fn accept(&mut self, key: PartitionKey, row: &BatchRow, log_time_ms: i64) -> Offset {
-        let Some(partition) = self.partitions.get_mut(&key).map(Rc::make_mut) else {
+        let Some(partition) = self.partitions.get_mut(&key.owner()).map(Rc::make_mut) else {
             debug_assert!(false, "only batches for open partitions are accepted");
             return Offset(0);
         };
-        let base_offset = partition.next_offset;
-        partition.next_offset = Offset(base_offset.0 + u64::from(row.record_count));
+        let is_delayed = key.is_delay_store();
+        let base_offset = partition.next(is_delayed);
+        partition.set_next(is_delayed, Offset(base_offset.0 + u64::from(row.record_count)));
         if let Some(stamp) = row.producer {
             let last = stamp.sequence.wrapping_advance(row.record_count.saturating_sub(1));
-            let batch = Remembered { first: stamp.sequence, last, base_offset };
+            let mark = if is_delayed { DELAYED } else { 0 };
+            let remembered = Offset(base_offset.0 | mark);
+            let batch = Remembered { first: stamp.sequence, last, base_offset: remembered };
             let entry = partition.producers.entry(stamp.id);
             if matches!(entry, std::collections::btree_map::Entry::Vacant(_)) {
                 self.producers += 1;
@@ -129,8 +146,10 @@ impl State {
         rows: &[BatchRow],
         log_time_ms: i64,
     ) -> bool {
-        let Some(partition) = self.partitions.get(&stamp.key) else { return false };
-        if partition.next_offset != stamp.base_offset || rows.is_empty() {
+        let key = stamp.key.owner();
+        let Some(partition) = self.partitions.get(&key) else { return false };
+        let next = partition.next(stamp.key.is_delay_store());
+        if next != stamp.base_offset || rows.is_empty() {
             return false;
         }
         let mut undo: Vec<(ProducerId, Option<Producer>)> = Vec::new();
@@ -140,7 +159,7 @@ impl State {
                 return false;
             }
             if let Some(ProducerStamp { id, .. }) = row.producer.filter(|_| rows.len() > 1) {
-                let before = self.partitions.get(&stamp.key).and_then(|p| p.producers.get(&id));
+                let before = self.partitions.get(&key).and_then(|p| p.producers.get(&id));
                 undo.push((id, before.cloned()));
             }
             self.accept(stamp.key, row, log_time_ms);
@@ -149,9 +168,9 @@ impl State {
     }
 
     fn undo(&mut self, stamp: RunStamp, undo: Vec<(ProducerId, Option<Producer>)>) {
-        let partition = self.partitions.get_mut(&stamp.key).map(Rc::make_mut);
+        let partition = self.partitions.get_mut(&stamp.key.owner()).map(Rc::make_mut);
         let Some(partition) = partition else { return };
-        partition.next_offset = stamp.base_offset;
+        partition.set_next(stamp.key.is_delay_store(), stamp.base_offset);
         for (id, before) in undo.into_iter().rev() {
             match before {
                 Some(producer) => {
@@ -168,6 +187,10 @@ impl State {
 
     /// Opens a partition, or takes over newer settings if it is open.
     pub(crate) fn open(&mut self, key: PartitionKey, config: PartitionConfig) {
+        if key.is_delay_store() {
+            // It is part of its partition.
+            return;
+        }
         let new = || Rc::new(Partition::new(config));
         let partition = self.partitions.entry(key).or_insert_with(new);
         if config.revision > partition.config.revision {
@@ -187,6 +210,12 @@ impl State {
         let closed = self.partitions.remove(&key);
         self.producers -= closed.as_ref().map_or(0, |partition| partition.producers.len());
         closed.is_some()
+    }
+
+    /// No delayed record of a partition before `start` waits any more; true if that is news.
+    pub(crate) fn advance_delay_start(&mut self, key: PartitionKey, start: Offset) -> bool {
+        let Some(partition) = self.partitions.get_mut(&key) else { return false };
+        partition.delay_start < start && Rc::make_mut(partition).advance_delay_start(start)
     }
 
     /// Moves a partition's start on; true if it moved.
@@ -287,6 +316,33 @@ mod tests {
         state.accept(key(0), &plain(4), 1);
         state.accept(key(0), &row(1, 0, 3), 1);
         assert_eq!(state.decide(key(0), &row(1, 0, 3), 1), Decision::Duplicate(Offset(4)));
+    }
+
+    #[test]
+    fn delayed_batches_are_of_the_same_sequence() {
+        let mut state = open();
+        let store = key(0).delay_store();
+        assert_eq!(state.accept(key(0), &row(1, 0, 3), 1), Offset(0));
+        assert_eq!(state.decide(store, &row(1, 0, 1), 1), state.decide(key(0), &row(1, 0, 1), 1));
+        assert_eq!(state.decide(store, &row(1, 3, 2), 1), Decision::Accept);
+        assert_eq!(state.accept(store, &row(1, 3, 2), 1), Offset(0));
+        assert_eq!(state.accept(key(0), &row(1, 5, 1), 1), Offset(3));
+        let Decision::Duplicate(at) = state.decide(store, &row(1, 3, 2), 1) else {
+            unreachable!("it is repeated")
+        };
+        assert_eq!(remembered_at(key(0), at), (store, Offset(0)));
+        assert_eq!(remembered_at(store, Offset(3)), (key(0), Offset(3)));
+
+        let before = state.clone();
+        let stamp = RunStamp { key: store, base_offset: Offset(2) };
+        assert!(!state.apply_run(stamp, &[row(1, 6, 1), row(1, 9, 1)], 1));
+        assert_eq!(state, before, "a refused run leaves no trace");
+        assert!(state.apply_run(stamp, &[row(1, 6, 1)], 1));
+        assert_eq!(state.partitions[&key(0)].delay_next, Offset(3));
+        assert!(state.advance_delay_start(key(0), Offset(2)));
+        assert!(!state.advance_delay_start(key(0), Offset(2)));
+        state.open(store, config(9));
+        assert_eq!(state.partitions.len(), 1, "it is part of its partition");
     }
 
     #[test]

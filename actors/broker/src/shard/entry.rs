@@ -18,13 +18,17 @@ use barrage_model::limits::RECORDS_PER_BATCH_MAX;
 use barrage_model::{Offset, PartitionKey};
 use barrage_world::Instant;
 
-use super::decide::{BatchRow, State};
+use super::decide::{self, BatchRow, State};
 use super::producers::{Decision, Refusal};
-use crate::command::Command;
-use crate::door::CheckedBatch;
+use crate::api::delay::Delay;
+use crate::command::{Command, DelayedRuns};
+use crate::door::{CheckedBatch, When};
+use crate::queue::delays::DELAYED_MAX;
 
 /// Batches in one entry, at most.
 pub(crate) const BATCHES_MAX: usize = 4096;
+/// An instant that is over by so little is taken for now: clocks of clients differ.
+pub(crate) const OVER_MS: u64 = 5_000;
 /// What a batch costs in an entry besides its bytes: its row and its share of the headers.
 pub(crate) const BATCH_OVERHEAD: usize = 128;
 
@@ -63,6 +67,9 @@ pub(crate) struct Building<R> {
     leader_epoch: i32,
     runs: Vec<Run>,
     rows: Vec<Vec<BatchRow>>,
+    /// Until when the records of a run wait, and which that have waited are in a run.
+    dues_ms: BTreeMap<usize, Vec<u64>>,
+    released: BTreeMap<usize, Vec<Offset>>,
     waiters: Vec<RunWaiters<R>>,
     by_key: BTreeMap<PartitionKey, usize>,
     bytes: usize,
@@ -94,6 +101,8 @@ impl<R> Building<R> {
             leader_epoch,
             runs: Vec::new(),
             rows: Vec::new(),
+            dues_ms: BTreeMap::new(),
+            released: BTreeMap::new(),
             waiters: Vec::new(),
             by_key: BTreeMap::new(),
             bytes: 0,
@@ -112,18 +121,70 @@ impl<R> Building<R> {
         self.is_empty() || (fits && self.batches < BATCHES_MAX)
     }
 
-    /// Decides a batch on the projected state and takes it in if it is accepted.
-    pub(crate) fn offer(&mut self, projected: &mut State, offered: WaitingBatch<R>) -> Taken<R> {
+    /// Decides a batch on the projected state and takes it in if it is accepted. `delayed` is asked
+    /// how many delayed records wait in its partition.
+    pub(crate) fn offer(
+        &mut self,
+        projected: &mut State,
+        offered: WaitingBatch<R>,
+        delayed: impl FnOnce(PartitionKey) -> u64,
+    ) -> Taken<R> {
         let WaitingBatch { key, batch, deadline, reply } = offered;
         let waiter = |base_offset, reply| Waiter { base_offset, deadline, reply: Some(reply) };
         match projected.decide(key, &batch.row, self.log_time_ms) {
             Decision::Refuse(refusal) => Taken::Refused { reply, refusal },
-            Decision::Duplicate(base) => Taken::Duplicate { key, waiter: waiter(base, reply) },
+            Decision::Duplicate(base) => {
+                let (key, base) = decide::remembered_at(key, base);
+                Taken::Duplicate { key, waiter: waiter(base, reply) }
+            }
             Decision::Accept => {
+                let key = if let When::Later(later) = &batch.when {
+                    // One that is repeated is none of this: it was judged when it first came.
+                    if let Err(refusal) =
+                        self.judge(&later.delay, batch.row.record_count, delayed(key))
+                    {
+                        return Taken::Refused { reply, refusal };
+                    }
+                    key.delay_store()
+                } else {
+                    key
+                };
                 let base = projected.accept(key, &batch.row, self.log_time_ms);
                 self.push(key, batch, waiter(base, reply));
                 Taken::In
             }
+        }
+    }
+
+    /// Whether so many more may wait, and until then.
+    fn judge(&self, delay: &Delay, count: u32, waiting: u64) -> Result<(), Refusal> {
+        if waiting.saturating_add(u64::from(count)) > DELAYED_MAX {
+            return Err(Refusal::DelayedFull { waiting });
+        }
+        let now_ms = u64::try_from(self.log_time_ms).unwrap_or(0);
+        let Delay::At(times_ms) = delay else { return Ok(()) };
+        match times_ms.iter().min() {
+            Some(due_ms) if due_ms.saturating_add(OVER_MS) < now_ms => {
+                Err(Refusal::DelayIsOver { due_ms: *due_ms, now_ms })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Until when each of the records of a batch waits.
+    fn dues_ms(&self, delay: &Delay, count: u32) -> Vec<u64> {
+        let now_ms = u64::try_from(self.log_time_ms).unwrap_or(0);
+        let count = usize::try_from(count).unwrap_or(0);
+        let dues = |times_ms: &[u64], base_ms: u64| {
+            let due_ms = |time_ms: &u64| base_ms.saturating_add(*time_ms);
+            match times_ms {
+                [one] => vec![due_ms(one); count],
+                all => all.iter().map(due_ms).collect(),
+            }
+        };
+        match delay {
+            Delay::At(times_ms) => dues(times_ms, 0),
+            Delay::After(times_ms) => dues(times_ms, now_ms),
         }
     }
 
@@ -153,23 +214,28 @@ impl<R> Building<R> {
             (self.runs.get_mut(number), self.rows.get_mut(number), self.waiters.get_mut(number));
         let (Some(run), Some(rows), Some(waiters)) = parts else { return };
         assert!(run.next_offset() == base_offset, "batches of a run lie end to end");
-        let size = batch.bytes.len();
+        let (size, cost) = (batch.bytes.len(), batch.size());
         run.record_count += batch.row.record_count;
         run.byte_len = run.byte_len.saturating_add(u32::try_from(size).unwrap_or(u32::MAX));
         run.max_timestamp = run.max_timestamp.max(batch.max_timestamp);
-        run.batches.push(Batch {
-            bytes: batch.bytes,
-            base_offset,
-            leader_epoch: self.leader_epoch,
-            crc: batch.crc,
-        });
-        rows.push(batch.row);
+        let CheckedBatch { bytes, row, crc, when, .. } = batch;
+        let record_count = row.record_count;
+        run.batches.push(Batch { bytes, base_offset, leader_epoch: self.leader_epoch, crc });
+        rows.push(row);
         waiters.next_offset = run.next_offset();
         waiters.record_count = run.record_count;
         waiters.byte_len = run.byte_len;
         waiters.waiters.push(waiter);
-        self.bytes += size + BATCH_OVERHEAD;
+        self.bytes += cost + BATCH_OVERHEAD;
         self.batches += 1;
+        match when {
+            When::Now => {}
+            When::Later(later) => {
+                let dues_ms = self.dues_ms(&later.delay, record_count);
+                self.dues_ms.entry(number).or_default().extend(dues_ms);
+            }
+            When::Due(ids) => self.released.entry(number).or_default().extend(ids),
+        }
     }
 
     /// The entry's waiters, to hang a duplicate on.
@@ -184,7 +250,21 @@ impl<R> Building<R> {
         let count = |rows: &Vec<_>| u32::try_from(rows.len()).unwrap_or(u32::MAX);
         let batch_counts = self.rows.iter().map(count).collect();
         let rows = self.rows.into_iter().flatten().collect();
-        let command = Command::Produce { batch_counts, rows }.encode();
+        let command = if self.dues_ms.is_empty() && self.released.is_empty() {
+            Command::Produce { batch_counts, rows }
+        } else {
+            let dues_ms = self.dues_ms.into_values().flatten().collect();
+            let released = self.released.into_iter();
+            let released = released
+                .map(|(run, mut ids)| {
+                    ids.sort_unstable();
+                    (u32::try_from(run).unwrap_or(u32::MAX), ids)
+                })
+                .collect();
+            let runs = DelayedRuns { batch_counts, rows, dues_ms, released };
+            Command::ProduceDelayed(Box::new(runs))
+        };
+        let command = command.encode();
         Built { command, runs: self.runs, waiters: self.waiters }
     }
 }
@@ -237,8 +317,18 @@ mod tests {
         };
         let row = BatchRow { record_count: records, producer: producer.map(stamp) };
         let bytes = Bytes::from(vec![0; 100]);
-        let batch = CheckedBatch { bytes, row, max_timestamp: i64::from(reply), crc: reply };
+        let batch = CheckedBatch {
+            bytes,
+            row,
+            max_timestamp: i64::from(reply),
+            crc: reply,
+            when: When::Now,
+        };
         WaitingBatch { key: key(partition), batch, deadline: Instant(0), reply }
+    }
+
+    fn none(_: PartitionKey) -> u64 {
+        0
     }
 
     fn open() -> State {
@@ -255,7 +345,8 @@ mod tests {
         let mut building = Building::new(50, 3);
         let table = [(0, 2, None), (1, 1, Some((7, 0))), (0, 3, None), (2, 1, None), (0, 1, None)];
         for (number, (partition, records, producer)) in (0..).zip(table) {
-            let taken = building.offer(&mut projected, batch(partition, records, producer, number));
+            let taken =
+                building.offer(&mut projected, batch(partition, records, producer, number), none);
             assert!(matches!(taken, Taken::In));
         }
         let Built { command, runs, waiters } = building.finish(&mut projected);
@@ -282,9 +373,9 @@ mod tests {
     fn a_duplicate_of_what_is_under_way_waits_for_it() {
         let mut projected = open();
         let mut building = Building::new(50, 3);
-        building.offer(&mut projected, batch(0, 4, None, 0));
-        building.offer(&mut projected, batch(0, 2, Some((7, 0)), 1));
-        let again = building.offer(&mut projected, batch(0, 2, Some((7, 0)), 2));
+        building.offer(&mut projected, batch(0, 4, None, 0), none);
+        building.offer(&mut projected, batch(0, 2, Some((7, 0)), 1), none);
+        let again = building.offer(&mut projected, batch(0, 2, Some((7, 0)), 2), none);
         let Taken::Duplicate { key, waiter } = again else { unreachable!("a duplicate") };
         assert_eq!(waiter.base_offset, Offset(4));
         assert!(attach(building.waiters_mut(), key, waiter).is_none());
@@ -301,9 +392,9 @@ mod tests {
     fn refusals_take_no_room() {
         let mut projected = open();
         let mut building = Building::new(50, 3);
-        let refused = building.offer(&mut projected, batch(9, 1, None, 0));
+        let refused = building.offer(&mut projected, batch(9, 1, None, 0), none);
         assert!(matches!(refused, Taken::Refused { reply: 0, refusal: Refusal::UnknownPartition }));
-        let refused = building.offer(&mut projected, batch(0, 1, Some((7, 5)), 1));
+        let refused = building.offer(&mut projected, batch(0, 1, Some((7, 5)), 1), none);
         assert!(matches!(refused, Taken::Refused { reply: 1, refusal: Refusal::UnknownProducer }));
         assert!(building.is_empty());
         assert_eq!(projected, open());
@@ -313,7 +404,7 @@ mod tests {
     fn the_first_batch_always_fits() {
         let mut building = Building::new(50, 3);
         assert!(building.has_room(1 << 30, 1000));
-        building.offer(&mut open(), batch(0, 1, None, 0));
+        building.offer(&mut open(), batch(0, 1, None, 0), none);
         assert!(building.has_room(100, 2 * (100 + BATCH_OVERHEAD)));
         assert!(!building.has_room(101, 2 * (100 + BATCH_OVERHEAD)));
     }

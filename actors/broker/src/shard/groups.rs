@@ -20,8 +20,10 @@ use crc32c::crc32c_append;
 
 use super::decide::State;
 use super::streams::{self, StreamOp, StreamOutcome, Streams};
+use crate::api::delay::DelayError;
 use crate::api::queue::ReceiptError;
 use crate::queue::backlog::{Backlog, Leased, Policy, Receipt, Want};
+use crate::queue::delays::Delays;
 use crate::queue::selection::Selection;
 
 /// Records that one lease hands out, at most.
@@ -101,6 +103,10 @@ pub(crate) enum What {
     Rewind { to: Offset },
     /// Everything before is done with.
     Skip { to: Offset },
+    /// Nobody is to have these delayed records of the partition; the group is none.
+    Cancel(Vec<Offset>),
+    /// They wait until these times instead.
+    Reschedule(Vec<(Offset, u64)>),
 }
 
 /// What came of it.
@@ -109,6 +115,8 @@ pub(crate) enum Outcome {
     Leased(Vec<Leased>),
     /// Per receipt.
     Settled(Vec<Result<(), ReceiptError>>),
+    /// Per delayed record.
+    Changed(Vec<Result<(), DelayError>>),
     Done,
     /// The group is not open in that partition.
     UnknownGroup,
@@ -119,6 +127,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Groups {
     pub(crate) slots: BTreeMap<Slot, QueueGroup>,
     pub(crate) streams: Streams,
+    /// What is not in its partition yet; of those that ever had any.
+    pub(crate) delays: BTreeMap<PartitionKey, Delays>,
     /// The lease clock, in milliseconds.
     pub(crate) clock_ms: u64,
     /// Hash of every operation and what came of it: two replicas that differ in it once differ for
@@ -154,6 +164,49 @@ impl Groups {
     pub(crate) fn close_partition(&mut self, key: PartitionKey) {
         let slots: Vec<Slot> = self.of(key).map(|(slot, _)| *slot).collect();
         self.close(&slots);
+        self.delays.remove(&key);
+    }
+
+    /// Delayed records of a partition were stored, the first of them as `first`.
+    pub(crate) fn wait(&mut self, key: PartitionKey, first: Offset, dues_ms: &[u64]) {
+        let digest = crc32c_append(self.digest, &first.0.to_le_bytes());
+        let fold = |digest, due_ms: &u64| crc32c_append(digest, &due_ms.to_le_bytes());
+        self.digest = dues_ms.iter().fold(digest, fold);
+        self.delays.entry(key).or_insert_with(|| Delays::new(first)).wait(first, dues_ms);
+    }
+
+    /// How many delayed records of a partition wait.
+    pub(crate) fn delayed(&self, key: PartitionKey) -> u64 {
+        self.delays.get(&key).map_or(0, Delays::waiting)
+    }
+
+    /// Whether delayed records wait, and are due by the log's clock.
+    pub(crate) fn may_release(&self, key: PartitionKey, ids: &[Offset], log_time_ms: i64) -> bool {
+        let now_ms = u64::try_from(log_time_ms).unwrap_or(0);
+        self.delays.get(&key).is_some_and(|delays| delays.may_release(ids, now_ms))
+    }
+
+    /// They are in their partition now.
+    pub(crate) fn release(&mut self, key: PartitionKey, ids: &[Offset]) {
+        let fold = |digest, id: &Offset| crc32c_append(digest, &id.0.to_le_bytes());
+        self.digest = ids.iter().fold(self.digest, fold);
+        if let Some(delays) = self.delays.get_mut(&key) {
+            delays.release(ids);
+        }
+    }
+
+    fn change_delays(&mut self, op: &Op) -> Outcome {
+        let Some(delays) = self.delays.get_mut(&op.slot.key) else {
+            return Outcome::UnknownGroup;
+        };
+        let results: Vec<_> = match &op.what {
+            What::Cancel(ids) => ids.iter().map(|id| delays.cancel(*id)).collect(),
+            What::Reschedule(all) => {
+                all.iter().map(|(id, due_ms)| delays.reschedule(*id, *due_ms)).collect()
+            }
+            _ => Vec::new(),
+        };
+        Outcome::Changed(results)
     }
 
     /// A partition starts here now: what lay before is done with.
@@ -181,6 +234,11 @@ impl Groups {
 
     /// Does what is wanted of a queue group.
     pub(crate) fn apply(&mut self, state: &State, log_time_ms: i64, op: &Op) -> Outcome {
+        if let What::Cancel(_) | What::Reschedule(_) = op.what {
+            let outcome = self.change_delays(op);
+            self.digest = digest(self.digest, op.slot, &outcome);
+            return outcome;
+        }
         let now_ms = self.clock_ms;
         let bounds = state.partitions.get(&op.slot.key).map(|p| (p.start_offset, p.next_offset));
         let (Some(group), Some(bounds)) = (self.slots.get_mut(&op.slot), bounds) else {
@@ -267,6 +325,9 @@ impl QueueGroup {
                 backlog.skip_to((*to).min(end));
                 Outcome::Done
             }
+            What::Cancel(_) | What::Reschedule(_) => {
+                unreachable!("delayed records are of no group")
+            }
         }
     }
 }
@@ -325,6 +386,9 @@ fn digest(before: u32, slot: Slot, outcome: &Outcome) -> u32 {
             crc32c_append(digest, &one.until_ms.to_le_bytes())
         }),
         Outcome::Settled(results) => results
+            .iter()
+            .fold(digest, |digest, one| crc32c_append(digest, &[u8::from(one.is_ok())])),
+        Outcome::Changed(results) => results
             .iter()
             .fold(digest, |digest, one| crc32c_append(digest, &[u8::from(one.is_ok())])),
         Outcome::Done | Outcome::UnknownGroup => digest,

@@ -19,10 +19,11 @@ use barrage_world::{Instant, buggify, planted, sleep_until, spawn, unix_time_ms}
 use super::alarms::Alarms;
 use super::entry::{BATCH_OVERHEAD, WaitingBatch};
 use super::groups::{Op, Outcome};
-use super::machine::ShardMachine;
+use super::machine::{ShardMachine, Told};
 use super::order::Orders;
 use super::proposer::Proposer;
 use super::readers::Readers;
+use super::release::Releases;
 use super::sift::Sifters;
 use super::streams::{StreamOp, StreamOutcome};
 use super::waiting::{Control, Waiting, WaitingOp, WaitingStreamOp};
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub(super) alarms: Alarms,
     pub(super) sifters: Sifters,
     pub(super) orders: Orders,
+    pub(super) releases: Releases,
     /// Where the lease clock stood when this node came to lead, and when that was.
     lease_base: Cell<Option<(Term, u64, Instant)>>,
     pub(super) waiting: RefCell<Waiting>,
@@ -116,8 +118,7 @@ impl Shard {
     /// Opens this node's replica. With `founding`, forms the group. A node that is the only voter
     /// leads when this returns.
     pub(crate) async fn open(options: ShardOptions, founding: bool) -> Result<Self, OpenError> {
-        let (readers, damaged) = (Readers::default(), Event::new());
-        let (alarms, orders) = (Alarms::default(), Orders::default());
+        let (told, damaged) = (Told::default(), Event::new());
         let group = Group::open(GroupOptions {
             node: options.node,
             shard: options.log.shard,
@@ -128,21 +129,18 @@ impl Shard {
             checkpoint_bytes: options.checkpoint_bytes,
             timing: options.timing,
             peers: options.peers,
-            machine: ShardMachine::new(
-                readers.clone(),
-                alarms.clone(),
-                orders.clone(),
-                damaged.clone(),
-            ),
+            machine: ShardMachine::new(told.clone(), damaged.clone()),
         })
         .await?;
         group.lead_if_alone(founding).await?;
+        let Told { readers, alarms, orders, releases } = told;
         let inner = Rc::new(Inner {
             group,
             readers,
             alarms,
             sifters: Sifters::default(),
             orders,
+            releases,
             lease_base: Cell::new(None),
             waiting: RefCell::new(Waiting::new(options.waiting_bytes_max)),
             in_flight: Cell::new(0),
@@ -185,7 +183,7 @@ impl Shard {
 
     /// Takes a batch up, in the order of the calls; the answer goes to `batch.reply`.
     pub(crate) fn submit(&self, batch: WaitingBatch<ProduceReply>) {
-        let size = batch.batch.bytes.len();
+        let size = batch.batch.size_max();
         let limit = self.inner.entry_bytes_max().saturating_sub(BATCH_OVERHEAD);
         let refusal = if self.inner.is_closing() {
             Some(ProduceError::ShuttingDown)

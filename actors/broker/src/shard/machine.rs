@@ -22,8 +22,9 @@ use super::decide::{BatchRow, RunStamp, State};
 use super::groups::{Groups, Op, OpenGroup, Outcome, Slot, What};
 use super::order::Orders;
 use super::readers::Readers;
+use super::release::Releases;
 use super::streams::StreamOutcome;
-use crate::command::Command;
+use crate::command::{Command, DelayedRuns};
 use crate::format::Restoring;
 use crate::{fingerprint, format};
 
@@ -55,6 +56,8 @@ pub(crate) enum Effect {
     Touched { slot: Slot },
     /// Records of a group that is ordered by key were settled, or may be had again.
     Freed { slot: Slot },
+    /// Delayed records of a partition wait for other times now.
+    TouchedDelays { key: PartitionKey },
     /// A stream group waits for another time now.
     TouchedStream { group: GroupId },
     /// Records of a partition may be leased again.
@@ -94,7 +97,14 @@ pub(crate) fn apply(
             Reply::Done
         }
         Ok(Command::Produce { batch_counts, rows }) => {
-            Reply::Produced(produce(state, log_time_ms, &batch_counts, &rows, runs, effects))
+            let runs = Runs { runs, batch_counts: &batch_counts, rows: &rows };
+            let take = |state: &mut State, run: &NumberedRun, rows: &[BatchRow]| {
+                !run.stamp.key.is_delay_store() && state.apply_run(run.stamp, rows, log_time_ms)
+            };
+            Reply::Produced(produce(state, &runs, effects, take))
+        }
+        Ok(Command::ProduceDelayed(delayed)) => {
+            Reply::Produced(produce_delayed((state, groups), log_time_ms, &delayed, runs, effects))
         }
         Ok(command) => {
             let before = effects.len();
@@ -116,7 +126,7 @@ pub(crate) fn apply(
 
 fn operate(
     groups: &mut Groups,
-    state: &State,
+    state: &mut State,
     log_time_ms: i64,
     op: &Op,
     effects: &mut Vec<Effect>,
@@ -139,6 +149,7 @@ fn operate(
             effects.push(Effect::Touched { slot: op.slot });
             effects.push(Effect::Visible { key: op.slot.key });
         }
+        What::Cancel(_) | What::Reschedule(_) => touch_delays(groups, state, op.slot.key, effects),
         What::Ack(_) | What::Depart { .. } | What::Renumber { .. } | What::Arrived { .. } => {}
     }
     outcome
@@ -161,14 +172,79 @@ fn control_groups(groups: &mut Groups, state: &State, command: &Command, caused:
     }
 }
 
-fn produce(
-    state: &mut State,
+/// Other times are waited for, and perhaps the oldest delayed record is another one now: what lies
+/// before it is kept no more.
+fn touch_delays(groups: &Groups, state: &mut State, key: PartitionKey, effects: &mut Vec<Effect>) {
+    let Some(delays) = groups.delays.get(&key) else { return };
+    effects.push(Effect::TouchedDelays { key });
+    let start = delays.start();
+    if state.advance_delay_start(key, start) {
+        effects.push(Effect::Starts { key: key.delay_store(), start });
+    }
+}
+
+fn produce_delayed(
+    (state, groups): (&mut State, &mut Groups),
     log_time_ms: i64,
-    batch_counts: &[u32],
-    rows: &[BatchRow],
+    delayed: &DelayedRuns,
     runs: &[Run],
     effects: &mut Vec<Effect>,
 ) -> Vec<bool> {
+    let DelayedRuns { batch_counts, rows, dues_ms, released } = delayed;
+    let mut dues_ms = dues_ms.as_slice();
+    let mut touched = Vec::new();
+    let take = |state: &mut State, run: &NumberedRun, rows: &[BatchRow]| {
+        let key = run.stamp.key;
+        if key.is_delay_store() {
+            let count = usize::try_from(run.record_count).unwrap_or(usize::MAX);
+            let Some((own, others)) = dues_ms.split_at_checked(count) else { return false };
+            dues_ms = others;
+            let counts = state.apply_run(run.stamp, rows, log_time_ms);
+            if counts {
+                groups.wait(key.owner(), run.stamp.base_offset, own);
+                touched.push(key.owner());
+            }
+            return counts;
+        }
+        let ids = released.iter().filter(|(number, _)| usize::try_from(*number) == Ok(run.number));
+        let ids: Vec<Offset> = ids.flat_map(|(_, ids)| ids.iter().copied()).collect();
+        // All or none: what is not waiting any more, or not yet due, is not let in.
+        if !ids.is_empty() && !groups.may_release(key, &ids, log_time_ms) {
+            return false;
+        }
+        let counts = state.apply_run(run.stamp, rows, log_time_ms);
+        if counts && !ids.is_empty() {
+            groups.release(key, &ids);
+            touched.push(key);
+        }
+        counts
+    };
+    let all = Runs { runs, batch_counts, rows };
+    let accepted = produce(state, &all, effects, take);
+    touched.into_iter().for_each(|key| touch_delays(groups, state, key, effects));
+    accepted
+}
+
+/// The runs of an entry with what its command says of them.
+struct Runs<'a> {
+    runs: &'a [Run],
+    batch_counts: &'a [u32],
+    rows: &'a [BatchRow],
+}
+
+struct NumberedRun {
+    number: usize,
+    stamp: RunStamp,
+    record_count: u32,
+}
+
+fn produce(
+    state: &mut State,
+    all: &Runs<'_>,
+    effects: &mut Vec<Effect>,
+    mut take: impl FnMut(&mut State, &NumberedRun, &[BatchRow]) -> bool,
+) -> Vec<bool> {
+    let Runs { runs, batch_counts, rows } = *all;
     let mut rest = rows;
     let mut accepted = Vec::with_capacity(runs.len());
     for (number, run) in runs.iter().enumerate() {
@@ -178,8 +254,8 @@ fn produce(
         rest = others;
         let stamp = RunStamp { key: run.key, base_offset: run.base_offset };
         let records: u64 = own.iter().map(|row| u64::from(row.record_count)).sum();
-        let counts =
-            records == u64::from(run.record_count) && state.apply_run(stamp, own, log_time_ms);
+        let numbered = NumberedRun { number, stamp, record_count: run.record_count };
+        let counts = records == u64::from(run.record_count) && take(state, &numbered, own);
         if counts {
             effects.push(Effect::Readable { run: number, key: run.key });
         }
@@ -192,6 +268,7 @@ fn produce(
 pub(crate) fn control(state: &mut State, command: &Command, effects: &mut Vec<Effect>) {
     match command {
         Command::Produce { .. }
+        | Command::ProduceDelayed(_)
         | Command::OpenGroups { .. }
         | Command::CloseGroups { .. }
         | Command::Queue { .. }
@@ -225,6 +302,15 @@ pub(crate) fn control(state: &mut State, command: &Command, effects: &mut Vec<Ef
     }
 }
 
+/// Who is told on this replica of what was applied.
+#[derive(Clone, Default)]
+pub(crate) struct Told {
+    pub(crate) readers: Readers,
+    pub(crate) alarms: Alarms,
+    pub(crate) orders: Orders,
+    pub(crate) releases: Releases,
+}
+
 /// The state with what this replica hangs on it.
 pub(crate) struct ShardMachine {
     state: State,
@@ -234,6 +320,7 @@ pub(crate) struct ShardMachine {
     readers: Readers,
     alarms: Alarms,
     orders: Orders,
+    releases: Releases,
     log: Option<CommitLog>,
     effects: Vec<Effect>,
     /// What the state was when it was last compared: index and hash.
@@ -245,7 +332,8 @@ pub(crate) struct ShardMachine {
 
 impl ShardMachine {
     /// An empty machine that wakes these readers.
-    pub(crate) fn new(readers: Readers, alarms: Alarms, orders: Orders, damaged: Event) -> Self {
+    pub(crate) fn new(told: Told, damaged: Event) -> Self {
+        let Told { readers, alarms, orders, releases } = told;
         Self {
             state: State::default(),
             groups: Groups::default(),
@@ -253,6 +341,7 @@ impl ShardMachine {
             readers,
             alarms,
             orders,
+            releases,
             log: None,
             effects: Vec::new(),
             mark: None,
@@ -326,13 +415,52 @@ impl ShardMachine {
         }
     }
 
+    /// Tells those who look after times and orders; false where nothing of that has changed.
+    fn note(&mut self, effect: Effect) -> bool {
+        match effect {
+            Effect::Touched { slot } => {
+                if let Some(group) = self.groups.slots.get_mut(&slot) {
+                    self.alarms.note(slot, group.backlog.noted());
+                    if group.backlog.is_anybody_dying() {
+                        self.alarms.note_dying(slot);
+                    }
+                }
+            }
+            Effect::Freed { slot } => {
+                if let Some(group) = self.groups.slots.get_mut(&slot) {
+                    let freed = group.backlog.take_freed();
+                    if self.orders.note(slot, &group.backlog, freed) {
+                        self.readers.wake(slot.key);
+                    }
+                }
+            }
+            Effect::TouchedDelays { key } => {
+                if let Some(delays) = self.groups.delays.get_mut(&key) {
+                    self.releases.note(key, delays.noted());
+                }
+            }
+            Effect::TouchedStream { group } => {
+                self.alarms.note_stream(group, self.groups.streams.next_due_ms(group));
+            }
+            Effect::Readable { .. }
+            | Effect::Starts { .. }
+            | Effect::Closed { .. }
+            | Effect::Visible { .. }
+            | Effect::Compare { .. } => return false,
+        }
+        true
+    }
+
     /// Tells the log where partitions start; it only knows which segments hold what.
     fn restate_starts(&self) {
         let Some(log) = &self.log else { return };
         // A topic deleted before the checkpoint must not come back from the segments.
-        log.keep_only(|key| self.state.partitions.contains_key(&key));
+        log.keep_only(|key| self.state.partitions.contains_key(&key.owner()));
         for (key, partition) in &self.state.partitions {
             log.set_start(*key, partition.start_offset);
+            if partition.delay_next > Offset(0) {
+                log.set_start(key.delay_store(), partition.delay_start);
+            }
         }
     }
 }
@@ -364,26 +492,7 @@ impl Machine for ShardMachine {
                 self.compare(id.index.0, index, hash);
                 continue;
             }
-            if let Effect::Touched { slot } = effect {
-                if let Some(group) = self.groups.slots.get_mut(&slot) {
-                    self.alarms.note(slot, group.backlog.noted());
-                    if group.backlog.is_anybody_dying() {
-                        self.alarms.note_dying(slot);
-                    }
-                }
-                continue;
-            }
-            if let Effect::Freed { slot } = effect {
-                if let Some(group) = self.groups.slots.get_mut(&slot) {
-                    let freed = group.backlog.take_freed();
-                    if self.orders.note(slot, &group.backlog, freed) {
-                        self.readers.wake(slot.key);
-                    }
-                }
-                continue;
-            }
-            if let Effect::TouchedStream { group } = effect {
-                self.alarms.note_stream(group, self.groups.streams.next_due_ms(group));
+            if self.note(effect) {
                 continue;
             }
             match (effect, &self.log) {
@@ -398,12 +507,14 @@ impl Machine for ShardMachine {
                 }
                 (Effect::Closed { key }, Some(log)) => {
                     log.forget(key);
+                    log.forget(key.delay_store());
                     self.readers.forget(key);
                 }
                 (
                     Effect::Compare { .. }
                     | Effect::Touched { .. }
                     | Effect::Freed { .. }
+                    | Effect::TouchedDelays { .. }
                     | Effect::TouchedStream { .. },
                     Some(_),
                 )
@@ -430,6 +541,7 @@ impl Machine for ShardMachine {
         let restored = std::mem::take(&mut self.restoring).end();
         (self.state, self.groups) = restored.map_err(|error| RestoreError(error.to_string()))?;
         self.orders.clear();
+        self.releases.clear();
         self.restate_starts();
         Ok(())
     }
@@ -494,6 +606,58 @@ mod tests {
         check(&mut state, &close, &[], Reply::Done, &[Effect::Closed { key: key(0) }]);
         assert_eq!(state.partitions.len(), 1);
         assert_eq!(state.log_time_ms, 7);
+    }
+
+    #[test]
+    fn delayed_records_come_when_they_are_due_and_once() {
+        let mut state = State::default();
+        let mut groups = Groups::default();
+        let config = PartitionConfig { retention: Retention::DEFAULT, revision: 1 };
+        state.open(key(0), config);
+        let mut apply_at = |log_time_ms: i64, delayed: DelayedRuns, run: Run| {
+            let command = Command::ProduceDelayed(Box::new(delayed)).encode();
+            let mut effects = Vec::new();
+            let replicated = (&mut state, &mut groups);
+            let reply = apply(replicated, log_time_ms, &command, &[run], &mut effects);
+            (reply == Reply::Produced(vec![true]), effects)
+        };
+        let rows = |record_count| vec![BatchRow { record_count, producer: None }];
+        let store = key(0).delay_store();
+        let stored = |dues_ms: &[u64]| DelayedRuns {
+            batch_counts: vec![1],
+            rows: rows(2),
+            dues_ms: dues_ms.to_vec(),
+            released: Vec::new(),
+        };
+        let in_store = || Run { key: store, ..run(0, 0, 2) };
+        assert!(!apply_at(7, stored(&[50]), in_store()).0, "a time is missing");
+        let (counts, effects) = apply_at(7, stored(&[50, 60]), in_store());
+        assert!(counts);
+        let touched = Effect::TouchedDelays { key: key(0) };
+        assert_eq!(effects, [Effect::Readable { run: 0, key: store }, touched]);
+
+        let due = |ids: &[u64]| DelayedRuns {
+            batch_counts: vec![1],
+            rows: rows(ids.len() as u32),
+            dues_ms: Vec::new(),
+            released: vec![(0, ids.iter().copied().map(Offset).collect())],
+        };
+        assert!(!apply_at(49, due(&[0]), run(0, 0, 1)).0, "early");
+        assert!(!apply_at(50, due(&[0, 1]), run(0, 0, 2)).0, "one is early");
+        assert!(!apply_at(50, due(&[0]), run(0, 3, 1)).0, "a stale stamp");
+        let (counts, effects) = apply_at(50, due(&[0]), run(0, 0, 1));
+        assert!(counts);
+        let starts = Effect::Starts { key: store, start: Offset(1) };
+        assert_eq!(effects, [Effect::Readable { run: 0, key: key(0) }, touched, starts]);
+        assert!(!apply_at(99, due(&[0]), run(0, 1, 1)).0, "again");
+        assert!(apply_at(99, due(&[1]), run(0, 1, 1)).0);
+        assert_eq!(groups.delayed(key(0)), 0);
+        let partition = &state.partitions[&key(0)];
+        assert_eq!((partition.next_offset, partition.delay_start), (Offset(2), Offset(2)));
+
+        let close = Command::Close { partitions: vec![key(0)] }.encode();
+        apply((&mut state, &mut groups), 99, &close, &[], &mut Vec::new());
+        assert!(groups.delays.is_empty());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! One partition as its shard knows it: bounds, settings, producers. No payload.
 //!
-//! Owns: `[start_offset, next_offset)` and who has written. Must never: know where records lie.
-//! Invariants: `start_offset <= next_offset`; both only grow.
+//! Owns: `[start_offset, next_offset)`, the same of its delayed records, and who has written. Must
+//! never: know where records lie.
+//! Invariants: `start_offset <= next_offset`, `delay_start <= delay_next`; all only grow.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,10 @@ pub(crate) struct Partition {
     pub(crate) start_offset: Offset,
     /// The next record's offset; what is applied is readable, so this is also the high watermark.
     pub(crate) next_offset: Offset,
+    /// The oldest delayed record that may still be waiting.
+    pub(crate) delay_start: Offset,
+    /// The id of the next delayed record.
+    pub(crate) delay_next: Offset,
     pub(crate) config: PartitionConfig,
     pub(crate) producers: BTreeMap<ProducerId, Producer>,
 }
@@ -32,7 +37,33 @@ impl Partition {
     /// A partition that holds nothing yet.
     pub(crate) fn new(config: PartitionConfig) -> Self {
         let zero = Offset(0);
-        Self { start_offset: zero, next_offset: zero, config, producers: BTreeMap::new() }
+        Self {
+            start_offset: zero,
+            next_offset: zero,
+            delay_start: zero,
+            delay_next: zero,
+            config,
+            producers: BTreeMap::new(),
+        }
+    }
+
+    /// Where the next record goes, into the partition or among the delayed ones.
+    pub(crate) fn next(&self, is_delayed: bool) -> Offset {
+        if is_delayed { self.delay_next } else { self.next_offset }
+    }
+
+    pub(crate) fn set_next(&mut self, is_delayed: bool, next: Offset) {
+        *(if is_delayed { &mut self.delay_next } else { &mut self.next_offset }) = next;
+    }
+
+    /// No delayed record before `start` waits any more; true if that is news.
+    pub(crate) fn advance_delay_start(&mut self, start: Offset) -> bool {
+        assert!(start <= self.delay_next, "what waits was stored");
+        let moves = start > self.delay_start;
+        if moves {
+            self.delay_start = start;
+        }
+        moves
     }
 
     /// Moves the start on, never back and never past the end; true if it moved.

@@ -12,7 +12,7 @@
 //!
 //! Owns: epoch and the last [`WINDOW`] batches of a producer in one partition.
 //! Must never: read a clock; time is the log time handed in.
-//! Invariants: remembered batches are adjacent in sequence and ascending in offset; the newest is
+//! Invariants: remembered batches are adjacent in sequence; the newest is
 //! last.
 
 use barrage_model::{Offset, ProducerEpoch, ProducerId, Sequence};
@@ -53,11 +53,25 @@ pub(crate) struct Producer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     UnknownPartition,
-    OutOfOrder { expected: Sequence, got: Sequence },
-    Fenced { epoch: ProducerEpoch },
+    OutOfOrder {
+        expected: Sequence,
+        got: Sequence,
+    },
+    Fenced {
+        epoch: ProducerEpoch,
+    },
     DuplicateOutOfWindow,
     UnknownProducer,
     ProducersFull,
+    /// Of a batch of delayed records.
+    DelayIsOver {
+        due_ms: u64,
+        now_ms: u64,
+    },
+    /// Of a batch of delayed records.
+    DelayedFull {
+        waiting: u64,
+    },
 }
 
 /// What is to be done with a batch.

@@ -305,7 +305,9 @@ impl Proposer {
                 batch.reply.send(Err(ProduceError::Expired));
                 continue;
             }
-            match building.offer(&mut self.projected, batch) {
+            let shard = &self.shard;
+            let delayed = |key| shard.group.with_machine(|machine| machine.groups().delayed(key));
+            match building.offer(&mut self.projected, batch, delayed) {
                 Taken::In => {}
                 Taken::Refused { reply, refusal } => self.refuse(reply, refused(refusal)),
                 Taken::Duplicate { key, waiter } => self.duplicate(&mut building, key, waiter),
@@ -484,7 +486,7 @@ impl Proposer {
     }
 
     fn start_offset(&self, key: PartitionKey) -> Offset {
-        let start = |state: &State| state.partitions.get(&key).map(|p| p.start_offset);
+        let start = |state: &State| state.partitions.get(&key.owner()).map(|p| p.start_offset);
         self.shard.group.with_machine(|machine| start(machine.state())).unwrap_or_default()
     }
 
@@ -576,5 +578,7 @@ fn refused(refusal: Refusal) -> ProduceError {
         Refusal::DuplicateOutOfWindow => ProduceError::DuplicateOutOfWindow,
         Refusal::UnknownProducer => ProduceError::UnknownProducer,
         Refusal::ProducersFull => ProduceError::ProducersFull,
+        Refusal::DelayIsOver { due_ms, now_ms } => ProduceError::DelayIsOver { due_ms, now_ms },
+        Refusal::DelayedFull { waiting } => ProduceError::DelayedFull { waiting },
     }
 }

@@ -196,7 +196,7 @@ impl Waiting {
         &mut self,
         fits: impl FnOnce(usize) -> bool,
     ) -> Option<WaitingBatch<ProduceReply>> {
-        if !fits(self.batches.front()?.batch.bytes.len()) {
+        if !fits(self.batches.front()?.batch.size()) {
             return None;
         }
         let batch = self.batches.pop_front()?;
@@ -281,6 +281,8 @@ fn weight(op: &Op) -> usize {
         What::Renumber { lost, .. } => lost.len(),
         What::LeaseWanted { found, .. } => found.wanted().len(),
         What::LeaseChosen { chosen, .. } => chosen.len(),
+        What::Cancel(ids) => ids.len(),
+        What::Reschedule(all) => all.len(),
         What::Lease { .. }
         | What::Depart { .. }
         | What::Arrived { .. }
@@ -290,5 +292,5 @@ fn weight(op: &Op) -> usize {
 }
 
 fn cost(batch: &WaitingBatch<ProduceReply>) -> usize {
-    batch.batch.bytes.len() + BATCH_OVERHEAD
+    batch.batch.size() + BATCH_OVERHEAD
 }

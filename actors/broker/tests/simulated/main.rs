@@ -70,7 +70,7 @@ fn produce(
     key: PartitionKey,
     batch: Bytes,
 ) -> impl Future<Output = Result<Produced, ProduceError>> + 'static {
-    broker.produce(ProduceRequest { key, batch, acks: Acks::Quorum, deadline: soon() })
+    broker.produce(ProduceRequest { key, batch, delay: None, acks: Acks::Quorum, deadline: soon() })
 }
 
 /// The values of a partition.

@@ -16,11 +16,13 @@ use std::time::Duration;
 
 use barrage_model::PartitionId;
 use barrage_model::batch::{BatchBuilder, Compression, NewRecord};
+use barrage_wire as wire;
 
 use super::lane::{
     BatchNumber, Completed, Identity, Lane, LaneLimits, Outcome, Reply, Sealed, Transmission,
 };
 use super::partitioner::Partitioner;
+use crate::delay::Delay;
 use crate::error::ClientError;
 
 /// The bounds a producer core keeps.
@@ -46,6 +48,16 @@ pub(crate) trait Waiting: Default {
     fn add(&mut self, token: Self::Token) -> Self::Handle;
 }
 
+/// A batch of delayed records takes so much, at most.
+const DELAYED_BATCH_BYTES: usize = 64 << 10;
+
+/// A record, and from when on it is to be had.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct New<'a> {
+    pub(crate) record: NewRecord<'a>,
+    pub(crate) delay: Option<Delay>,
+}
+
 /// Where a record went.
 #[derive(Debug)]
 pub(crate) enum Pushed<H> {
@@ -60,6 +72,8 @@ pub(crate) enum Pushed<H> {
 struct OpenBatch<W> {
     builder: BatchBuilder,
     created: Duration,
+    /// From when on each of its records is to be had, if not at once.
+    delay: Option<wire::Delay>,
     waiting: W,
 }
 
@@ -109,12 +123,13 @@ impl<W: Waiting> Core<W> {
         &mut self,
         now: Duration,
         partition: Option<PartitionId>,
-        record: &NewRecord<'_>,
+        new: &New<'_>,
         token: W::Token,
     ) -> Result<Pushed<W::Handle>, ClientError> {
         if let Some(error) = &self.ended {
             return Err(error.clone());
         }
+        let New { record, delay } = new;
         let size = record_size(record);
         if self.is_full(size) {
             return Ok(Pushed::Full);
@@ -125,7 +140,7 @@ impl<W: Waiting> Core<W> {
         if target.0 >= partitions {
             return Err(ClientError::NoSuchPartition { partition: target, partitions });
         }
-        let overflows = self.open_batch_has_no_room(target, size);
+        let overflows = self.open_batch_has_no_room(target, size, *delay);
         if overflows {
             self.seal(now, target);
             // Sealing passes the turn on: a record without a key goes with it.
@@ -134,7 +149,7 @@ impl<W: Waiting> Core<W> {
         let partition = target;
         let mut batch = match self.open.get_mut(partition.0 as usize).and_then(Option::take) {
             Some(batch) => batch,
-            None => self.start_batch(now, record.timestamp_ms),
+            None => self.start_batch(now, record.timestamp_ms, *delay),
         };
         let index = batch.builder.count();
         let before = batch.builder.len_estimate();
@@ -142,11 +157,17 @@ impl<W: Waiting> Core<W> {
             self.put_back(partition, batch);
             return Err(error.into());
         }
+        if let (Some(delay), Some(times)) = (delay, &mut batch.delay)
+            && index > 0
+        {
+            let is_of_a_kind = delay.add_to(times);
+            assert!(is_of_a_kind, "a batch holds delays of one kind");
+        }
         let handle = batch.waiting.add(token);
         let after = batch.builder.len_estimate();
         self.buffered_bytes += after - before;
         self.put_back(partition, batch);
-        let full = after >= self.options.batch_bytes;
+        let full = after >= self.batch_bytes(*delay);
         if full {
             self.seal(now, partition);
         }
@@ -273,15 +294,21 @@ impl<W: Waiting> Core<W> {
         [open, lanes].into_iter().flatten().min()
     }
 
-    fn start_batch(&mut self, now: Duration, timestamp_ms: i64) -> OpenBatch<W> {
+    fn start_batch(
+        &mut self,
+        now: Duration,
+        timestamp_ms: i64,
+        delay: Option<Delay>,
+    ) -> OpenBatch<W> {
         // Room for all it will hold, unless so many partitions share the budget.
         let share = self.options.buffer_bytes_max / self.lanes.len();
-        let capacity = self.options.batch_bytes.min(share);
+        let capacity = self.batch_bytes(delay).min(share);
         let compression = self.options.compression;
         self.open_count += 1;
         OpenBatch {
             builder: BatchBuilder::with_capacity(compression, timestamp_ms, capacity),
             created: now,
+            delay: delay.map(Delay::begin),
             waiting: W::default(),
         }
     }
@@ -295,9 +322,31 @@ impl<W: Waiting> Core<W> {
         }
     }
 
-    fn open_batch_has_no_room(&self, partition: PartitionId, size: usize) -> bool {
+    fn open_batch_has_no_room(
+        &self,
+        partition: PartitionId,
+        size: usize,
+        delay: Option<Delay>,
+    ) -> bool {
         let open = self.open.get(partition.0 as usize).and_then(Option::as_ref);
-        open.is_some_and(|batch| batch.builder.len_estimate() + size > self.options.batch_bytes)
+        open.is_some_and(|batch| {
+            let goes_with = matches!(
+                (&batch.delay, delay),
+                (None, None)
+                    | (Some(wire::Delay::At(_)), Some(Delay::Until(_)))
+                    | (Some(wire::Delay::After(_)), Some(Delay::For(_)))
+            );
+            !goes_with || batch.builder.len_estimate() + size > self.batch_bytes(delay)
+        })
+    }
+
+    /// How large a batch becomes. A delayed one is opened again for each of its records that is due
+    /// at another time.
+    fn batch_bytes(&self, delay: Option<Delay>) -> usize {
+        match delay {
+            None => self.options.batch_bytes,
+            Some(_) => self.options.batch_bytes.min(DELAYED_BATCH_BYTES),
+        }
     }
 
     fn seal(&mut self, now: Duration, partition: PartitionId) {
@@ -313,7 +362,8 @@ impl<W: Waiting> Core<W> {
                 // From here on the budget counts the real size, which compression made smaller.
                 self.buffered_bytes = (self.buffered_bytes + bytes.len()).saturating_sub(estimate);
                 let created = batch.created;
-                let sealed = Sealed { bytes, record_count, created, waiting: batch.waiting };
+                let OpenBatch { delay, waiting, .. } = batch;
+                let sealed = Sealed { bytes, record_count, created, delay, waiting };
                 if let Some(lane) = self.lanes.get_mut(index) {
                     lane.enqueue(sealed);
                 }
@@ -383,7 +433,7 @@ mod tests {
     fn push(core: &mut Core<Tokens>, now: Duration, key: Option<&str>, token: u64) -> String {
         let key = key.map(str::as_bytes);
         let record = NewRecord { key, value: Some(&[b'x'; 100]), ..NewRecord::default() };
-        match core.push(now, None, &record, token) {
+        match core.push(now, None, &New { record, delay: None }, token) {
             Ok(Pushed::Buffered { partition, index, wake, .. }) => {
                 format!("p{partition} #{index}{}", if wake { " wake" } else { "" })
             }
@@ -454,8 +504,8 @@ mod tests {
         let record = NewRecord { value: Some(&huge), ..NewRecord::default() };
         core.flush(START);
         assert_eq!(ack_all(&mut core, START).concat(), [1, 2]);
-        assert!(core.push(START, None, &record, 3).is_err());
-        let missing = core.push(START, Some(PartitionId(4)), &NewRecord::default(), 4);
+        assert!(core.push(START, None, &New { record, delay: None }, 3).is_err());
+        let missing = core.push(START, Some(PartitionId(4)), &New::default(), 4);
         assert!(matches!(missing, Err(ClientError::NoSuchPartition { .. })));
         assert!(core.is_idle());
     }

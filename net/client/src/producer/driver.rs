@@ -227,12 +227,12 @@ impl Driver {
         let Some(sending) = self.sending.get_mut(&partition) else { return };
         let key = self.shared.routes.key(partition);
         loop {
-            let Some(Transmission { partition, number, bytes }) =
+            let Some(Transmission { partition, number, bytes, delay }) =
                 self.shared.core().poll_transmit(now, partition)
             else {
                 return;
             };
-            match sending.connection.start_produce(key, self.acks, bytes) {
+            match sending.connection.start_produce(key, self.acks, delay, bytes) {
                 Ok(call) => {
                     if sending.in_flight.is_empty() {
                         sending.silent_since = now;
@@ -375,7 +375,7 @@ async fn pause_if_failed<T>(result: &Result<T, ClientError>) {
 /// What the answer to a Produce means. The one place where codes become the core's words.
 fn reply_of(server: &str, result: Result<Frame, ClientError>) -> Reply {
     let decoded = result.and_then(|frame| match decode(server, &frame)? {
-        Response::Produce(reply) => Ok(reply),
+        Response::Produce(reply) | Response::ProduceDelayed(reply) => Ok(reply),
         _ => Err(ClientError::Protocol {
             server: server.to_owned(),
             cause: "an answer to another question".to_owned(),

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use barrage_model::batch::{self, BatchError};
 use barrage_model::{Offset, PartitionId, ProducerEpoch, ProducerId, Sequence};
+use barrage_wire::Delay;
 use bytes::Bytes;
 
 use crate::error::ClientError;
@@ -72,6 +73,8 @@ pub(crate) struct Sealed<T> {
     pub(crate) record_count: u32,
     /// When its first record came.
     pub(crate) created: Duration,
+    /// From when on its records are to be had, if not at once.
+    pub(crate) delay: Option<Delay>,
     /// Who waits for the outcome.
     pub(crate) waiting: T,
 }
@@ -82,6 +85,7 @@ pub(crate) struct Transmission {
     pub(crate) partition: PartitionId,
     pub(crate) number: BatchNumber,
     pub(crate) bytes: Bytes,
+    pub(crate) delay: Option<Delay>,
 }
 
 /// How an attempt ended.
@@ -181,6 +185,7 @@ struct Pending<T> {
     size_bytes: usize,
     record_count: u32,
     created: Duration,
+    delay: Option<Delay>,
     stamp: Option<Stamp>,
     in_flight: bool,
     uncertain: bool,
@@ -246,6 +251,7 @@ impl<T> Lane<T> {
             bytes: Body::Built(sealed.bytes),
             record_count: sealed.record_count,
             created: sealed.created,
+            delay: sealed.delay,
             stamp: None,
             in_flight: false,
             uncertain: false,
@@ -312,7 +318,8 @@ impl<T> Lane<T> {
         };
         next.in_flight = true;
         self.in_flight_count += 1;
-        let transmission = Transmission { partition: self.partition, number: next.number, bytes };
+        let (number, delay) = (next.number, next.delay.clone());
+        let transmission = Transmission { partition: self.partition, number, bytes, delay };
         self.invariants();
         Some(transmission)
     }

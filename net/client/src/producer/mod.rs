@@ -23,13 +23,14 @@ use barrage_model::batch::NewRecord;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::core::{Core, CoreOptions, Pushed};
+use self::core::{Core, CoreOptions, New, Pushed};
 use self::delivery::Waiters;
 pub use self::delivery::{Delivery, DeliveryError, OnReport, Receipt, Report};
 use self::driver::Driver;
 use self::lane::LaneLimits;
 pub use self::lane::Outcome;
 use crate::client::Client;
+use crate::delay::Delay;
 use crate::error::ClientError;
 use crate::options::ProducerOptions;
 use crate::pause::about;
@@ -48,6 +49,9 @@ pub struct Record<'a> {
     pub headers: &'a [(&'a [u8], &'a [u8])],
     /// Milliseconds since 1970; `None` means now.
     pub timestamp_ms: Option<i64>,
+    /// It comes into its partition only then; at once without. Its [`Receipt`] names an id then,
+    /// not an offset, by which it can be cancelled.
+    pub delay: Option<Delay>,
     /// Comes back in the [`Report`].
     pub token: u64,
 }
@@ -143,8 +147,11 @@ impl Producer {
     /// to a record that was taken is told by the [`Delivery`].
     pub async fn send(&self, record: Record<'_>) -> Result<Delivery, ClientError> {
         let timestamp_ms = record.timestamp_ms.unwrap_or_else(unix_time_ms);
-        let Record { partition, key, value, headers, token, .. } = record;
-        let new = NewRecord { key, value, headers, timestamp_ms };
+        let Record { partition, key, value, headers, delay, token, .. } = record;
+        if let Some(Delay::Until(due_ms)) = delay {
+            check_due(due_ms)?;
+        }
+        let new = New { record: NewRecord { key, value, headers, timestamp_ms }, delay };
         loop {
             if let Some(delivery) = self.try_send(partition, &new, token)? {
                 return Ok(delivery);
@@ -163,7 +170,7 @@ impl Producer {
     fn try_send(
         &self,
         partition: Option<PartitionId>,
-        record: &NewRecord<'_>,
+        record: &New<'_>,
         token: u64,
     ) -> Result<Option<Delivery>, ClientError> {
         let now = self.shared.now();
@@ -232,6 +239,16 @@ impl Shared {
 
     fn is_finished(&self) -> bool {
         self.closing.load(Ordering::Acquire) && self.core().is_idle()
+    }
+}
+
+/// A time that is long over is a mistake; the servers say so of whole batches, this of one record.
+fn check_due(due_ms: u64) -> Result<(), ClientError> {
+    const OVER: u64 = 5_000;
+    let now_ms = u64::try_from(unix_time_ms()).unwrap_or(0);
+    match due_ms.saturating_add(OVER) < now_ms {
+        true => Err(ClientError::DelayIsOver { due_ms, now_ms }),
+        false => Ok(()),
     }
 }
 

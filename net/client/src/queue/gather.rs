@@ -18,11 +18,11 @@ use barrage_wire::{QueueReceive, Request, Response};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::leader::{self, Terms};
 use super::record::{Heard, Received, Unfit, leased};
 use super::{Shared, milliseconds};
 use crate::client::PATIENCE;
 use crate::error::ClientError;
+use crate::leader::{self, Terms};
 use crate::options::QueueOptions;
 use crate::pause::random;
 

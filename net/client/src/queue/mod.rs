@@ -37,7 +37,6 @@
 //! Partitions that the topic got after the queue was opened are not read: open it again.
 
 mod gather;
-mod leader;
 mod look;
 mod receipt;
 mod record;
@@ -55,7 +54,6 @@ use barrage_wire::{
 use tokio::task::JoinSet;
 
 use self::gather::Gatherer;
-use self::leader::{Answer, Terms};
 pub use self::look::{Counts, PartitionCounts};
 use self::receipt::verdict;
 pub use self::receipt::{Receipt, ReceiptParseError, SettleError};
@@ -63,6 +61,7 @@ pub use self::record::{Received, Record};
 use self::waits::Waits;
 use crate::client::Client;
 use crate::error::ClientError;
+use crate::leader::{self, Answer, Terms};
 use crate::options::QueueOptions;
 use crate::route::Routes;
 

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::Shared;
 use super::gather::WAIT_MAX;
-use super::leader::Terms;
+use crate::leader::Terms;
 
 /// How long a server is asked to wait when partitions must take turns.
 const WAIT_WHEN_CROWDED: Duration = Duration::from_millis(20);

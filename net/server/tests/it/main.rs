@@ -14,6 +14,7 @@
 mod cluster;
 mod cores;
 mod crash;
+mod delay;
 mod dlq;
 mod filter_commands;
 mod flags;

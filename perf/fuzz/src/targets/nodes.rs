@@ -61,6 +61,7 @@ fn replica(shard: u32) -> Replica {
         in_sync: nodes(&[1, 2]),
         agreed: 7,
         seeding: None,
+        changing: true,
         damaged: false,
     }
 }

@@ -204,6 +204,7 @@ pub(super) const BANNED: [Ban; 8] = [
             // A joining node is a client before it is a node.
             "net/server/src/join.rs",
             // A test from outside, with the client in its hand.
+            "net/server/tests/it/delay.rs",
             "net/server/tests/it/order.rs",
             "net/server/tests/it/queue.rs",
             "net/server/tests/it/stream.rs",

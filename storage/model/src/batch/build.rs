@@ -12,7 +12,7 @@
 //! Lengths, deltas and counts are zigzag varints.
 
 use super::header::{CRC_AT, CRC_START, HEADER_SIZE, LENGTH_AT, LENGTH_BASE, MAGIC, put};
-use super::{BatchError, Compression, varint};
+use super::{BatchError, Compression, Content, varint};
 use crate::ids::{ProducerEpoch, ProducerId, Sequence};
 use crate::limits::{
     BATCH_BYTES_MAX, HEADERS_PER_RECORD_MAX, RECORD_BYTES_MAX, RECORDS_PER_BATCH_MAX,
@@ -63,34 +63,54 @@ impl BatchBuilder {
 
     /// Appends a record. On error nothing has changed and the batch can still be finished.
     pub fn push(&mut self, record: &NewRecord<'_>) -> Result<(), BatchError> {
-        let timestamp_delta = record
-            .timestamp_ms
+        let size = content_size(record)?;
+        self.put_record(record.timestamp_ms, size, |out| {
+            put_bytes(out, record.key);
+            put_bytes(out, record.value);
+            varint::put(out, record.headers.len() as i64);
+            for (key, value) in record.headers {
+                put_bytes(out, Some(key));
+                put_bytes(out, Some(value));
+            }
+        })
+    }
+
+    /// Appends a record of another batch as it is. On error nothing has changed and the batch can
+    /// still be finished.
+    pub fn push_content(
+        &mut self,
+        timestamp_ms: i64,
+        content: Content<'_>,
+    ) -> Result<(), BatchError> {
+        self.put_record(timestamp_ms, content.len(), |out| out.extend_from_slice(content.0))
+    }
+
+    fn put_record(
+        &mut self,
+        timestamp_ms: i64,
+        content_size: usize,
+        put: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), BatchError> {
+        let timestamp_delta = timestamp_ms
             .checked_sub(self.base_timestamp)
-            .ok_or(BatchError::Timestamp { timestamp_ms: record.timestamp_ms })?;
+            .ok_or(BatchError::Timestamp { timestamp_ms })?;
         let offset_delta = i64::from(self.count);
         if self.count >= RECORDS_PER_BATCH_MAX {
             return Err(BatchError::RecordCount { count: self.count as i32 });
         }
-        let size = record_size(record, timestamp_delta, offset_delta)?;
+        let size = 1 + varint::size(timestamp_delta) + varint::size(offset_delta) + content_size;
         let total = self.bytes.len() + varint::size(size as i64) + size;
         if total > BATCH_BYTES_MAX {
             return Err(BatchError::TooLarge { size: total });
         }
-
         let out = &mut self.bytes;
         varint::put(out, size as i64);
         out.push(0);
         varint::put(out, timestamp_delta);
         varint::put(out, offset_delta);
-        put_bytes(out, record.key);
-        put_bytes(out, record.value);
-        varint::put(out, record.headers.len() as i64);
-        for (key, value) in record.headers {
-            put_bytes(out, Some(key));
-            put_bytes(out, Some(value));
-        }
+        put(out);
         assert_eq!(self.bytes.len(), total, "a record is as long as its length says");
-        self.max_timestamp = self.max_timestamp.max(record.timestamp_ms);
+        self.max_timestamp = self.max_timestamp.max(timestamp_ms);
         self.count += 1;
         Ok(())
     }
@@ -183,20 +203,13 @@ fn write_header(bytes: &mut [u8], compression: Compression, fields: &Fields) {
     put(bytes, CRC_AT, crc.to_be_bytes());
 }
 
-/// The size of a record after its length field. Bounds the record on the way.
-fn record_size(
-    record: &NewRecord<'_>,
-    timestamp_delta: i64,
-    offset_delta: i64,
-) -> Result<usize, BatchError> {
+/// The size of a record's key, value and headers, encoded. Bounds the record on the way.
+fn content_size(record: &NewRecord<'_>) -> Result<usize, BatchError> {
     if record.headers.len() > HEADERS_PER_RECORD_MAX as usize {
         return Err(BatchError::TooManyHeaders { count: record.headers.len() });
     }
     let mut user_size = optional_len(record.key).saturating_add(optional_len(record.value));
-    let mut size = 1 // attributes
-        + varint::size(timestamp_delta)
-        + varint::size(offset_delta)
-        + varint::size(record.headers.len() as i64)
+    let mut size = varint::size(record.headers.len() as i64)
         + varint_len_of(record.key)
         + varint_len_of(record.value);
     for (key, value) in record.headers {

@@ -19,7 +19,8 @@ pub use compression::Compression;
 pub use error::{BatchError, RecordFault};
 pub use header::{BatchHeader, HEADER_SIZE, set_producer, stamp};
 pub use records::{
-    DecompressionLimits, Header, Headers, HeadersIter, Record, Records, RecordsIter, records,
+    Content, DecompressionLimits, Header, Headers, HeadersIter, Record, Records, RecordsIter,
+    records,
 };
 pub use view::{BatchView, Batches, batches};
 

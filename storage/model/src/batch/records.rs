@@ -113,6 +113,38 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     /// The headers, decoded when walked over.
     pub headers: Headers<'a>,
+    /// Key, value and headers as they are encoded.
+    pub content: Content<'a>,
+}
+
+/// Key, value and headers of a record that was decoded, as they are encoded in any batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content<'a>(pub(super) &'a [u8]);
+
+impl<'a> Content<'a> {
+    /// What [`Self::as_bytes`] gave of a record that was decoded.
+    #[must_use]
+    pub const fn of_decoded(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, to be kept longer than the batch.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.0
+    }
+
+    /// How many bytes they take.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is nothing; never so.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// A header of a record.
@@ -243,6 +275,7 @@ fn decode_record<'a>(
         true => batch.max_timestamp,
         false => own_time.ok_or(RecordFault::Timestamp)?,
     };
+    let content = Content(rest);
     let key = take_bytes(&mut rest)?;
     let value = take_bytes(&mut rest)?;
     let headers = take_headers(&mut rest)?;
@@ -251,7 +284,7 @@ fn decode_record<'a>(
     }
     let offset = batch.base_offset.checked_add(u64::from(index));
     let offset = offset.ok_or(RecordFault::OffsetDelta)?;
-    Ok(Record { offset, timestamp_ms, key, value, headers })
+    Ok(Record { offset, timestamp_ms, key, value, headers, content })
 }
 
 /// Walks over the headers once, so that what is handed out is known to decode.

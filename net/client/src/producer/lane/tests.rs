@@ -145,7 +145,7 @@ fn sealed(name: &str, created: Duration) -> Sealed<Vec<String>> {
         builder.push(&record).unwrap();
     }
     let record_count = builder.count();
-    Sealed { bytes: builder.finish().unwrap(), record_count, created, waiting }
+    Sealed { bytes: builder.finish().unwrap(), record_count, created, delay: None, waiting }
 }
 
 fn fresh(lane: &mut Lane<Vec<String>>, next: &mut i64) {

@@ -21,31 +21,31 @@ const OPENING: Duration = Duration::from_secs(1);
 
 /// How long a request may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
+pub(crate) struct Terms {
     /// The server may hold its answer back for so long.
-    pub(super) wait: Duration,
+    pub(crate) wait: Duration,
     /// When it has failed for so long it is not sent again.
-    pub(super) patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 /// What a leader said.
-pub(super) struct Answer {
-    pub(super) server: String,
-    pub(super) frame: Frame,
+pub(crate) struct Answer {
+    pub(crate) server: String,
+    pub(crate) frame: Frame,
     /// An earlier attempt may have been carried out.
-    pub(super) is_repeated: bool,
+    pub(crate) is_repeated: bool,
 }
 
 impl Answer {
-    pub(super) fn decode(&self) -> Result<Response<'_>, ClientError> {
+    pub(crate) fn decode(&self) -> Result<Response<'_>, ClientError> {
         decode(&self.server, &self.frame)
     }
 
-    pub(super) fn wrong(&self) -> ClientError {
+    pub(crate) fn wrong(&self) -> ClientError {
         self.broken("an answer to another question".to_owned())
     }
 
-    pub(super) fn broken(&self, cause: String) -> ClientError {
+    pub(crate) fn broken(&self, cause: String) -> ClientError {
         ClientError::Protocol { server: self.server.clone(), cause }
     }
 }
@@ -59,7 +59,7 @@ struct Failure {
 /// Asks the leader of `partition`; again while that is of use and `terms` allow it. `request` is
 /// given how long the answer may be held back, in milliseconds. Only for requests that may be
 /// carried out twice.
-pub(super) async fn ask(
+pub(crate) async fn ask(
     routes: &Routes,
     partition: PartitionId,
     terms: Terms,
