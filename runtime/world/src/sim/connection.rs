@@ -396,7 +396,8 @@ impl Connection {
         retry.answer_ns = retry.answer_ns.max(answer_ns);
         let first_ns = if self.phase == Phase::Open { RETRY_NS } else { RETRY_OPEN_NS };
         let backoff_ns = (first_ns << retry.count.min(RETRY_DOUBLINGS_MAX)).min(RETRY_NS_MAX);
-        retry.due_ns = Some(retry.answer_ns + backoff_ns);
+        // What is sent behind it does not put off when the oldest is sent again (RFC 6298, 5.1).
+        retry.due_ns.get_or_insert(retry.answer_ns + backoff_ns);
     }
 
     /// When to call `handle_timeout`, after everything was sent.

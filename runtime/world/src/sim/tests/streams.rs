@@ -176,6 +176,33 @@ fn a_loss_is_a_delay() {
     assert!(lossy > Duration::from_millis(200), "{lossy:?}");
 }
 
+/// Whoever says something every 100 ms must not wait for what was lost until it says nothing
+/// (`streams` 203113: heartbeats of 15 seconds were not heard).
+#[test]
+fn what_was_lost_is_sent_again_while_more_is_sent() {
+    run(1, async {
+        let pair = Pair::new().await;
+        pair.cut_both();
+        pair.client.write_all(b"1").await.unwrap();
+        sleep(SECOND / 50).await;
+        pair.network.heal_all();
+        let server = pair.server.clone();
+        let came = Rc::new(Cell::new(0));
+        let count = Rc::clone(&came);
+        drop(pair.two.spawn(async move {
+            let mut buffer = BytesMut::with_capacity(64);
+            while server.read_buf(&mut buffer).await.unwrap() > 0 {
+                count.set(buffer.len());
+            }
+        }));
+        for _ in 0..20 {
+            pair.client.write_all(b"2").await.unwrap();
+            sleep(SECOND / 10).await;
+        }
+        assert!(came.get() >= 20, "{}", came.get());
+    });
+}
+
 #[test]
 fn a_slow_link_takes_its_time() {
     let options = LinkOptions { bytes_per_second: Some(20_000), ..LinkOptions::default() };
