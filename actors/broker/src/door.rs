@@ -102,8 +102,14 @@ impl CheckedBatch {
         // read is to hear of it now.
         let view = BatchView::check(&self.bytes).map_err(ProduceError::BadBatch)?;
         let records = view.records(&DecompressionLimits::default());
+        let records = records.map_err(ProduceError::BadBatch)?;
+        // It may be opened once for each of them.
+        if records.size() > BATCH_BYTES_MAX {
+            let reason = "the records of a delayed batch are too large";
+            return Err(ProduceError::Unsupported { reason });
+        }
         let mut largest = 0;
-        for record in &records.map_err(ProduceError::BadBatch)? {
+        for record in &records {
             largest = largest.max(record.map_err(ProduceError::BadBatch)?.content.len());
         }
         let largest = largest.saturating_add(BATCH_OF_ONE);

@@ -190,6 +190,10 @@ impl<R> Building<R> {
 
     fn push(&mut self, key: PartitionKey, batch: CheckedBatch, waiter: Waiter<R>) {
         let base_offset = waiter.base_offset;
+        // Runs are decided one after the other, and both kinds of batches are of one sequence: what
+        // comes after one of the other kind comes in a run behind it.
+        let other = if key.is_delay_store() { key.owner() } else { key.delay_store() };
+        self.by_key.remove(&other);
         let number = *self.by_key.entry(key).or_insert(self.runs.len());
         if number == self.runs.len() {
             self.runs.push(Run {
@@ -297,6 +301,7 @@ mod tests {
     use super::super::partition::PartitionConfig;
     use super::super::producers::ProducerStamp;
     use super::*;
+    use crate::door::Later;
     use barrage_model::{PartitionId, ProducerEpoch, ProducerId, Retention, Sequence, TopicId};
     use bytes::Bytes;
 
@@ -367,6 +372,29 @@ mod tests {
         let reply = machine::apply(replicated, 50, &command, &runs, &mut effects);
         assert_eq!(reply, machine::Reply::Produced(vec![true; 3]));
         assert_eq!(real, projected);
+    }
+
+    /// What is delayed is of one sequence with what is not: runs lie in that order.
+    #[test]
+    fn delayed_batches_among_others_are_applied_as_they_were_foreseen() {
+        let mut real = open();
+        let mut projected = real.clone();
+        let mut building = Building::new(50, 3);
+        for sequence in 0..6 {
+            let mut one = batch(0, 1, Some((7, sequence)), 0);
+            if sequence % 2 == 1 {
+                let later = Later { delay: Delay::After(vec![10]), largest: 100 };
+                one.batch.when = When::Later(Box::new(later));
+            }
+            assert!(matches!(building.offer(&mut projected, one, none), Taken::In));
+        }
+        let Built { command, runs, .. } = building.finish(&mut projected);
+        let mut groups = Groups::default();
+        let replicated = (&mut real, &mut groups);
+        let reply = machine::apply(replicated, 50, &command, &runs, &mut Vec::new());
+        assert_eq!(reply, machine::Reply::Produced(vec![true; runs.len()]));
+        assert_eq!(real, projected);
+        assert_eq!(groups.delayed(key(0)), 3);
     }
 
     #[test]

@@ -153,7 +153,14 @@ impl Shard {
         loop {
             let read = self.inner.group.log().read_batches(key, at, bytes_max).await;
             let read = read.map_err(|error| self.read_error(error))?;
-            if !read.is_empty() || self.bounds(key)?.start_offset > at {
+            let mut start = self.bounds(key.owner())?.start_offset;
+            if key.is_delay_store() {
+                start = self.inner.group.with_machine(|machine| {
+                    let partition = machine.state().partitions.get(&key.owner());
+                    partition.map_or(start, |partition| partition.delay_start)
+                });
+            }
+            if !read.is_empty() || start > at {
                 return Ok(read);
             }
             if Instant::now() >= until {

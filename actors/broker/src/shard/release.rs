@@ -28,7 +28,7 @@ use barrage_world::{Instant, Slice, sleep, unix_time_ms, yield_if_needed};
 use bytes::Bytes;
 
 use super::Shard;
-use super::entry::{OVER_MS, WaitingBatch};
+use super::entry::{BATCH_OVERHEAD, OVER_MS, WaitingBatch};
 use super::groups::{Op, Outcome, Slot, What};
 use super::handle::first_of;
 use crate::api::delay::{DelayChange, DelayError, DelayRequest, Delayed};
@@ -74,6 +74,8 @@ struct Inner {
     is_on: Cell<bool>,
     /// Raised when all of it is forgotten.
     era: Cell<u64>,
+    /// What time it is, in milliseconds since 1970: it does not go back, nor behind the log's.
+    now_ms: Cell<u64>,
     partitions: RefCell<BTreeMap<PartitionKey, Pending>>,
     ready_bytes: Cell<usize>,
     /// Something waits for another time, or room was made.
@@ -114,7 +116,9 @@ impl Releases {
             return;
         }
         let mut partitions = self.inner.partitions.borrow_mut();
-        let pending = partitions.entry(key).or_default();
+        let wheel = || Wheel::new(self.inner.now_ms.get());
+        let pending = || Pending { wheel: wheel(), ..Pending::default() };
+        let pending = partitions.entry(key).or_insert_with(pending);
         let before = pending.wheel.next_ms();
         dues.into_iter().for_each(|(id, due_ms)| pending.wheel.insert(id.0, due_ms));
         if pending.wheel.next_ms().is_some_and(|now| before.is_none_or(|before| now < before)) {
@@ -127,6 +131,15 @@ impl Releases {
         self.inner.era.set(self.inner.era.get() + 1);
         self.inner.partitions.borrow_mut().clear();
         self.inner.ready_bytes.set(0);
+    }
+
+    /// What time it is. Whoever was noted by a clock that was set back since is still looked after,
+    /// and what the log says is over is over.
+    fn now_ms(&self, log_time_ms: i64) -> u64 {
+        let clocks = unix_time_ms().max(log_time_ms);
+        let now_ms = u64::try_from(clocks).unwrap_or(0).max(self.inner.now_ms.get());
+        self.inner.now_ms.set(now_ms);
+        now_ms
     }
 
     fn turn(&self, is_on: bool) {
@@ -145,7 +158,9 @@ impl Releases {
         let soon_ms = now_ms.saturating_add(AHEAD_MS);
         let mut has_more = false;
         let mut moves = MOVES_PER_TURN;
-        for (key, pending) in self.inner.partitions.borrow_mut().iter_mut() {
+        let mut partitions = self.inner.partitions.borrow_mut();
+        partitions.retain(|_, pending| !pending.is_empty());
+        for (key, pending) in partitions.iter_mut() {
             let Pending { wheel, unread, ready, leaving } = pending;
             let room = SOON_MAX.saturating_sub(unread.len() + ready.len());
             let moves_max = moves.min(room);
@@ -220,7 +235,12 @@ impl Releases {
     }
 
     /// A batch for each partition that has records which were read and are due.
-    fn take_due(&self, now_ms: u64) -> Vec<(PartitionKey, Vec<Offset>, Vec<u8>)> {
+    fn take_due(
+        &self,
+        now_ms: u64,
+        bytes_max: usize,
+        due_ms: impl Fn(PartitionKey, Offset) -> Option<u64>,
+    ) -> Vec<(PartitionKey, Vec<Offset>, Vec<u8>)> {
         let mut batches = Vec::new();
         let mut freed = 0;
         for (key, pending) in self.inner.partitions.borrow_mut().iter_mut() {
@@ -231,7 +251,8 @@ impl Releases {
             if !pending.leaving.is_empty() {
                 continue;
             }
-            let (bytes, mut ids) = pending.take_due(now_ms, &mut freed);
+            let waits = |at: &(u64, Offset)| due_ms(*key, at.1) == Some(at.0);
+            let (bytes, mut ids) = pending.take_due(now_ms, bytes_max, waits, &mut freed);
             if let Some(bytes) = bytes {
                 ids.sort_unstable();
                 pending.leaving.extend(ids.iter().copied());
@@ -268,18 +289,30 @@ impl Pending {
     }
 
     /// Those that are due, the earliest first, as one batch.
-    fn take_due(&mut self, now_ms: u64, freed: &mut usize) -> (Option<Vec<u8>>, Vec<Offset>) {
+    fn take_due(
+        &mut self,
+        now_ms: u64,
+        bytes_max: usize,
+        waits: impl Fn(&(u64, Offset)) -> bool,
+        freed: &mut usize,
+    ) -> (Option<Vec<u8>>, Vec<Offset>) {
         let mut ids = Vec::new();
         let mut builder: Option<BatchBuilder> = None;
         while ids.len() < RECORDS_PER_BATCH {
             let Some(first) = self.ready.first_entry().filter(|it| it.key().0 <= now_ms) else {
                 break;
             };
+            // One that was cancelled or moved since it was read would hold up all the others.
+            if !waits(first.key()) {
+                *freed += first.remove().size();
+                continue;
+            }
             let Ready { timestamp_ms, content } = first.get();
             let builder =
                 builder.get_or_insert_with(|| BatchBuilder::new(Compression::None, *timestamp_ms));
-            let size = builder.len_estimate() + content.len();
-            if !ids.is_empty() && size > BYTES_PER_BATCH {
+            let id_bytes = (ids.len() + 1) * size_of::<Offset>();
+            let size = builder.len_estimate() + content.len() + READY_OVERHEAD + id_bytes;
+            if !ids.is_empty() && size > bytes_max {
                 break;
             }
             let content = Content::of_decoded(content);
@@ -325,7 +358,7 @@ impl Shard {
             }
             let releases = &self.inner.releases;
             let noted = releases.inner.noted.listen();
-            let now_ms = now_ms();
+            let now_ms = self.delay_now_ms();
             let has_more = self.inner.group.with_machine(|machine| {
                 let delays = &machine.groups().delays;
                 releases.look_ahead(now_ms, |key, id| delays.get(&key)?.due_ms(id))
@@ -359,10 +392,10 @@ impl Shard {
         let what = match change {
             DelayChange::Cancel => What::Cancel(ids.clone()),
             DelayChange::Postpone(by_ms) => {
-                What::Reschedule(moved(ids.clone(), now_ms().saturating_add(by_ms)))
+                What::Reschedule(moved(ids.clone(), self.delay_now_ms().saturating_add(by_ms)))
             }
-            DelayChange::MoveTo(due_ms) if due_ms.saturating_add(OVER_MS) < now_ms() => {
-                let reason = format!("{due_ms} is over: it is {}", now_ms());
+            DelayChange::MoveTo(due_ms) if due_ms.saturating_add(OVER_MS) < self.delay_now_ms() => {
+                let reason = format!("{due_ms} is over: it is {}", self.delay_now_ms());
                 return Err(QueueError::Invalid { reason });
             }
             DelayChange::MoveTo(due_ms) => What::Reschedule(moved(ids.clone(), due_ms)),
@@ -440,14 +473,14 @@ impl Shard {
         let is_ready = partitions.get(&key).is_some_and(|it| !it.unread.contains(&(due_ms, id)));
         drop(partitions);
         if !(is_kept && is_ready) {
-            let retry_ms = now_ms().saturating_add(RETRY.as_millis() as u64);
+            let retry_ms = self.delay_now_ms().saturating_add(RETRY.as_millis() as u64);
             releases.put_off(key, (due_ms, id), Some(retry_ms));
         }
     }
 
     /// Keeps the records of a batch that are due soon; false if it cannot be opened.
     fn keep(&self, key: PartitionKey, batch: &Slice) -> bool {
-        let soon_ms = now_ms().saturating_add(AHEAD_MS);
+        let soon_ms = self.delay_now_ms().saturating_add(AHEAD_MS);
         let opened =
             BatchView::check(batch).and_then(|view| view.records(&DecompressionLimits::default()));
         let Ok(records) = opened else { return false };
@@ -472,8 +505,14 @@ impl Shard {
         let releases = &self.inner.releases;
         while !self.inner.is_closing() && !self.inner.group.is_over() {
             let read = releases.inner.read.listen();
-            let now_ms = now_ms();
-            let due = releases.take_due(now_ms);
+            let now_ms = self.delay_now_ms();
+            // However small segments are: an entry must hold it.
+            let bytes_max = self.inner.entry_bytes_max().saturating_sub(BATCH_OVERHEAD);
+            let due = self.inner.group.with_machine(|machine| {
+                let delays = &machine.groups().delays;
+                let due_ms = |key, id| delays.get(&key)?.due_ms(id);
+                releases.take_due(now_ms, bytes_max.min(BYTES_PER_BATCH), due_ms)
+            });
             if !due.is_empty() {
                 self.let_in(due).await;
                 continue;
@@ -504,12 +543,18 @@ impl Shard {
                 }
             };
             if self.inner.releases.inner.era.get() == era {
-                self.inner.releases.left(key, &ids, failed.then(now_ms));
+                let retry_ms = failed.then(|| self.delay_now_ms());
+                self.inner.releases.left(key, &ids, retry_ms);
             }
         }
         if has_failed {
             sleep(RETRY).await;
         }
+    }
+
+    fn delay_now_ms(&self) -> u64 {
+        let log_time_ms = self.inner.group.with_machine(|machine| machine.state().log_time_ms);
+        self.inner.releases.now_ms(log_time_ms)
     }
 
     fn submit_due(&self, key: PartitionKey, ids: Vec<Offset>, bytes: Vec<u8>) -> Option<Leaving> {
@@ -522,8 +567,4 @@ impl Shard {
         self.submit(WaitingBatch { key, batch, deadline: Instant::now() + WITHIN, reply });
         Some(Leaving { key, ids, answer })
     }
-}
-
-fn now_ms() -> u64 {
-    u64::try_from(unix_time_ms()).unwrap_or(0)
 }

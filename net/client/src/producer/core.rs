@@ -145,6 +145,10 @@ impl<W: Waiting> Core<W> {
             self.seal(now, target);
             // Sealing passes the turn on: a record without a key goes with it.
             target = partition.unwrap_or_else(|| self.partitioner.choose(record.key, partitions));
+            // There, another one may be open, and of another kind.
+            if self.open_batch_has_no_room(target, size, *delay) {
+                self.seal(now, target);
+            }
         }
         let partition = target;
         let mut batch = match self.open.get_mut(partition.0 as usize).and_then(Option::take) {
@@ -465,6 +469,41 @@ mod tests {
         let tokens = ack_all(&mut core, START);
         assert_eq!(tokens, [vec![0, 1, 2], vec![6], vec![3, 4, 5]]);
         assert!(core.is_idle());
+    }
+
+    #[test]
+    fn records_of_other_delays_are_never_in_one_batch() {
+        let mut core = core(10_000, 2);
+        let record = NewRecord { value: Some(b"x"), ..NewRecord::default() };
+        let delays = [None, Some(Delay::For(MS)), Some(Delay::Until(7))];
+        for turn in 0..60 {
+            let delay = delays[turn % 7 % 3];
+            let partition = (turn % 2 == 0).then_some(PartitionId((turn % 4 / 2) as u32));
+            core.push(START, partition, &New { record, delay }, turn as u64).unwrap();
+        }
+        core.flush(START);
+        core.handle_identity(Identity { id: ProducerId(1), epoch: ProducerEpoch(0) });
+        let mut count = 0;
+        while !core.is_idle() {
+            for partition in core.ready(START) {
+                while let Some(sent) = core.poll_transmit(START, partition) {
+                    let times = match sent.delay {
+                        None => None,
+                        Some(wire::Delay::At(times) | wire::Delay::After(times)) => Some(times),
+                    };
+                    let reply = Reply::Acked { base_offset: Offset(0) };
+                    core.handle_reply(START, partition, sent.number, reply);
+                    let done = core.poll_completed().unwrap();
+                    let of = |token: &u64| delays[*token as usize % 7 % 3];
+                    let first = of(&done.waiting.0[0]);
+                    assert!(done.waiting.0.iter().all(|token| of(token) == first));
+                    assert_eq!(first.is_some(), times.is_some());
+                    assert!(times.is_none_or(|times| times.len() == done.waiting.0.len()));
+                    count += done.waiting.0.len();
+                }
+            }
+        }
+        assert_eq!(count, 60);
     }
 
     #[test]
