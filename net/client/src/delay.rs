@@ -24,16 +24,12 @@ pub enum Delay {
 }
 
 impl Delay {
-    fn times(self) -> wire::Delay {
+    /// Begins the times of a batch with this one.
+    pub(crate) fn begin(self) -> wire::Delay {
         match self {
             Self::For(time) => wire::Delay::After(vec![milliseconds(time)]),
             Self::Until(due_ms) => wire::Delay::At(vec![due_ms]),
         }
-    }
-
-    /// Begins the times of a batch with this one.
-    pub(crate) fn begin(self) -> wire::Delay {
-        self.times()
     }
 
     /// Adds this time to those of a batch, if they are of a kind.
@@ -45,6 +41,15 @@ impl Delay {
         }
         true
     }
+}
+
+/// The times of a batch that holds no more: one is enough where all are the same.
+pub(crate) fn finished(mut times: wire::Delay) -> wire::Delay {
+    let (wire::Delay::At(all) | wire::Delay::After(all)) = &mut times;
+    if all.iter().all(|one| all.first() == Some(one)) {
+        all.truncate(1);
+    }
+    times
 }
 
 fn milliseconds(time: Duration) -> u64 {
@@ -231,7 +236,8 @@ mod tests {
         let mut times = Delay::For(Duration::from_secs(1)).begin();
         assert!(Delay::For(Duration::from_millis(2)).add_to(&mut times));
         assert!(!Delay::Until(7).add_to(&mut times));
-        assert_eq!(times, wire::Delay::After(vec![1_000, 2]));
+        assert_eq!(finished(times), wire::Delay::After(vec![1_000, 2]));
+        assert_eq!(finished(wire::Delay::At(vec![7, 7, 7])), wire::Delay::At(vec![7]));
     }
 
     #[test]

@@ -192,8 +192,11 @@ impl<R> Building<R> {
         let base_offset = waiter.base_offset;
         // Runs are decided one after the other, and both kinds of batches are of one sequence: what
         // comes after one of the other kind comes in a run behind it.
-        let other = if key.is_delay_store() { key.owner() } else { key.delay_store() };
-        self.by_key.remove(&other);
+        if key.is_delay_store() {
+            self.by_key.remove(&key.owner());
+        } else if !self.dues_ms.is_empty() {
+            self.by_key.remove(&key.delay_store());
+        }
         let number = *self.by_key.entry(key).or_insert(self.runs.len());
         if number == self.runs.len() {
             self.runs.push(Run {

@@ -206,15 +206,16 @@ fn produce_delayed(
             }
             return counts;
         }
-        let ids = released.iter().filter(|(number, _)| usize::try_from(*number) == Ok(run.number));
-        let ids: Vec<Offset> = ids.flat_map(|(_, ids)| ids.iter().copied()).collect();
+        let number = u32::try_from(run.number).unwrap_or(u32::MAX);
+        let found = released.binary_search_by_key(&number, |(number, _)| *number).ok();
+        let ids = found.and_then(|at| released.get(at)).map_or(&[][..], |(_, ids)| ids);
         // All or none: what is not waiting any more, or not yet due, is not let in.
-        if !ids.is_empty() && !groups.may_release(key, &ids, log_time_ms) {
+        if !ids.is_empty() && !groups.may_release(key, ids, log_time_ms) {
             return false;
         }
         let counts = state.apply_run(run.stamp, rows, log_time_ms);
         if counts && !ids.is_empty() {
-            groups.release(key, &ids);
+            groups.release(key, ids);
             touched.push(key);
         }
         counts

@@ -59,6 +59,11 @@ const RETRY: Duration = Duration::from_millis(200);
 const LISTED_MAX: usize = 10_000;
 /// Until when a batch has to be in.
 const WITHIN: Duration = Duration::from_secs(30);
+/// A clock that is set back by more than this makes all timers begin anew; by less, they stay ahead
+/// of it for so long.
+const SET_BACK_MS: u64 = 5_000;
+/// After so long what was refused because of something before it is tried again.
+const AGAIN_MS: u64 = 10;
 /// How long to sleep while nothing is due: a clock that is set ahead is seen then.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -74,8 +79,8 @@ struct Inner {
     is_on: Cell<bool>,
     /// Raised when all of it is forgotten.
     era: Cell<u64>,
-    /// What time it is, in milliseconds since 1970: it does not go back, nor behind the log's.
-    now_ms: Cell<u64>,
+    /// Up to when was looked, in milliseconds since 1970: timers do not go back.
+    looked_ms: Cell<u64>,
     partitions: RefCell<BTreeMap<PartitionKey, Pending>>,
     ready_bytes: Cell<usize>,
     /// Something waits for another time, or room was made.
@@ -116,7 +121,7 @@ impl Releases {
             return;
         }
         let mut partitions = self.inner.partitions.borrow_mut();
-        let wheel = || Wheel::new(self.inner.now_ms.get());
+        let wheel = || Wheel::new(self.inner.looked_ms.get());
         let pending = || Pending { wheel: wheel(), ..Pending::default() };
         let pending = partitions.entry(key).or_insert_with(pending);
         let before = pending.wheel.next_ms();
@@ -133,17 +138,22 @@ impl Releases {
         self.inner.ready_bytes.set(0);
     }
 
-    /// What time it is. Whoever was noted by a clock that was set back since is still looked after,
-    /// and what the log says is over is over.
-    fn now_ms(&self, log_time_ms: i64) -> u64 {
-        let clocks = unix_time_ms().max(log_time_ms);
-        let now_ms = u64::try_from(clocks).unwrap_or(0).max(self.inner.now_ms.get());
-        self.inner.now_ms.set(now_ms);
-        now_ms
+    /// The time that timers go by: it does not go back, so that who was noted before the clock was
+    /// set back is looked after. Not to release by: apply goes by the log's clock.
+    fn look_ms(&self, clock_ms: u64) -> u64 {
+        let look_ms = clock_ms.max(self.inner.looked_ms.get());
+        self.inner.looked_ms.set(look_ms);
+        look_ms
+    }
+
+    /// Whether the clock was set back so far that what is due now would wait behind what is not.
+    fn is_set_back(&self, clock_ms: u64) -> bool {
+        clock_ms.saturating_add(SET_BACK_MS) < self.inner.looked_ms.get()
     }
 
     fn turn(&self, is_on: bool) {
         self.clear();
+        self.inner.looked_ms.set(0);
         self.inner.is_on.set(is_on);
         self.inner.read.notify_all();
     }
@@ -252,8 +262,8 @@ impl Releases {
                 continue;
             }
             let waits = |at: &(u64, Offset)| due_ms(*key, at.1) == Some(at.0);
-            let (bytes, mut ids) = pending.take_due(now_ms, bytes_max, waits, &mut freed);
-            if let Some(bytes) = bytes {
+            let taken = pending.take_due(now_ms, bytes_max, waits, &mut freed);
+            if let Some((bytes, mut ids)) = taken {
                 ids.sort_unstable();
                 pending.leaving.extend(ids.iter().copied());
                 batches.push((*key, ids, bytes));
@@ -295,7 +305,7 @@ impl Pending {
         bytes_max: usize,
         waits: impl Fn(&(u64, Offset)) -> bool,
         freed: &mut usize,
-    ) -> (Option<Vec<u8>>, Vec<Offset>) {
+    ) -> Option<(Vec<u8>, Vec<Offset>)> {
         let mut ids = Vec::new();
         let mut builder: Option<BatchBuilder> = None;
         while ids.len() < RECORDS_PER_BATCH {
@@ -326,8 +336,9 @@ impl Pending {
             *freed += ready.size();
             ids.push(id);
         }
-        let bytes = builder.filter(|_| !ids.is_empty()).map(BatchBuilder::finish);
-        (bytes.and_then(Result::ok), ids)
+        let built = builder.filter(|_| !ids.is_empty())?.finish();
+        let Ok(bytes) = built else { unreachable!("a batch that holds records, as they are") };
+        Some((bytes, ids))
     }
 }
 
@@ -358,7 +369,12 @@ impl Shard {
             }
             let releases = &self.inner.releases;
             let noted = releases.inner.noted.listen();
-            let now_ms = self.delay_now_ms();
+            if releases.is_set_back(self.log_clock_ms()) {
+                releases.turn(true);
+                self.note_all_delayed().await;
+                continue;
+            }
+            let now_ms = self.look_ms();
             let has_more = self.inner.group.with_machine(|machine| {
                 let delays = &machine.groups().delays;
                 releases.look_ahead(now_ms, |key, id| delays.get(&key)?.due_ms(id))
@@ -392,10 +408,10 @@ impl Shard {
         let what = match change {
             DelayChange::Cancel => What::Cancel(ids.clone()),
             DelayChange::Postpone(by_ms) => {
-                What::Reschedule(moved(ids.clone(), self.delay_now_ms().saturating_add(by_ms)))
+                What::Reschedule(moved(ids.clone(), self.log_clock_ms().saturating_add(by_ms)))
             }
-            DelayChange::MoveTo(due_ms) if due_ms.saturating_add(OVER_MS) < self.delay_now_ms() => {
-                let reason = format!("{due_ms} is over: it is {}", self.delay_now_ms());
+            DelayChange::MoveTo(due_ms) if due_ms.saturating_add(OVER_MS) < self.log_clock_ms() => {
+                let reason = format!("{due_ms} is over: it is {}", self.log_clock_ms());
                 return Err(QueueError::Invalid { reason });
             }
             DelayChange::MoveTo(due_ms) => What::Reschedule(moved(ids.clone(), due_ms)),
@@ -473,14 +489,14 @@ impl Shard {
         let is_ready = partitions.get(&key).is_some_and(|it| !it.unread.contains(&(due_ms, id)));
         drop(partitions);
         if !(is_kept && is_ready) {
-            let retry_ms = self.delay_now_ms().saturating_add(RETRY.as_millis() as u64);
+            let retry_ms = self.look_ms().saturating_add(RETRY.as_millis() as u64);
             releases.put_off(key, (due_ms, id), Some(retry_ms));
         }
     }
 
     /// Keeps the records of a batch that are due soon; false if it cannot be opened.
     fn keep(&self, key: PartitionKey, batch: &Slice) -> bool {
-        let soon_ms = self.delay_now_ms().saturating_add(AHEAD_MS);
+        let soon_ms = self.look_ms().saturating_add(AHEAD_MS);
         let opened =
             BatchView::check(batch).and_then(|view| view.records(&DecompressionLimits::default()));
         let Ok(records) = opened else { return false };
@@ -505,7 +521,8 @@ impl Shard {
         let releases = &self.inner.releases;
         while !self.inner.is_closing() && !self.inner.group.is_over() {
             let read = releases.inner.read.listen();
-            let now_ms = self.delay_now_ms();
+            // What is due by a clock that is ahead of the log's would be refused, again and again.
+            let now_ms = self.log_clock_ms();
             // However small segments are: an entry must hold it.
             let bytes_max = self.inner.entry_bytes_max().saturating_sub(BATCH_OVERHEAD);
             let due = self.inner.group.with_machine(|machine| {
@@ -526,10 +543,8 @@ impl Shard {
     async fn let_in(&self, due: Vec<(PartitionKey, Vec<Offset>, Vec<u8>)>) {
         let era = self.inner.releases.inner.era.get();
         // All share an entry, and that of whoever produces meanwhile.
-        let leaving: Vec<Leaving> = due
-            .into_iter()
-            .filter_map(|(key, ids, bytes)| self.submit_due(key, ids, bytes))
-            .collect();
+        let leaving: Vec<Leaving> =
+            due.into_iter().map(|(key, ids, bytes)| self.submit_due(key, ids, bytes)).collect();
         let mut has_failed = false;
         for Leaving { key, ids, answer } in leaving {
             let failed = match answer.await {
@@ -543,7 +558,7 @@ impl Shard {
                 }
             };
             if self.inner.releases.inner.era.get() == era {
-                let retry_ms = failed.then(|| self.delay_now_ms());
+                let retry_ms = failed.then(|| self.look_ms().saturating_add(AGAIN_MS));
                 self.inner.releases.left(key, &ids, retry_ms);
             }
         }
@@ -552,19 +567,74 @@ impl Shard {
         }
     }
 
-    fn delay_now_ms(&self) -> u64 {
+    /// What the log's clock would say now: the next entry has this time, or a later one.
+    fn log_clock_ms(&self) -> u64 {
         let log_time_ms = self.inner.group.with_machine(|machine| machine.state().log_time_ms);
-        self.inner.releases.now_ms(log_time_ms)
+        u64::try_from(log_time_ms.max(unix_time_ms())).unwrap_or(0)
     }
 
-    fn submit_due(&self, key: PartitionKey, ids: Vec<Offset>, bytes: Vec<u8>) -> Option<Leaving> {
-        let batch = CheckedBatch::check(Bytes::from(bytes));
-        debug_assert!(batch.is_ok(), "what was built here is a batch");
+    fn look_ms(&self) -> u64 {
+        self.inner.releases.look_ms(self.log_clock_ms())
+    }
+
+    fn submit_due(&self, key: PartitionKey, ids: Vec<Offset>, bytes: Vec<u8>) -> Leaving {
+        let Ok(batch) = CheckedBatch::check(Bytes::from(bytes)) else {
+            unreachable!("what was built here is a batch");
+        };
         let when = When::Due(ids.clone().into_boxed_slice());
-        let batch = CheckedBatch { when, ..batch.ok()? };
+        let batch = CheckedBatch { when, ..batch };
         let (sender, answer) = oneshot::channel();
         let reply = ProduceReply { way: Way::Here(sender), acks: Acks::Quorum };
         self.submit(WaitingBatch { key, batch, deadline: Instant::now() + WITHIN, reply });
-        Some(Leaving { key, ids, answer })
+        Leaving { key, ids, answer }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use barrage_model::{PartitionId, TopicId};
+
+    use super::*;
+
+    const KEY: PartitionKey = PartitionKey { topic: TopicId(1), partition: PartitionId(0) };
+    const NOW_MS: u64 = 1_000_000;
+
+    fn on() -> Releases {
+        let releases = Releases::default();
+        releases.turn(true);
+        assert!(!releases.look_ahead(releases.look_ms(NOW_MS), |_, _| None));
+        releases
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_strands_nobody() {
+        let releases = on();
+        let clock_ms = NOW_MS - 4_000;
+        assert!(!releases.is_set_back(clock_ms));
+        let due_ms = clock_ms + 500;
+        releases.note(KEY, vec![(Offset(7), due_ms)]);
+        releases.look_ahead(releases.look_ms(clock_ms), |_, _| Some(due_ms));
+        assert_eq!(releases.next_unread(), Some((KEY, due_ms, Offset(7))));
+        assert!(releases.is_set_back(NOW_MS - 6_000), "then all begin anew");
+        releases.turn(true);
+        assert!(!releases.is_set_back(NOW_MS - 6_000));
+    }
+
+    #[test]
+    fn who_was_cancelled_or_moved_holds_up_nobody() {
+        let releases = on();
+        let dues_ms = [(0, 10), (1, 20), (2, 30)].map(|(id, due_ms)| (Offset(id), due_ms));
+        releases.note(KEY, dues_ms.to_vec());
+        // An empty record: no key, no value, no headers.
+        let ready = || Ready { timestamp_ms: 5, content: Box::from([1_u8, 1, 0]) };
+        dues_ms.iter().for_each(|(id, due_ms)| releases.put(KEY, (*due_ms, *id), ready()));
+        // The first was cancelled, the second moved.
+        let due_ms = |_, id: Offset| [None, Some(99), Some(30)].get(id.0 as usize).copied()?;
+        assert!(releases.take_due(9, 1 << 20, due_ms).is_empty(), "early");
+        let taken = releases.take_due(50, 1 << 20, due_ms);
+        let ids: Vec<_> = taken.iter().map(|(key, ids, _)| (*key, ids.clone())).collect();
+        assert_eq!(ids, [(KEY, vec![Offset(2)])]);
+        assert_eq!(releases.inner.ready_bytes.get(), 0);
+        assert!(releases.take_due(50, 1 << 20, due_ms).is_empty(), "one batch at a time");
     }
 }

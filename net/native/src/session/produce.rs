@@ -43,7 +43,7 @@ impl Session {
     pub(super) fn produce_delayed(
         self: &Rc<Self>,
         correlation: Correlation,
-        request: &ProduceDelayed<'_>,
+        request: ProduceDelayed<'_>,
         permit: Permit,
     ) {
         let now = self.active.get();
