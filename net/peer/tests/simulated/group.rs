@@ -162,12 +162,15 @@ async fn course(seed: u64) -> (usize, u64) {
     for _ in 0..12 {
         world::sleep(ms(random.between(500, 3_000))).await;
         let leading = replicas.iter().find(|replica| replica.group().leader_term().is_some());
-        leaders.extend(leading.map(|replica| replica.machine.host()));
-        let (one, other) = (host(random.between(1, NODES)), host(random.between(1, NODES)));
+        let leading = leading.map(|replica| replica.machine.host());
+        leaders.extend(leading);
+        let (mut one, other) = (host(random.between(1, NODES)), host(random.between(1, NODES)));
         match random.below(4) {
             0 => network.heal_all(),
             1 if one != other => network.cut(one, other),
             2 => {
+                // The leader, where there is one: others must take its place.
+                one = leading.unwrap_or(one);
                 let others: Vec<_> = (1..=NODES).map(host).filter(|host| *host != one).collect();
                 network.partition(&[&[one], &others]);
             }
@@ -217,7 +220,7 @@ fn a_group_commits_while_links_are_cut_and_healed() {
     }
     sim::set_buggify(false);
     assert!(committed_all > 12 * 300);
-    assert!(terms_all > 24, "nobody lost the lead");
+    assert!(terms_all > 24, "the lead was hardly ever lost: the terms sum up to {terms_all}");
 }
 
 /// Without faults the first leader stays.
