@@ -150,7 +150,7 @@ impl ClientError {
                 | ErrorCode::MemberFenced
                 | ErrorCode::GroupHasMembers
                 | ErrorCode::OtherProtocol => ErrorKind::Conflict,
-                ErrorCode::InvalidArgument => ErrorKind::Usage,
+                ErrorCode::InvalidArgument | ErrorCode::DelayIsOver => ErrorKind::Usage,
                 ErrorCode::ShuttingDown | ErrorCode::NotLeader => ErrorKind::Unreachable,
                 _ => ErrorKind::Other,
             },

@@ -57,6 +57,7 @@ pub(crate) fn queue(error: &QueueError) -> ErrorReply {
         QueueError::UnknownGroup => ErrorCode::UnknownGroup,
         QueueError::NotLeader { hint } => return not_leader(hint.as_ref()),
         QueueError::Invalid { .. } => ErrorCode::InvalidArgument,
+        QueueError::DelayIsOver { .. } => ErrorCode::DelayIsOver,
         QueueError::Read(error) => return fetch(error),
         QueueError::QueueFull => return queue_full(error.to_string()),
         QueueError::DiskFull => return disk_full(error.to_string()),

@@ -28,7 +28,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "SIZE", default_value = "100")]
     pub record_size: ByteSize,
     /// Bytes of a batch: as many records as fit [default: 1MiB; `queue`: 64KiB; `backlog`:
-    /// 100 records; `latency`: one].
+    /// 100 records; `delay`: 1000 records; `latency`: one].
     #[arg(long, value_name = "SIZE", conflicts_with = "batch_records")]
     pub batch_bytes: Option<ByteSize>,
     /// Records of a batch, instead of --batch-bytes.
@@ -70,8 +70,8 @@ pub struct BenchArgs {
     /// `consume-*`, `queue`: bytes asked for at once.
     #[arg(long, value_name = "SIZE", default_value = "4MiB")]
     pub fetch_bytes: ByteSize,
-    /// `backlog`, `open-leases`: how many records lie there [default: 100000000; `open-leases`:
-    /// 10000000].
+    /// `backlog`, `open-leases`, `delay`: how many records lie there [default: 100000000;
+    /// `open-leases`: 10000000; `delay`: 1000000].
     #[arg(long, value_name = "N")]
     pub backlog: Option<u64>,
     /// `queue`, `open-leases`: records of a lease, at most; one answer also holds at most
@@ -123,6 +123,9 @@ pub enum Scenario {
     /// Producing while --backlog records are leased and not acked, and before it with none: what
     /// checkpoints of so many leases cost. Their interval follows `--set storage.segment_size`.
     OpenLeases,
+    /// --backlog delayed records that come due at random within --duration, and a consumer that
+    /// waits for them; latency counts from when a record is due until it was received.
+    Delay,
     /// Records offered at a fixed rate; latency counts from the intended time of sending.
     Latency,
     /// The process that `bare` loads.
@@ -183,12 +186,14 @@ const BATCH_BYTES_DEFAULT: usize = 1 << 20;
 const BACKLOG_BATCH_RECORDS_DEFAULT: u32 = 100;
 /// What a lease is of is sent in whole batches.
 const QUEUE_BATCH_BYTES_DEFAULT: usize = 64 << 10;
+const DELAYED_BATCH_RECORDS_DEFAULT: u32 = 1_000;
 const BARE_DURATION_MAX: Duration = Duration::from_secs(10);
 const FILL_TAIL: ByteSize = ByteSize::mib(512);
 const FILL_COLD: ByteSize = ByteSize::gib(4);
 const BACKLOG: u64 = 100_000_000;
 /// As many as one group may have open in a partition.
 const OPEN_LEASES: u64 = 10_000_000;
+const DELAYED: u64 = 1_000_000;
 /// Copies of everything, each a server of its own.
 pub(crate) const NODES_MAX: usize = 3;
 const PRODUCERS_MAX: usize = 1024;
@@ -241,6 +246,7 @@ impl Plan {
             fetch_bytes: u32::try_from(args.fetch_bytes.0).unwrap_or(u32::MAX),
             backlog: args.backlog.unwrap_or(match args.scenario {
                 Scenario::OpenLeases => OPEN_LEASES,
+                Scenario::Delay => DELAYED,
                 _ => BACKLOG,
             }),
             lease_records: args.lease_records,
@@ -270,6 +276,7 @@ fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
         Scenario::Backlog | Scenario::OpenLeases => {
             BatchShape::Records(BACKLOG_BATCH_RECORDS_DEFAULT)
         }
+        Scenario::Delay => BatchShape::Records(DELAYED_BATCH_RECORDS_DEFAULT),
         Scenario::Queue => BatchShape::Bytes(QUEUE_BATCH_BYTES_DEFAULT),
         _ => BatchShape::Bytes(BATCH_BYTES_DEFAULT),
     })

@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::meter::{Meter, Reading, Window};
 use crate::report::{Report, Settings, durability};
 use crate::session::Session;
-use crate::{consume, latency, machine, produce, queue};
+use crate::{consume, delay, latency, machine, produce, queue};
 
 /// What a scenario measured.
 pub(crate) struct Measured {
@@ -39,6 +39,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         Scenario::Queue => queue::run(plan, &folder)?,
         Scenario::Backlog => queue::backlog(plan, &folder)?,
         Scenario::OpenLeases => queue::open_leases(plan, &folder)?,
+        Scenario::Delay => delay::run(plan, &folder)?,
         Scenario::Latency => latency(plan, &folder)?,
     };
     if plan.scenario != Scenario::Bare {

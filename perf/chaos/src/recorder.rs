@@ -106,6 +106,7 @@ impl Recorder {
             identity: Identity::Once,
             connection: Some(connection),
             records: vec![record],
+            dues: Vec::new(),
         };
         let call = inner.invoke(at, client, Operation::Send(send));
         inner.open.insert(call.0, Sent { partition, at });

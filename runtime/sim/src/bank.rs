@@ -81,6 +81,12 @@ pub const BUGS: &[Bug] = &[
     ),
     bug("broker-dead-letters-unnumbered", QUEUE, "a record is a dead letter twice"),
     bug("broker-delay-forgotten", QUEUE, "what was given back for a while comes back at once"),
+    bug("broker-cancelled-record-waits", DELAYS, "a delayed record comes that was cancelled"),
+    bug("broker-delay-not-moved", DELAYS, "a delayed record comes when it was to come at first"),
+    bug("broker-delayed-record-early", DELAYS, "a delayed record comes a second before its time"),
+    bug("broker-delayed-records-never-due", DELAYS, "what waits for one leader waits for ever"),
+    bug("broker-delays-not-in-checkpoint", DELAYS, "after a restart nobody knows what waits"),
+    bug("broker-released-record-still-waits", DELAYS, "a delayed record comes once per leader"),
     bug("broker-deliveries-not-counted", QUEUE, "every delivery says that it is the first"),
     bug("broker-extension-forgotten", QUEUE, "a lease that was lengthened ends all the same"),
     bug(
@@ -161,6 +167,7 @@ pub const BUGS: &[Bug] = &[
 const CLUSTER: &[&str] = &["cluster"];
 const QUEUE: &[&str] = &["queue"];
 const STREAMS: &[&str] = &["streams"];
+const DELAYS: &[&str] = &["delays"];
 const GROUPS: &[&str] = &["queue", "streams"];
 const NODE: &[&str] = &["node"];
 const LOG: &[&str] = &["log"];

@@ -189,6 +189,14 @@ pub enum QueueError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A delayed record was to be moved to an instant that is over.
+    #[error("{due_ms} is over: it is {now_ms} (milliseconds since 1970); move it to now instead")]
+    DelayIsOver {
+        /// The instant, milliseconds since 1970.
+        due_ms: u64,
+        /// What time it is.
+        now_ms: u64,
+    },
     /// Records were leased and cannot be read; they come back when their leases are over.
     #[error(transparent)]
     Read(FetchError),
@@ -213,7 +221,7 @@ impl QueueError {
     /// What the caller should do about it.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Invalid { .. } => ErrorClass::Caller,
+            Self::Invalid { .. } | Self::DelayIsOver { .. } => ErrorClass::Caller,
             Self::UnknownPartition | Self::UnknownGroup | Self::NotLeader { .. } => {
                 ErrorClass::NotHere
             }

@@ -262,7 +262,9 @@ impl From<QueueError> for StreamError {
             QueueError::UnknownPartition | QueueError::UnknownGroup => Self::UnknownGroup,
             QueueError::NotLeader { hint } => Self::NotLeader { hint },
             QueueError::Invalid { reason } => Self::Invalid { reason },
-            QueueError::Read(error) => Self::Invalid { reason: error.to_string() },
+            QueueError::Read(_) | QueueError::DelayIsOver { .. } => {
+                Self::Invalid { reason: error.to_string() }
+            }
             QueueError::QueueFull => Self::QueueFull,
             QueueError::DiskFull => Self::DiskFull,
             QueueError::Timeout => Self::Timeout,

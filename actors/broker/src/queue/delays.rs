@@ -9,13 +9,15 @@
 //! ```
 //!
 //! A record is named by its position among the delayed ones, from when it is stored on. Its time is
-//! an instant of the log's clock, not of the lease clock: a node that stands still for an hour lets
-//! it out an hour late, not two.
+//! an instant of the clock of whoever leads then, not of the lease clock: a node that stands still
+//! for an hour lets it out an hour late, not two. Apply goes by the log's clock, which that clock is
+//! never ahead of.
 //!
 //! Owns: who waits, and until when: 32 bytes each. Must never: let a record out early, or twice.
 //! Invariants: the cost of a command is that of the records it names; a clone shares chunks.
 
 use barrage_model::Offset;
+use barrage_world::planted;
 
 use super::backlog::DUE_MAX;
 use super::window::{CHUNK, Mark, SavedChunk, State, Window};
@@ -75,11 +77,18 @@ impl Delays {
     /// Whether all of these wait and are due; ascending.
     pub(crate) fn may_release(&self, ids: &[Offset], now_ms: u64) -> bool {
         let ascend = ids.iter().zip(ids.iter().skip(1)).all(|(one, other)| one < other);
+        // Wrong when planted: with the leader, who proposes them so early, they come a second early.
+        let early_ms = if planted("broker-delayed-record-early") { 1_000 } else { 0 };
+        let now_ms = now_ms + early_ms;
         ascend && ids.iter().all(|id| self.due_ms(*id).is_some_and(|due_ms| due_ms <= now_ms))
     }
 
     /// They are in the partition now.
     pub(crate) fn release(&mut self, ids: &[Offset]) {
+        // Wrong when planted: the next leader lets them in once more.
+        if planted("broker-released-record-still-waits") {
+            return;
+        }
         ids.iter().for_each(|id| self.end(*id));
     }
 
@@ -91,14 +100,20 @@ impl Delays {
     /// Nobody is to have a record.
     pub(crate) fn cancel(&mut self, id: Offset) -> Result<(), DelayError> {
         self.find(id)?;
-        self.end(id);
+        // Wrong when planted: who was told that it is cancelled finds that it comes.
+        if !planted("broker-cancelled-record-waits") {
+            self.end(id);
+        }
         Ok(())
     }
 
     /// A record waits until another time.
     pub(crate) fn reschedule(&mut self, id: Offset, due_ms: u64) -> Result<(), DelayError> {
         self.find(id)?;
-        self.set(id, due_ms);
+        // Wrong when planted: the time it had before stays.
+        if !planted("broker-delay-not-moved") {
+            self.set(id, due_ms);
+        }
         Ok(())
     }
 

@@ -64,6 +64,9 @@ pub(crate) struct RunWaiters<R> {
 /// An entry in the making.
 pub(crate) struct Building<R> {
     log_time_ms: i64,
+    /// What the leader's clock says: delays go by it. The log's may be ahead for long, after a
+    /// leader whose clock was.
+    clock_ms: u64,
     leader_epoch: i32,
     runs: Vec<Run>,
     rows: Vec<Vec<BatchRow>>,
@@ -94,10 +97,12 @@ pub(crate) struct Built<R> {
 }
 
 impl<R> Building<R> {
-    /// An empty entry at this log time, to be proposed in the term `leader_epoch`.
-    pub(crate) fn new(log_time_ms: i64, leader_epoch: i32) -> Self {
+    /// An empty entry at this log time, and this time by the leader's clock, to be proposed in the
+    /// term `leader_epoch`.
+    pub(crate) fn new(log_time_ms: i64, clock_ms: i64, leader_epoch: i32) -> Self {
         Self {
             log_time_ms,
+            clock_ms: u64::try_from(clock_ms).unwrap_or(0),
             leader_epoch,
             runs: Vec::new(),
             rows: Vec::new(),
@@ -161,7 +166,7 @@ impl<R> Building<R> {
         if waiting.saturating_add(u64::from(count)) > DELAYED_MAX {
             return Err(Refusal::DelayedFull { waiting });
         }
-        let now_ms = u64::try_from(self.log_time_ms).unwrap_or(0);
+        let now_ms = self.clock_ms;
         let Delay::At(times_ms) = delay else { return Ok(()) };
         match times_ms.iter().min() {
             Some(due_ms) if due_ms.saturating_add(OVER_MS) < now_ms => {
@@ -173,7 +178,6 @@ impl<R> Building<R> {
 
     /// Until when each of the records of a batch waits.
     fn dues_ms(&self, delay: &Delay, count: u32) -> Vec<u64> {
-        let now_ms = u64::try_from(self.log_time_ms).unwrap_or(0);
         let count = usize::try_from(count).unwrap_or(0);
         let dues = |times_ms: &[u64], base_ms: u64| {
             let due_ms = |time_ms: &u64| base_ms.saturating_add(*time_ms);
@@ -184,7 +188,7 @@ impl<R> Building<R> {
         };
         match delay {
             Delay::At(times_ms) => dues(times_ms, 0),
-            Delay::After(times_ms) => dues(times_ms, now_ms),
+            Delay::After(times_ms) => dues(times_ms, self.clock_ms),
         }
     }
 
@@ -350,7 +354,7 @@ mod tests {
     fn batches_are_grouped_stamped_and_applied_alike() {
         let mut real = open();
         let mut projected = real.clone();
-        let mut building = Building::new(50, 3);
+        let mut building = Building::new(50, 50, 3);
         let table = [(0, 2, None), (1, 1, Some((7, 0))), (0, 3, None), (2, 1, None), (0, 1, None)];
         for (number, (partition, records, producer)) in (0..).zip(table) {
             let taken =
@@ -382,7 +386,7 @@ mod tests {
     fn delayed_batches_among_others_are_applied_as_they_were_foreseen() {
         let mut real = open();
         let mut projected = real.clone();
-        let mut building = Building::new(50, 3);
+        let mut building = Building::new(50, 50, 3);
         for sequence in 0..6 {
             let mut one = batch(0, 1, Some((7, sequence)), 0);
             if sequence % 2 == 1 {
@@ -400,10 +404,24 @@ mod tests {
         assert_eq!(groups.delayed(key(0)), 3);
     }
 
+    /// After a leader whose clock was hours ahead the log's clock stands still for hours.
+    #[test]
+    fn delays_go_by_the_leaders_clock() {
+        let mut projected = open();
+        let mut building = Building::new(3_600_000, 1_000, 3);
+        for delay in [Delay::After(vec![10]), Delay::At(vec![1_020])] {
+            let mut one = batch(0, 1, None, 0);
+            let later = Later { delay, largest: 100 };
+            one.batch.when = When::Later(Box::new(later));
+            assert!(matches!(building.offer(&mut projected, one, none), Taken::In));
+        }
+        assert_eq!(building.dues_ms[&0], [1_010, 1_020]);
+    }
+
     #[test]
     fn a_duplicate_of_what_is_under_way_waits_for_it() {
         let mut projected = open();
-        let mut building = Building::new(50, 3);
+        let mut building = Building::new(50, 50, 3);
         building.offer(&mut projected, batch(0, 4, None, 0), none);
         building.offer(&mut projected, batch(0, 2, Some((7, 0)), 1), none);
         let again = building.offer(&mut projected, batch(0, 2, Some((7, 0)), 2), none);
@@ -422,7 +440,7 @@ mod tests {
     #[test]
     fn refusals_take_no_room() {
         let mut projected = open();
-        let mut building = Building::new(50, 3);
+        let mut building = Building::new(50, 50, 3);
         let refused = building.offer(&mut projected, batch(9, 1, None, 0), none);
         assert!(matches!(refused, Taken::Refused { reply: 0, refusal: Refusal::UnknownPartition }));
         let refused = building.offer(&mut projected, batch(0, 1, Some((7, 5)), 1), none);
@@ -433,7 +451,7 @@ mod tests {
 
     #[test]
     fn the_first_batch_always_fits() {
-        let mut building = Building::new(50, 3);
+        let mut building = Building::new(50, 50, 3);
         assert!(building.has_room(1 << 30, 1000));
         building.offer(&mut open(), batch(0, 1, None, 0), none);
         assert!(building.has_room(100, 2 * (100 + BATCH_OVERHEAD)));

@@ -296,7 +296,7 @@ impl Proposer {
         let bytes_max = ENTRY_BYTES_TARGET.min(self.shard.entry_bytes_max());
         let now = Instant::now();
         let epoch = i32::try_from(term.0).unwrap_or(i32::MAX);
-        let mut building = Building::new(log_time_ms, epoch);
+        let mut building = Building::new(log_time_ms, unix_time_ms(), epoch);
         loop {
             let fits = |size| building.has_room(size, bytes_max);
             let popped = self.shard.waiting.borrow_mut().pop_if(fits);

@@ -24,7 +24,7 @@ use std::time::Duration;
 use barrage_model::batch::{BatchBuilder, BatchView, Compression, Content, DecompressionLimits};
 use barrage_model::{GroupId, Offset, PartitionKey, Term};
 use barrage_world::channel::{Event, oneshot};
-use barrage_world::{Instant, Slice, sleep, unix_time_ms, yield_if_needed};
+use barrage_world::{Instant, Slice, planted, sleep, unix_time_ms, yield_if_needed};
 use bytes::Bytes;
 
 use super::Shard;
@@ -369,7 +369,7 @@ impl Shard {
             }
             let releases = &self.inner.releases;
             let noted = releases.inner.noted.listen();
-            if releases.is_set_back(self.log_clock_ms()) {
+            if releases.is_set_back(clock_ms()) {
                 releases.turn(true);
                 self.note_all_delayed().await;
                 continue;
@@ -408,11 +408,10 @@ impl Shard {
         let what = match change {
             DelayChange::Cancel => What::Cancel(ids.clone()),
             DelayChange::Postpone(by_ms) => {
-                What::Reschedule(moved(ids.clone(), self.log_clock_ms().saturating_add(by_ms)))
+                What::Reschedule(moved(ids.clone(), clock_ms().saturating_add(by_ms)))
             }
-            DelayChange::MoveTo(due_ms) if due_ms.saturating_add(OVER_MS) < self.log_clock_ms() => {
-                let reason = format!("{due_ms} is over: it is {}", self.log_clock_ms());
-                return Err(QueueError::Invalid { reason });
+            DelayChange::MoveTo(due_ms) if due_ms.saturating_add(OVER_MS) < clock_ms() => {
+                return Err(QueueError::DelayIsOver { due_ms, now_ms: clock_ms() });
             }
             DelayChange::MoveTo(due_ms) => What::Reschedule(moved(ids.clone(), due_ms)),
         };
@@ -442,6 +441,10 @@ impl Shard {
 
     /// Notes who waits already, in slices: behind another leader there may be millions.
     async fn note_all_delayed(&self) {
+        // Wrong when planted: a new leader lets nobody in who waited when it began.
+        if planted("broker-delayed-records-never-due") {
+            return;
+        }
         let keys = self
             .inner
             .group
@@ -521,8 +524,11 @@ impl Shard {
         let releases = &self.inner.releases;
         while !self.inner.is_closing() && !self.inner.group.is_over() {
             let read = releases.inner.read.listen();
-            // What is due by a clock that is ahead of the log's would be refused, again and again.
-            let now_ms = self.log_clock_ms();
+            // Apply goes by the log's clock: that is never behind this one.
+            let now_ms = clock_ms();
+            // Wrong when planted: with apply, which takes them so early, they come a second early.
+            let early_ms = if planted("broker-delayed-record-early") { 1_000 } else { 0 };
+            let now_ms = now_ms + early_ms;
             // However small segments are: an entry must hold it.
             let bytes_max = self.inner.entry_bytes_max().saturating_sub(BATCH_OVERHEAD);
             let due = self.inner.group.with_machine(|machine| {
@@ -567,14 +573,8 @@ impl Shard {
         }
     }
 
-    /// What the log's clock would say now: the next entry has this time, or a later one.
-    fn log_clock_ms(&self) -> u64 {
-        let log_time_ms = self.inner.group.with_machine(|machine| machine.state().log_time_ms);
-        u64::try_from(log_time_ms.max(unix_time_ms())).unwrap_or(0)
-    }
-
     fn look_ms(&self) -> u64 {
-        self.inner.releases.look_ms(self.log_clock_ms())
+        self.inner.releases.look_ms(clock_ms())
     }
 
     fn submit_due(&self, key: PartitionKey, ids: Vec<Offset>, bytes: Vec<u8>) -> Leaving {
@@ -588,6 +588,12 @@ impl Shard {
         self.submit(WaitingBatch { key, batch, deadline: Instant::now() + WITHIN, reply });
         Leaving { key, ids, answer }
     }
+}
+
+/// This node's clock, which delays go by while it leads: what is due by it is due by the log's, as
+/// that does not go back. The log's may be hours ahead, after a leader whose clock was.
+fn clock_ms() -> u64 {
+    u64::try_from(unix_time_ms()).unwrap_or(0)
 }
 
 #[cfg(test)]

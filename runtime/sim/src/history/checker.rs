@@ -10,14 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use barrage_model::Offset;
 
 use super::event::{
-    Answer, Event, MemberBeat, Note, Operation, Place, ReadFrom, ReadOut, SeenRecord, SendBatch,
-    SentAt, Taken, Told as ToldShare, What,
+    Answer, ChangeDelay, Event, MemberBeat, Note, Operation, Place, ReadFrom, ReadOut, SeenRecord,
+    SendBatch, SentAt, Taken, Told as ToldShare, What,
 };
 use super::facts::{Facts, Moment, Told};
 use super::ledger::{BatchId, ClientId, GroupId, Outgoing, PartitionId, ReadId};
 use super::name::{Call, Name, Nanos};
 use super::rules::agreement::Sighting;
 use super::rules::commits::{Commits, OpenCommit, OpenReset, Question};
+use super::rules::delays::{Delays, OpenChange};
 use super::rules::intact::{self, Shown};
 use super::rules::keys::Keys;
 use super::rules::leases::{Leases, OpenSettlement, Take};
@@ -65,6 +66,7 @@ enum Asked {
     Settle(OpenSettlement),
     Beat(OpenBeat),
     Leave(GroupId),
+    Delay(OpenChange),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +85,7 @@ pub struct Checker {
     /// Where readers that go on stand.
     positions: BTreeMap<(ClientId, PartitionId), Offset>,
     commits: Commits,
+    delays: Delays,
     leases: Leases,
     keys: Keys,
     shares: Shares,
@@ -102,6 +105,7 @@ impl Checker {
             calls: BTreeMap::new(),
             positions: BTreeMap::new(),
             commits: Commits::default(),
+            delays: Delays::default(),
             leases: Leases::new(options.lease_early_ppm),
             keys: Keys::default(),
             shares: Shares::new(options.lease_early_ppm),
@@ -136,7 +140,8 @@ impl Checker {
         let (facts, report, now) = (&mut self.facts, &mut self.report, self.now);
         let open = self.calls.values().filter(|open| matches!(open.asked, Asked::Send(_)));
         facts.counters.sends_unknown += open.count() as u64;
-        let expired = lost::expired(facts);
+        let mut expired = lost::expired(facts);
+        self.delays.add_cancelled(&mut expired);
         let settled = self.leases.done(facts);
         lost::finish(facts, report, now, &expired, &settled);
         phantom::finish(facts, report, now);
@@ -210,6 +215,12 @@ impl Checker {
                 self.shares.leaves(group, client);
                 Asked::Leave(group)
             }
+            Operation::Delay(ChangeDelay { fingerprint, to }) => {
+                let message = self.facts.ledger.find(*fingerprint);
+                let change =
+                    message.and_then(|message| self.delays.change((call, begun), message, *to));
+                change.map_or(Asked::Void, Asked::Delay)
+            }
         };
         self.calls.insert(call, Open { client, asked });
     }
@@ -237,7 +248,13 @@ impl Checker {
         let floor = wanted.map_or(Offset(0), |wanted| self.facts.partition(wanted).known_end);
         let out = Outgoing { sender, topic, wanted, floor, at: self.now, batch };
         match self.facts.ledger.send(&out) {
-            Ok(batch) => Asked::Send(batch),
+            Ok(id) => {
+                let messages = self.facts.ledger.batch(id).messages();
+                messages
+                    .zip(&batch.dues)
+                    .for_each(|(message, due)| self.delays.sent(message, *due));
+                Asked::Send(id)
+            }
             Err(contradiction) => {
                 let client = self.facts.client_name(sender).to_owned();
                 self.contradiction(|| format!("a send of {client}: {contradiction}"));
@@ -272,6 +289,10 @@ impl Checker {
             (Asked::Beat(open), Answer::Told(told)) => self.told(&open, told),
             (Asked::Beat(open), Answer::NoMember) => {
                 self.shares.gone(&self.facts, &mut self.report, self.now, &open);
+            }
+            (Asked::Delay(change), Answer::Done) => {
+                let now = (self.moment, self.now);
+                self.delays.changed(&self.facts, &mut self.report, now, &change);
             }
             (Asked::Leave(group), Answer::Done) => self.shares.left(group, client),
             (Asked::Committed(asked), Answer::Committed { offset }) => {
@@ -312,6 +333,7 @@ impl Checker {
             Asked::Commit(open, _) => self.commits.refused(&open),
             Asked::Reset(open) => self.commits.reset_over(&open, false),
             Asked::Settle(open) => self.leases.refused(&open),
+            Asked::Delay(change) => self.delays.refused(&change),
             Asked::Void
             | Asked::Read(_)
             | Asked::Join(_)
@@ -418,6 +440,7 @@ impl Checker {
         let place = Some((partition, offset));
         let shown = Shown { at, read, topic, place, fingerprint, is_final };
         let Some(message) = shown.of(facts, report) else { return };
+        self.delays.shown(facts, report, (at, read), message);
         if facts.ledger.batch_of(message).topic != topic {
             let now = (self.moment, at, is_final);
             self.leases.dead_letter(facts, report, message, (partition, offset), now);
@@ -436,6 +459,7 @@ impl Checker {
             let shown = Shown { at, read, topic, place, fingerprint, is_final };
             let (facts, report) = (&mut self.facts, &mut self.report);
             let Some(message) = shown.of(facts, report) else { continue };
+            self.delays.shown(facts, report, (at, read), message);
             let given = (one.count, self.moment, at);
             let is_first = self.leases.deliver(facts, report, take, message, given);
             if let Some((partition, offset)) = place.filter(|_| is_first) {
@@ -461,6 +485,7 @@ impl Checker {
                 self.facts.drain.get_or_insert(self.moment);
                 self.facts.counters.drains += 1;
             }
+            Note::Ahead { by } => self.delays.ahead(*by),
             Note::DeadLetters { group, topic, into } => {
                 let (group, topic) = (self.facts.group(group), self.facts.topic(topic));
                 let into = self.facts.topic(into);

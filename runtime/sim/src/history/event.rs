@@ -114,6 +114,8 @@ pub enum Operation {
         /// The group.
         group: Name,
     },
+    /// Cancel or move a delayed record that waits.
+    Delay(ChangeDelay),
 }
 
 /// What came back.
@@ -137,7 +139,7 @@ pub enum Answer {
     },
     /// To a take: what was leased.
     Taken(Vec<Taken>),
-    /// To a commit, a reset, a settlement or a leave: done.
+    /// To a commit, a reset, a settlement, a leave or a change of a delay: done.
     Done,
     /// To a heartbeat: what the member has.
     Told(Told),
@@ -183,6 +185,10 @@ pub struct SendBatch {
     pub connection: Option<u32>,
     /// The records, at least one.
     pub records: Vec<SentRecord>,
+    /// From when on each of them may be had, by the clock of this history; none of it where all may
+    /// be had at once. It counts when it is sent for the first time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dues: Vec<Nanos>,
 }
 
 /// How often a send may end up in the log.
@@ -398,6 +404,16 @@ pub enum Settlement {
     },
 }
 
+/// Cancel or move a delayed record that waits. Where it does not wait any more that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeDelay {
+    /// The record.
+    pub fingerprint: Fingerprint,
+    /// From when on it may be had instead; none cancels it.
+    pub to: Option<Nanos>,
+}
+
 /// What was observed without being asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -453,6 +469,11 @@ pub enum Note {
     Keyed {
         /// The group.
         group: Name,
+    },
+    /// Brokers' clocks may be ahead of that of this history, or of one another, by so much.
+    Ahead {
+        /// The most.
+        by: Duration,
     },
     /// Something seen at a replica of a shard.
     Replica {

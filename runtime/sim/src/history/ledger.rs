@@ -78,6 +78,8 @@ pub(crate) struct Batch {
     pub(crate) wanted: Option<PartitionId>,
     pub(crate) identity: Identity,
     pub(crate) connection: Option<u32>,
+    /// Its records come when they are due, each for itself.
+    pub(crate) is_delayed: bool,
     pub(crate) first: MessageId,
     pub(crate) count: u32,
     /// Offsets below were taken when it was first sent.
@@ -272,6 +274,7 @@ impl Ledger {
             wanted: out.wanted,
             identity: out.batch.identity,
             connection: out.batch.connection,
+            is_delayed: !out.batch.dues.is_empty(),
             first: MessageId(first),
             count: 0,
             floor: out.floor,
@@ -337,6 +340,7 @@ mod tests {
             identity,
             connection: None,
             records: fingerprints.iter().map(record).collect(),
+            dues: Vec::new(),
         }
     }
 

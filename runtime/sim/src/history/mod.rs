@@ -24,6 +24,7 @@
 //! | I8 | an ack holds; an old receipt settles nothing | `deletion` |
 //! | I9 | leases are exclusive; every record ends in one place | `leases` |
 //! | I10 | what is sent again stands once; who is fenced appends nothing | `dedup` |
+//! | I11 | a delayed record does not come early, nor after it was cancelled | `delays` |
 //! | I13 | replicas agree, and remember | `replicas` |
 //!
 //! What a recorder owes: one clock and one order of events; an invocation recorded before anything
@@ -58,9 +59,9 @@ mod script;
 
 pub use checker::{Checker, Options};
 pub use event::{
-    Answer, CommitOffset, Event, Identity, MemberBeat, Note, Operation, Place, ReadFrom, ReadOut,
-    SeenRecord, SendBatch, SentAt, SentRecord, SettleLease, Settlement, Sight, Stamp, TakeLease,
-    Taken, Told, What,
+    Answer, ChangeDelay, CommitOffset, Event, Identity, MemberBeat, Note, Operation, Place,
+    ReadFrom, ReadOut, SeenRecord, SendBatch, SentAt, SentRecord, SettleLease, Settlement, Sight,
+    Stamp, TakeLease, Taken, Told, What,
 };
 pub use format::{ReadError, Reader, Writer};
 pub use name::{Call, Fingerprint, Key, Name, Nanos, StateHash};

@@ -10,6 +10,7 @@
 //!   1= p send a; ...; 1 -> 0 a call that stays open for a while
 //!   m beat g*3 ^i 0 1 -> 4: 0 / 1   a heartbeat of generation 3 and instance i, held 0 and 1 of t:
 //!                            has 0 and is to give up 1 in generation 4; -> none: is no member
+//!   p send !5 a b            due in five seconds; delay a 9 moves it, delay a - cancels it
 //!   -> fail, -> ?            refused; outcome unknown (1 fails, 1 ? for a labelled call)
 //! ```
 //!
@@ -23,9 +24,9 @@ use barrage_model::{
 };
 
 use super::event::{
-    Answer, CommitOffset, Identity, MemberBeat, Note, Operation, Place, ReadFrom, ReadOut,
-    SeenRecord, SendBatch, SentAt, SentRecord, SettleLease, Settlement, Sight, Stamp, TakeLease,
-    Taken, Told,
+    Answer, ChangeDelay, CommitOffset, Identity, MemberBeat, Note, Operation, Place, ReadFrom,
+    ReadOut, SeenRecord, SendBatch, SentAt, SentRecord, SettleLease, Settlement, Sight, Stamp,
+    TakeLease, Taken, Told,
 };
 use super::name::{Call, Fingerprint, Key, Name, Nanos, StateHash};
 use super::verdict::Rule;
@@ -102,8 +103,8 @@ impl Script {
             let at = self.tick();
             self.history.note(at, note);
         } else {
-            let operation = operation(&words[1..]);
             let at = self.tick();
+            let operation = operation(&words[1..], at);
             let call = self.history.invoke(at, &words[0].into(), operation.clone());
             match (label, answer) {
                 (Some(label), _) => drop(self.labels.insert(label, (call, operation))),
@@ -138,7 +139,7 @@ fn place<'a>(words: &[&'a str]) -> (Vec<&'a str>, Name, Option<PartitionId>) {
     (words, topic.into(), partition)
 }
 
-fn operation(words: &[&str]) -> Operation {
+fn operation(words: &[&str], now: Nanos) -> Operation {
     let (words, topic, partition) = place(words);
     let there = || Place { topic: topic.clone(), partition: partition.unwrap() };
     let offset = |at: usize| Offset(number(words[at]));
@@ -150,7 +151,7 @@ fn operation(words: &[&str]) -> Operation {
         Operation::Settle(SettleLease { group: group(), fingerprint, count, how })
     };
     match words[0] {
-        "send" => Operation::Send(send(&words[1..], topic, partition)),
+        "send" => Operation::Send(send(&words[1..], topic, partition, now)),
         "read" => {
             let from = (words[1] != "*").then(|| offset(1));
             Operation::Read(ReadFrom { place: there(), from })
@@ -169,8 +170,17 @@ fn operation(words: &[&str]) -> Operation {
         "extend" => settle(Settlement::Extend { visibility: seconds(3) }),
         "beat" => Operation::Beat(beat(group(), &words[1..])),
         "leave" => Operation::Leave { group: group() },
+        "delay" => {
+            let to = (words[2] != "-").then(|| later(now, words[2]));
+            Operation::Delay(ChangeDelay { fingerprint: fingerprint(words[1]), to })
+        }
         other => panic!("{other:?} is no operation"),
     }
+}
+
+/// So many seconds from now on.
+fn later(now: Nanos, seconds: &str) -> Nanos {
+    Nanos(now.0 + number(seconds) * 1_000_000_000)
 }
 
 fn beat(group: Name, words: &[&str]) -> MemberBeat {
@@ -187,14 +197,16 @@ fn places<'a>(numbers: impl IntoIterator<Item = &'a str>) -> Vec<Place> {
     numbers.into_iter().map(place).collect()
 }
 
-fn send(words: &[&str], topic: Name, partition: Option<PartitionId>) -> SendBatch {
+fn send(words: &[&str], topic: Name, partition: Option<PartitionId>, now: Nanos) -> SendBatch {
     let mut identity = Identity::Once;
-    let (mut connection, mut records) = (None, Vec::new());
+    let (mut connection, mut records, mut due) = (None, Vec::new(), None);
     for word in words {
         if *word == "+" {
             identity = Identity::Repeating;
         } else if let Some(text) = word.strip_prefix('~') {
             connection = Some(number(text) as u32);
+        } else if let Some(text) = word.strip_prefix('!') {
+            due = Some(later(now, text));
         } else if let Some(text) = word.strip_prefix('#') {
             let numbers: Vec<i64> = text.split('.').map(|text| text.parse().unwrap()).collect();
             identity = Identity::Stamped(Stamp {
@@ -210,7 +222,8 @@ fn send(words: &[&str], topic: Name, partition: Option<PartitionId>) -> SendBatc
             records.push(SentRecord { fingerprint: fingerprint(name), key });
         }
     }
-    SendBatch { topic, partition, identity, connection, records }
+    let dues = due.into_iter().cycle().take(records.len()).collect();
+    SendBatch { topic, partition, identity, connection, records, dues }
 }
 
 fn answer(operation: &Operation, text: &str) -> Answer {
@@ -247,7 +260,8 @@ fn answer(operation: &Operation, text: &str) -> Answer {
         Operation::Commit(_)
         | Operation::Reset { .. }
         | Operation::Settle(_)
-        | Operation::Leave { .. } => {
+        | Operation::Leave { .. }
+        | Operation::Delay(_) => {
             assert_eq!(text, "ok");
             Answer::Done
         }
@@ -288,6 +302,7 @@ fn note(words: &[&str]) -> Option<Note> {
             Note::Seek { client: name(1), place: Place { topic, partition: partition? } }
         }
         "dead" => Note::DeadLetters { group: name(1), topic: name(2), into: name(3) },
+        "ahead" => Note::Ahead { by: Duration::from_secs(number(words[1])) },
         "keyed" => Note::Keyed { group: name(1) },
         "reads" => {
             let partitions = number(words[3]) as u32;

@@ -37,6 +37,8 @@ pub enum Rule {
     I9,
     /// A record that was sent again stands once, and a fenced producer's not at all.
     I10,
+    /// A delayed record is not had before its time, nor after it was cancelled.
+    I11,
     /// Replicas agree, and remember.
     I13,
 }
@@ -57,6 +59,7 @@ impl Rule {
             Self::I8 => "an ack does not hold",
             Self::I9 => "a lease does not hold",
             Self::I10 => "a record stands twice",
+            Self::I11 => "a delay does not hold",
             Self::I13 => "replicas disagree",
         }
     }
@@ -130,6 +133,8 @@ pub struct Counters {
     pub records_reached: u64,
     /// Leases compared with earlier ones of the same record.
     pub leases_compared: u64,
+    /// Delayed records compared with the time they were to come at, each time they were had.
+    pub delays_compared: u64,
     /// Observations of replicas.
     pub replica_sights: u64,
     /// Of these, compared with another replica's or an earlier one.

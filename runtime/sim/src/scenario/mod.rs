@@ -34,6 +34,7 @@ pub const ALL: &[Scenario] = &[
     cluster::SCENARIO,
     cluster::QUEUE,
     cluster::STREAMS,
+    cluster::DELAYS,
 ];
 
 /// The scenario of this name.

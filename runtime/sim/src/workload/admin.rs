@@ -175,6 +175,7 @@ fn start_workers(client: &mut Client, topic: &Topic) -> Vec<JoinHandle<()>> {
         repeat_one_in: 20,
         fence_one_in: 100,
         hang_up_one_in: 100,
+        delay_one_in: None,
     };
     let reading = ConsumerPlan {
         reading: Reading::Start,

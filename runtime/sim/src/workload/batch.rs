@@ -7,10 +7,11 @@ use std::cell::Cell;
 
 use barrage_model::batch::{BatchBuilder, BatchView, Compression, NewRecord, batches};
 use barrage_model::{Offset, batch::set_producer};
+use barrage_wire::Delay;
 use barrage_world::sim::Rng;
 use bytes::Bytes;
 
-use crate::history::{Fingerprint, Key, SeenRecord, SentRecord, Stamp};
+use crate::history::{Fingerprint, Key, Nanos, SeenRecord, SentRecord, Stamp};
 
 /// Makes batches for all clients of a run.
 #[derive(Default)]
@@ -23,6 +24,17 @@ pub(crate) struct Factory {
 pub(crate) struct Made {
     pub(crate) bytes: Bytes,
     pub(crate) records: Vec<SentRecord>,
+    /// Until when they wait, if they do.
+    pub(crate) later: Option<Later>,
+}
+
+/// From when on the records of a batch are to be had.
+#[derive(Clone, Debug)]
+pub(crate) struct Later {
+    /// As the broker is told.
+    pub(crate) delay: Delay,
+    /// As the history is: one for each, by the driver's clock.
+    pub(crate) dues: Vec<Nanos>,
 }
 
 /// What a batch may hold.
@@ -80,7 +92,7 @@ impl Factory {
         {
             unreachable!("a batch just built: {error}");
         }
-        Made { bytes: Bytes::from(bytes), records }
+        Made { bytes: Bytes::from(bytes), records, later: None }
     }
 
     /// The record's number, and bytes that compress or do not.

@@ -19,6 +19,7 @@ use barrage_world::{Instant, sleep, timeout};
 
 use super::batch::Factory;
 use super::connection::{Connection, Lost};
+use super::delays::Waiting;
 use super::disturbance::Disturbance;
 use super::draw::{milliseconds, pick};
 use super::witness::Witness;
@@ -42,6 +43,8 @@ pub(crate) type OnAll = Box<dyn Fn(PartitionKey, u64, i64, &[u8])>;
 pub(crate) struct Context {
     pub(crate) witness: Rc<Witness>,
     pub(crate) factory: Factory,
+    /// Delayed records of which somebody was told that they wait.
+    pub(crate) waiting: Waiting,
     /// No new work is begun; what is under way is ended.
     pub(crate) stop: Cell<bool>,
     /// Where a client that was told nothing yet may turn to.

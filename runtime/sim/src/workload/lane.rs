@@ -11,9 +11,10 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use barrage_model::{ProducerEpoch, ProducerId, Sequence};
+use barrage_wire::Delay;
 use bytes::Bytes;
 
-use super::batch::Made;
+use super::batch::{Later, Made};
 use crate::history::{Call, SentRecord, Stamp};
 
 /// Names one transmission among all of its producer's.
@@ -40,6 +41,7 @@ pub(crate) struct Batch {
     pub(crate) stamp: Option<Stamp>,
     pub(crate) bytes: Bytes,
     pub(crate) records: Vec<SentRecord>,
+    pub(crate) later: Option<Later>,
     pub(crate) acked: Option<u64>,
     /// It goes out in its turn.
     due: bool,
@@ -96,6 +98,7 @@ impl Lane {
             stamp,
             bytes: made.bytes,
             records: made.records,
+            later: made.later,
             acked: None,
             due: true,
             attempts: Vec::new(),
@@ -213,6 +216,16 @@ impl Lane {
             self.draining = true;
         }
         Some(attempt)
+    }
+
+    /// Refused, as its time is over by now: it goes again, to be had at once.
+    pub(crate) fn is_over(&mut self, id: AttemptId) -> Option<Attempt> {
+        let all = self.recent.iter_mut().chain(&mut self.pending);
+        let mut all = all.filter(|batch| batch.attempts.iter().any(|attempt| attempt.id == id));
+        if let Some(later) = all.next().and_then(|batch| batch.later.as_mut()) {
+            later.delay = Delay::After(vec![0]);
+        }
+        self.again(id)
     }
 
     /// Given up: nobody sends it again.

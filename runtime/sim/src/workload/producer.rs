@@ -11,15 +11,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_model::{ProducerEpoch, ProducerId, Sequence};
-use barrage_wire::{Acks, ErrorCode, ErrorReply, Frame, ProduceRequest, Request, Response};
+use barrage_wire::{
+    Acks, ErrorCode, ErrorReply, Frame, ProduceDelayed, ProduceRequest, Request, Response,
+};
 use barrage_world::channel::mpsc;
 use barrage_world::sim::Rng;
 use barrage_world::{Instant, spawn, timeout};
 use bytes::Bytes;
 
-use super::batch::{Made, Size};
+use super::batch::{Later, Made, Size};
 use super::client::{Client, Topic};
 use super::connection::{Connection, Lost};
+use super::delays::draw_later;
 use super::draw::{between, milliseconds, pick};
 use super::lane::{Attempt, AttemptId, Batch, Lane, Verdict};
 use super::witness::Sent;
@@ -31,6 +34,8 @@ const PAUSE_AFTER_REFUSAL: Duration = milliseconds(10);
 /// Until somebody leads, or is known to.
 const PAUSE_WITHOUT_LEADER: Duration = milliseconds(40);
 const ANSWERS_MAX: usize = 4_096;
+/// More than retention counts in any run.
+const UNKNOWN_BYTES: u64 = 1 << 40;
 
 /// One producer.
 #[derive(Clone, Debug)]
@@ -54,6 +59,8 @@ pub(crate) struct ProducerPlan {
     pub(crate) fence_one_in: u64,
     /// Drops its connection for no reason, once in so many batches.
     pub(crate) hang_up_one_in: u64,
+    /// Delays a batch, once in so many; none at all without it.
+    pub(crate) delay_one_in: Option<u64>,
 }
 
 impl ProducerPlan {
@@ -79,6 +86,7 @@ impl ProducerPlan {
             repeat_one_in: *pick(random, &[3, 20, 1_000]),
             fence_one_in: *pick(random, &[40, 400]),
             hang_up_one_in: *pick(random, &[30, 1_000]),
+            delay_one_in: None,
         }
     }
 }
@@ -192,7 +200,11 @@ impl Producer {
                 return;
             }
             let stamp = lane.next_stamp(self.identity);
-            let made = make(&mut self.client, &self.plan, stamp);
+            let mut made = make(&mut self.client, &self.plan, stamp);
+            let delays = |one_in| self.client.random.one_in(one_in);
+            if self.plan.delay_one_in.is_some_and(delays) {
+                made.later = Some(draw_later(&mut self.client.random, made.records.len()));
+            }
             lane.push(made, stamp);
         }
     }
@@ -221,20 +233,25 @@ impl Producer {
         if let Some(lane) = self.lanes.get_mut(&partition) {
             lane.sent(number, attempt, call, connection.number);
         }
-        self.transmit(connection, partition, attempt, batch.bytes).await
+        self.transmit(connection, partition, attempt, batch).await
     }
 
     fn invoke(&self, connection: &Connection, partition: u32, batch: &Batch) -> Call {
         let key = self.topic.key(partition);
         let identity = batch.stamp.map_or(Identity::Once, Identity::Stamped);
         let (connection, records) = (Some(connection.number), batch.records.clone());
-        let bytes = batch.bytes.len() as u64;
+        let (bytes, dues) = match &batch.later {
+            None => (batch.bytes.len() as u64, Vec::new()),
+            // How large they will be when they are let in, nobody knows.
+            Some(later) => (UNKNOWN_BYTES, later.dues.clone()),
+        };
         self.client.context.witness.send(&self.client.name, key, bytes, |place| SendBatch {
             topic: place.topic,
             partition: Some(place.partition),
             identity,
             connection,
             records,
+            dues,
         })
     }
 
@@ -243,15 +260,19 @@ impl Producer {
         connection: &Rc<Connection>,
         partition: u32,
         attempt: AttemptId,
-        bytes: Bytes,
+        batch: Batch,
     ) -> Result<(), Lost> {
+        let Batch { bytes, later, .. } = batch;
         let for_all = self.client.random.one_in(4).then(|| bytes.clone());
-        let request = Request::Produce(ProduceRequest {
-            key: self.topic.key(partition),
-            acks: if for_all.is_some() { Acks::All } else { Acks::Quorum },
-            timeout_ms: self.plan.timeout_ms,
-            batch: &bytes,
-        });
+        let (key, timeout_ms) = (self.topic.key(partition), self.plan.timeout_ms);
+        let acks = if for_all.is_some() { Acks::All } else { Acks::Quorum };
+        let request = match later {
+            None => Request::Produce(ProduceRequest { key, acks, timeout_ms, batch: &bytes }),
+            Some(Later { delay, .. }) => {
+                let delayed = ProduceDelayed { key, acks, timeout_ms, delay, batch: &bytes };
+                Request::ProduceDelayed(delayed)
+            }
+        };
         let sent_at = Instant::now();
         let under_way = UnderWay { sent_at, for_all, connection: Rc::clone(connection) };
         self.under_way.insert(attempt, under_way);
@@ -304,6 +325,9 @@ impl Producer {
                 }
                 self.acknowledged(partition, attempt, reply.base_offset.0, reply.log_time_ms);
             }
+            Ok(Response::ProduceDelayed(reply)) => {
+                self.acknowledged(partition, attempt, reply.base_offset.0, reply.log_time_ms);
+            }
             Ok(Response::Error { error, .. }) => {
                 self.client.learn(self.topic.key(partition), &connection, &error);
                 self.refused(partition, attempt, sent_at, &error);
@@ -328,6 +352,11 @@ impl Producer {
                  one behind it was refused for want of",
                 self.client.name
             ));
+        }
+        if batch.later.is_some() {
+            let fingerprints = batch.records.iter().map(|record| record.fingerprint);
+            self.client.context.waiting.add(key, base, fingerprints);
+            return witness.kept(call, key);
         }
         let (count, bytes) = (batch.records.len() as u64, batch.bytes.len() as u64);
         witness.sent(call, key, Sent { base, count, bytes, log_time_ms });
@@ -375,6 +404,12 @@ impl Producer {
                 if verdict == Verdict::Impossible {
                     let who = &self.client.name;
                     witness.object(format!("I10: {who}: a batch of {key} is forgotten too soon"));
+                }
+            }
+            // The one that waits longest decides, and it is tried for long.
+            ErrorCode::DelayIsOver => {
+                if let Some(Attempt { call, .. }) = lane.is_over(attempt) {
+                    witness.fail(call, name);
                 }
             }
             ErrorCode::UnknownPartition | ErrorCode::UnknownTopic

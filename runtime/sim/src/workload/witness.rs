@@ -16,8 +16,8 @@ use barrage_world::{Instant, unix_time_ms};
 use super::client::Topic;
 use super::disturbance::Disturbances;
 use crate::history::{
-    Answer, Call, History, Name, Nanos, Note, Operation, Place, ReadFrom, ReadOut, SendBatch,
-    SentAt, SettleLease, Settlement, TakeLease, Taken,
+    Answer, Call, ChangeDelay, Fingerprint, History, Name, Nanos, Note, Operation, Place, ReadFrom,
+    ReadOut, SendBatch, SentAt, SettleLease, Settlement, TakeLease, Taken,
 };
 pub(crate) use groups::{Beat, StreamCounts};
 
@@ -89,6 +89,7 @@ pub(crate) struct Witness {
     producer_ids: RefCell<BTreeSet<ProducerId>>,
     /// The node's clock was never further ahead than this.
     clock_ahead_ms: Cell<i64>,
+    clock_behind_ms: Cell<i64>,
     began: Cell<Option<Instant>>,
     pub(crate) disturbances: Disturbances,
     pub(crate) counts: RefCell<Counts>,
@@ -109,6 +110,12 @@ pub(crate) struct Counts {
     /// Leases that were granted, and settlements that took effect.
     pub(crate) taken: u64,
     pub(crate) settled: u64,
+    /// Batches of delayed records that were stored; records that were cancelled, moved, and those
+    /// that did not wait any more.
+    pub(crate) delayed: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) moved: u64,
+    pub(crate) change_refused: u64,
     pub(crate) hints_to_itself: u64,
     pub(crate) streams: StreamCounts,
 }
@@ -119,6 +126,8 @@ const VIOLATIONS_MAX: usize = 20;
 const HINTS_TO_ITSELF_MAX: u64 = 5;
 /// A clock is fast by at most one in so many.
 const CLOCK_RATE_MAX: i64 = 20;
+/// How far ahead a clock gets while it is fast, at most: faults do not go on for longer than that.
+const FAST_MAX: Duration = Duration::from_secs(3);
 /// Rounding of clocks.
 const CLOCK_SLACK_MS: i64 = 5;
 
@@ -318,6 +327,15 @@ impl Witness {
     /// The node's clock is set this far ahead.
     pub(crate) fn clock_ahead(&self, milliseconds: i64) {
         self.clock_ahead_ms.set(self.clock_ahead_ms.get().max(milliseconds));
+        self.clock_behind_ms.set(self.clock_behind_ms.get().max(-milliseconds));
+        self.clocks_differ();
+    }
+
+    /// Clocks are ahead, or run fast, from here on.
+    pub(crate) fn clocks_differ(&self) {
+        let apart_ms = self.clock_ahead_ms.get() + self.clock_behind_ms.get();
+        let apart_ms = u64::try_from(apart_ms).unwrap_or(0);
+        self.note(Note::Ahead { by: Duration::from_millis(apart_ms) + FAST_MAX });
     }
 
     /// A client begins to send a batch of `bytes` bytes.
@@ -359,6 +377,26 @@ impl Witness {
                 "log time falls in {key}: {before:?}, then {time_ms} at {base}, then {after:?}"
             ));
         }
+    }
+
+    /// A batch of delayed records is acknowledged: where they will stand, nobody knows yet.
+    pub(crate) fn kept(&self, call: Call, key: PartitionKey) {
+        self.count(|counts| {
+            counts.acknowledged += 1;
+            counts.delayed += 1;
+        });
+        let answer = SentAt { partition: Some(key.partition), base: None };
+        self.history.borrow_mut().ok(now(), call, Answer::Sent(answer));
+    }
+
+    /// Somebody begins to cancel or move a delayed record.
+    pub(crate) fn change_delay(
+        &self,
+        client: &Name,
+        fingerprint: Fingerprint,
+        to: Option<Nanos>,
+    ) -> Call {
+        self.invoke(client, Operation::Delay(ChangeDelay { fingerprint, to }))
     }
 
     /// A client begins to read.

@@ -1,7 +1,7 @@
 //! A broker in memory that does everything right.
 //!
 //! Topics `t` (two partitions), `u` and `q`; `dlq` takes the dead letters of queue group `g`,
-//! which takes from `q` and keeps the order of keys.
+//! which takes from `q` and keeps the order of keys. What is sent to `d` is delayed.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,9 @@ use barrage_model::{Offset, PartitionId, Sequence};
 
 use super::rng::Rng;
 use crate::history::{
-    Answer, CommitOffset, Identity, Key, Nanos, Operation, Place, ReadFrom, ReadOut, SeenRecord,
-    SendBatch, SentAt, SentRecord, SettleLease, Settlement, Stamp, TakeLease, Taken,
+    Answer, ChangeDelay, CommitOffset, Fingerprint, Identity, Key, Nanos, Operation, Place,
+    ReadFrom, ReadOut, SeenRecord, SendBatch, SentAt, SentRecord, SettleLease, Settlement, Stamp,
+    TakeLease, Taken,
 };
 
 /// A record is given up when it would be delivered more often.
@@ -52,6 +53,8 @@ pub(super) struct Broker {
     committed: BTreeMap<Place, Offset>,
     /// By offset in `q`.
     queue: BTreeMap<usize, Leased>,
+    /// Records that are to come to `d`, and when.
+    waiting: BTreeMap<Fingerprint, (Nanos, SentRecord)>,
 }
 
 pub(super) fn place(topic: &str, partition: u32) -> Place {
@@ -126,7 +129,10 @@ impl Broker {
         now: Nanos,
         rng: &mut Rng,
     ) -> Result<Answer, Refused> {
+        self.let_in(now, rng);
         match operation {
+            Operation::Send(batch) if !batch.dues.is_empty() => self.delay(batch, rng),
+            Operation::Delay(change) => self.change(change),
             Operation::Send(batch) => self.send(batch, rng),
             Operation::Read(ReadFrom { place, from }) => {
                 let log = self.log(place);
@@ -155,6 +161,35 @@ impl Broker {
             Operation::Settle(settle) => self.settle(settle, now),
             // Members of stream groups have a group of their own.
             Operation::Beat(_) | Operation::Leave { .. } => Err(Refused),
+        }
+    }
+
+    fn delay(&mut self, batch: &SendBatch, rng: &mut Rng) -> Result<Answer, Refused> {
+        if rng.one_in(8) {
+            return Err(Refused);
+        }
+        for (record, due) in batch.records.iter().zip(&batch.dues) {
+            self.waiting.insert(record.fingerprint, (*due, *record));
+        }
+        Ok(Answer::Sent(SentAt { partition: batch.partition, base: None }))
+    }
+
+    fn change(&mut self, change: &ChangeDelay) -> Result<Answer, Refused> {
+        let (_, record) = self.waiting.remove(&change.fingerprint).ok_or(Refused)?;
+        if let Some(due) = change.to {
+            self.waiting.insert(change.fingerprint, (due, record));
+        }
+        Ok(Answer::Done)
+    }
+
+    /// What is due comes.
+    pub(super) fn let_in(&mut self, now: Nanos, rng: &mut Rng) {
+        let mut due: Vec<_> =
+            self.waiting.values().filter(|(due, _)| *due <= now).copied().collect();
+        due.sort_unstable_by_key(|(due, _)| *due);
+        for (_, record) in due {
+            self.waiting.remove(&record.fingerprint);
+            self.log(&place("d", 0)).append(&[record], rng);
         }
     }
 

@@ -1,5 +1,6 @@
 //! One change to a correct history, as a bug of a broker would make it.
 
+mod delays;
 mod groups;
 mod records;
 mod shards;
@@ -7,7 +8,7 @@ mod shares;
 
 use super::known::Facts;
 use super::rng::Rng;
-use crate::history::Rule::{self, History, I1, I2, I3, I4, I5, I6, I7, I8, I9, I10, I13};
+use crate::history::Rule::{self, History, I1, I2, I3, I4, I5, I6, I7, I8, I9, I10, I11, I13};
 use crate::history::{Event, Note, What};
 
 /// The changes.
@@ -49,6 +50,8 @@ pub(super) enum Damage {
     ChangeCommitted,
     LowerCommitted,
     LoseQuorum,
+    ComeEarly,
+    ComeCancelled,
     AnswerTwice,
     ClockBack,
 }
@@ -56,7 +59,7 @@ pub(super) enum Damage {
 type Events = Vec<Event>;
 
 impl Damage {
-    pub(super) const ALL: [Self; 38] = [
+    pub(super) const ALL: [Self; 40] = [
         Self::DropAcknowledged,
         Self::DropTail,
         Self::DropTheFinalReading,
@@ -93,6 +96,8 @@ impl Damage {
         Self::ChangeCommitted,
         Self::LowerCommitted,
         Self::LoseQuorum,
+        Self::ComeEarly,
+        Self::ComeCancelled,
         Self::AnswerTwice,
         Self::ClockBack,
     ];
@@ -116,6 +121,7 @@ impl Damage {
             Self::GiveWhatIsHeld | Self::ForgetMember => &[I7],
             Self::DeliverAfterAck | Self::AcceptOldReceipt => &[I8],
             Self::DeliverEarly | Self::DeliverCountTwice | Self::DropDeadLetter => &[I9],
+            Self::ComeEarly | Self::ComeCancelled => &[I11],
             Self::TwoLeaders
             | Self::ForgetTerm
             | Self::ChangeVote
@@ -181,6 +187,7 @@ impl Damage {
             | Self::ChangeCommitted
             | Self::LowerCommitted
             | Self::LoseQuorum => self.in_replicas(&mut events, rng)?,
+            Self::ComeEarly | Self::ComeCancelled => self.in_delays(&mut events, &facts, rng)?,
             Self::AnswerTwice => {
                 let ends = |event: &&Event| matches!(event.what, What::Ok { .. });
                 let end =

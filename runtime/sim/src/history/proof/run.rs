@@ -11,8 +11,9 @@ use super::members::Members;
 use super::replicas::Replicas;
 use super::rng::Rng;
 use crate::history::{
-    Answer, Call, CommitOffset, Fingerprint, History, Identity, Key, Name, Nanos, Note, Operation,
-    Place, ReadFrom, SendBatch, SentRecord, SettleLease, Settlement, Stamp, TakeLease, Taken,
+    Answer, Call, ChangeDelay, CommitOffset, Fingerprint, History, Identity, Key, Name, Nanos,
+    Note, Operation, Place, ReadFrom, SendBatch, SentRecord, SettleLease, Settlement, Stamp,
+    TakeLease, Taken,
 };
 
 const STEPS: usize = 900;
@@ -56,6 +57,7 @@ struct Run<'a> {
     clients: Vec<Client>,
     pending: Vec<Pending>,
     messages: u64,
+    delayed: Vec<Fingerprint>,
 }
 
 /// A history.
@@ -70,6 +72,7 @@ pub(super) fn run(rng: &mut Rng) -> History {
         clients: (0..5).map(client).collect(),
         pending: Vec::new(),
         messages: 0,
+        delayed: Vec::new(),
     };
     let (mut replicas, mut members) = (Replicas::new(), Members::new());
     run.note(replicas.voters());
@@ -114,7 +117,7 @@ impl Run<'_> {
 
     fn begin(&mut self) {
         let client = self.rng.below(self.clients.len());
-        let operation = match self.rng.below(13) {
+        let operation = match self.rng.below(15) {
             0..=4 => self.send(client),
             5 | 6 => self.read(client),
             7 | 8 => self.group(client),
@@ -122,7 +125,9 @@ impl Run<'_> {
                 let (group, topic) = ("g".into(), "q".into());
                 Some(Operation::Take(TakeLease { group, topic, visibility: VISIBILITY }))
             }
-            _ => self.settle(client),
+            11 | 12 => self.settle(client),
+            13 => Some(self.send_delayed()),
+            _ => self.change_delay(),
         };
         if let Some(operation) = operation {
             self.invoke(client, operation);
@@ -163,8 +168,31 @@ impl Run<'_> {
             _ => {}
         }
         let topic = there.topic;
-        let batch = SendBatch { topic, partition: wanted, identity, connection, records };
+        let batch =
+            SendBatch { topic, partition: wanted, identity, connection, records, dues: Vec::new() };
         Some(Operation::Send(batch))
+    }
+
+    fn due(&mut self) -> Nanos {
+        Nanos(self.now.0 + self.rng.below(200_000_000) as u64)
+    }
+
+    fn send_delayed(&mut self) -> Operation {
+        let Place { topic, partition } = place("d", 0);
+        let records = self.records(false);
+        self.delayed.extend(records.iter().map(|record| record.fingerprint));
+        let dues = records.iter().map(|_| self.due()).collect();
+        let (partition, identity) = (Some(partition), Identity::Once);
+        let batch = SendBatch { topic, partition, identity, connection: None, records, dues };
+        Operation::Send(batch)
+    }
+
+    fn change_delay(&mut self) -> Option<Operation> {
+        let newest = self.delayed.len().saturating_sub(8);
+        let fingerprint = *self.rng.pick(&self.delayed[newest..])?;
+        let due = self.due();
+        let to = (!self.rng.one_in(3)).then_some(due);
+        Some(Operation::Delay(ChangeDelay { fingerprint, to }))
     }
 
     fn send_stamped(&mut self, number: usize, there: Place, records: Vec<SentRecord>) -> SendBatch {
@@ -182,7 +210,14 @@ impl Run<'_> {
         let (producer, epoch) = (ProducerId(number as i64), ProducerEpoch(client.epoch));
         let identity = Identity::Stamped(Stamp { producer, epoch, sequence });
         let Place { topic, partition } = there;
-        SendBatch { topic, partition: Some(partition), identity, connection: None, records }
+        SendBatch {
+            topic,
+            partition: Some(partition),
+            identity,
+            connection: None,
+            records,
+            dues: Vec::new(),
+        }
     }
 
     fn read(&mut self, client: usize) -> Option<Operation> {
@@ -375,6 +410,7 @@ impl Run<'_> {
         }
         self.note(Note::Drain);
         self.now.0 += 1_000_000_000;
+        self.broker.let_in(self.now, self.rng);
         while !self.broker.is_queue_empty() {
             let (group, topic) = ("g".into(), "q".into());
             let take = Operation::Take(TakeLease { group, topic, visibility: VISIBILITY });

@@ -12,14 +12,14 @@
 //! Owns: the walk and a producer's place in it. Must never: take an offset that nobody saw for
 //! one where nothing stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use barrage_model::{Offset, ProducerEpoch, ProducerId, Sequence};
 
 use super::{dedup, intact, order};
 use crate::history::event::Stamp;
 use crate::history::facts::Facts;
-use crate::history::ledger::{MessageId, PartitionId};
+use crate::history::ledger::{Batch, MessageId, PartitionId};
 use crate::history::name::Nanos;
 use crate::history::slots::Slot;
 use crate::history::verdict::{Report, Rule};
@@ -50,9 +50,11 @@ const SEARCHES_MAX: u32 = 32;
 pub(crate) fn finish(facts: &Facts, report: &mut Report, now: Nanos) {
     let mut copies = dedup::Copies::new(facts);
     let mut searches_left = SEARCHES_MAX;
+    let delaying = delaying(facts);
     for (id, _) in facts.partitions() {
         let mut walk = Walk {
             facts,
+            delaying: &delaying,
             producers: BTreeMap::new(),
             lanes: order::Lanes::default(),
             holes: 0,
@@ -62,8 +64,15 @@ pub(crate) fn finish(facts: &Facts, report: &mut Report, now: Nanos) {
     }
 }
 
+/// Producers of which some records come later, out of their sequence: others seem to lack them.
+fn delaying(facts: &Facts) -> BTreeSet<ProducerId> {
+    let delayed = facts.ledger.batches().filter(|batch| batch.is_delayed);
+    delayed.filter_map(Batch::stamp).map(|stamp| stamp.producer).collect()
+}
+
 struct Walk<'a> {
     facts: &'a Facts,
+    delaying: &'a BTreeSet<ProducerId>,
     producers: BTreeMap<ProducerId, Newest>,
     lanes: order::Lanes,
     /// Stretches of offsets that nobody saw, so far.
@@ -85,10 +94,16 @@ impl Walk<'_> {
             self.holes += u64::from(offset != next || slot == Slot::Foreign);
             next = Offset(offset.0.saturating_add(1));
             let Slot::Message(message) = slot else { continue };
-            if !facts.belongs(facts.ledger.batch_of(message), id) {
+            let batch = facts.ledger.batch_of(message);
+            if !facts.belongs(batch, id) {
                 continue;
             }
             let standing = Standing { now, partition: id, offset, message };
+            // Each of its records comes in its own time.
+            if batch.is_delayed {
+                copies.is_first(facts, report, &standing);
+                continue;
+            }
             intact::whole(facts, report, &standing);
             if copies.is_first(facts, report, &standing) {
                 self.lanes.step(facts, report, &standing);
@@ -116,7 +131,7 @@ impl Walk<'_> {
         if is_same_epoch && is_behind(sequence, expected) {
             return self.behind(report, standing, newest);
         }
-        if is_known && sequence != expected {
+        if is_known && sequence != expected && !self.delaying.contains(&producer) {
             order::gap(self.facts, report, standing, expected, newest);
         }
         let (holes, message) = (self.holes, standing.message);

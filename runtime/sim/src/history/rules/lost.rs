@@ -63,7 +63,7 @@ pub(crate) fn finish(
             let message = facts.ledger.message(id);
             if message.is_drained {
                 drained_count += 1;
-            } else if expired.contains(id) || may_be_expired(facts, batch, id) {
+            } else if expired.contains(id) {
                 expired_count += 1;
             } else if !settled.contains(id) {
                 report.add(Rule::I1, now, || {
@@ -93,7 +93,7 @@ fn starts(facts: &Facts, report: &mut Report, now: Nanos) {
     }
 }
 
-/// Messages that were seen below the mark of retention.
+/// Messages that were seen below the mark of retention, or were not and may have been.
 pub(crate) fn expired(facts: &Facts) -> MessageSet {
     let mut expired = MessageSet::new(facts.ledger.message_count());
     for (_, partition) in facts.partitions() {
@@ -103,12 +103,17 @@ pub(crate) fn expired(facts: &Facts) -> MessageSet {
             }
         }
     }
+    for batch in facts.ledger.batches() {
+        batch.messages().filter(|id| may_be_expired(facts, batch, *id)).for_each(|id| {
+            expired.insert(id);
+        });
+    }
     expired
 }
 
 /// Whether a message whose offset nobody knows may have been removed by retention.
 fn may_be_expired(facts: &Facts, batch: &Batch, id: MessageId) -> bool {
-    let is_placed = batch.acknowledged.is_some_and(|acknowledged| acknowledged.place.is_some());
+    let is_placed = batch.acknowledged.is_none_or(|acknowledged| acknowledged.place.is_some());
     if is_placed || facts.ledger.message(id).first_read.is_some() {
         return false;
     }

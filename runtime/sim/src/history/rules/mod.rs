@@ -10,6 +10,7 @@ pub(crate) mod agreement;
 pub(crate) mod appended;
 pub(crate) mod commits;
 pub(crate) mod dedup;
+pub(crate) mod delays;
 pub(crate) mod deletion;
 pub(crate) mod intact;
 pub(crate) mod keys;

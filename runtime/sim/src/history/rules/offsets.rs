@@ -85,7 +85,9 @@ pub(crate) fn above_floor(facts: &Facts, report: &mut Report, seen: &Sighting, m
     if batch.wanted != Some(seen.partition) {
         return;
     }
-    let floor = batch.floor.0.saturating_add(u64::from(batch.place_of(message)));
+    // Delayed ones come in any order.
+    let before = if batch.is_delayed { 0 } else { batch.place_of(message) };
+    let floor = batch.floor.0.saturating_add(u64::from(before));
     if seen.offset.0 < floor {
         report.add(Rule::I5, seen.at, || {
             let place = facts.tell_offset(seen.partition, seen.offset);

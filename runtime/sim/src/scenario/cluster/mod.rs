@@ -11,6 +11,7 @@
 
 mod audit;
 mod damage;
+mod delays;
 mod flushed;
 mod folders;
 mod nemesis;
@@ -33,6 +34,7 @@ use barrage_world as world;
 use barrage_world::sim::{self, Disk, Host, Machine, Network, Rng};
 
 use self::audit::Moved;
+pub(super) use self::delays::SCENARIO as DELAYS;
 use self::flushed::Flushed;
 use self::nemesis::Nemesis;
 use self::operator::change_once;
@@ -47,8 +49,8 @@ use crate::history;
 use crate::runner::{FaultGate, Gates, Outcome};
 use crate::workload::{
     Client, Company, Connection, Consumer, Context, Disturbance, Factory, Group, Producer, Topic,
-    Witness, Worker, WorkerPlan, create, create_group, inspect, keep_passing, milliseconds,
-    read_all,
+    Waiting, Witness, Worker, WorkerPlan, create, create_group, inspect, keep_passing,
+    milliseconds, read_all,
 };
 
 /// The scenario.
@@ -178,6 +180,7 @@ impl Run {
         let context = Rc::new(Context {
             witness: Rc::clone(&witness),
             factory: Factory::default(),
+            waiting: Waiting::default(),
             stop: Cell::new(false),
             doors: (0..places).map(shared_address).collect(),
             addresses: RefCell::default(),
@@ -188,7 +191,9 @@ impl Run {
         // Producers, consumers, operators, readers of every copy.
         let workers = plan.queue.as_ref().map_or(0, |queue| queue.workers.len() + 1);
         let members = plan.streams.as_ref().map_or(0, StreamsPlan::clients);
-        let count = plan.producers.len() + plan.consumers.len() + workers + members + 12;
+        let changers = plan.delays.as_ref().map_or(0, |delays| delays.changers + 1);
+        let readers = plan.consumers.len() + workers + members;
+        let count = plan.producers.len() + readers + changers + 12;
         let hosts: Vec<Host> = (FIRST_CLIENT_HOST..).take(count).map(Host).collect();
         let nemesis = Rc::new(Nemesis {
             plan: Rc::clone(plan),
@@ -242,6 +247,7 @@ impl Run {
         let mut clients = self.start_clients(&made.topics);
         clients.extend(self.start_workers(made.group.as_ref()));
         clients.extend(self.start_members(made.company.as_ref()));
+        clients.extend(self.start_changers());
         self.nemesis.run().await;
         self.nemesis.heal();
         self.settle(clients, made).await
@@ -347,6 +353,7 @@ impl Run {
         }
         self.rest(REST_WITHIN, "after a power loss of all").await?;
         witness.disturbances.end(Disturbance::Down);
+        self.clear_delays(&topics).await?;
         witness.drain();
         if let Some(group) = group {
             records += self.finish(group).await?;
@@ -472,6 +479,7 @@ impl Run {
         outcome.fault("leased", counts.taken);
         outcome.fault("leased-again", verdict.counters.leases_compared);
         outcome.fault("handed-over", verdict.counters.shares_compared);
+        delays::count(&mut outcome, &counts, verdict.counters.delays_compared);
         streams::count(&mut outcome, &counts.streams);
         let elapsed = (world::Instant::now() - began).as_millis();
         outcome.virtual_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);

@@ -353,6 +353,7 @@ impl Nemesis {
             node.clock_ahead_ms.set(ahead_ms);
             machine.set_unix_offset_ms(ahead_ms);
         } else {
+            self.context.witness.clocks_differ();
             let rate_ppm = self.random().between(0, 2 * CLOCK_RATE_PPM_MAX) as i64;
             machine.set_clock_rate_ppm(rate_ppm - CLOCK_RATE_PPM_MAX as i64);
         }
@@ -411,6 +412,11 @@ impl Nemesis {
             if let Some(machine) = node.machine() {
                 machine.resume();
                 machine.set_clock_rate_ppm(0);
+            }
+            // What is delayed would come when whoever leads says so: hours later.
+            if self.plan.delays.is_some() {
+                node.clock_ahead_ms.set(0);
+                node.machine().into_iter().for_each(|machine| machine.set_unix_offset_ms(0));
             }
         }
     }

@@ -12,6 +12,7 @@ use barrage_model::group::Order;
 use barrage_native::Options;
 use barrage_world::sim::{LinkOptions, Rng};
 
+use super::delays::DelaysPlan;
 use super::process::DATA_DIR;
 use super::streams::StreamsPlan;
 use crate::workload::{
@@ -168,6 +169,8 @@ pub(super) struct Plan {
     pub(super) queue: Option<QueuePlan>,
     /// In the scenario of that name.
     pub(super) streams: Option<StreamsPlan>,
+    /// In the scenario of that name.
+    pub(super) delays: Option<DelaysPlan>,
 }
 
 const KIB: u64 = 1024;
@@ -212,6 +215,7 @@ impl Plan {
             buggify: random.one_in(2),
             queue: None,
             streams: None,
+            delays: None,
         }
     }
 
@@ -221,6 +225,15 @@ impl Plan {
         let mut plan = Self::draw(random);
         plan.queue = Some(QueuePlan::draw(random));
         plan.producers.iter_mut().for_each(|producer| producer.idempotent = true);
+        plan
+    }
+
+    /// As [`Self::draw_queue`], and some of what is sent is delayed.
+    pub(super) fn draw_delays(random: &mut Rng) -> Self {
+        let mut plan = Self::draw_queue(random);
+        let delays = DelaysPlan::draw(random);
+        plan.producers.iter_mut().for_each(|one| one.delay_one_in = Some(delays.one_in));
+        plan.delays = Some(delays);
         plan
     }
 

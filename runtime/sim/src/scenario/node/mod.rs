@@ -26,8 +26,8 @@ use super::Scenario;
 use crate::history;
 use crate::runner::{FaultGate, Gates, Outcome};
 use crate::workload::{
-    Client, Consumer, Context, Disturbance, Factory, Producer, Topic, Witness, create, inspect,
-    keep_passing, milliseconds, read_all,
+    Client, Consumer, Context, Disturbance, Factory, Producer, Topic, Waiting, Witness, create,
+    inspect, keep_passing, milliseconds, read_all,
 };
 
 /// The scenario.
@@ -122,6 +122,7 @@ impl Run {
         let context = Rc::new(Context {
             witness: Rc::new(Witness::default()),
             factory: Factory::default(),
+            waiting: Waiting::default(),
             stop: Cell::new(false),
             doors: vec![shared_address()],
             addresses: RefCell::default(),

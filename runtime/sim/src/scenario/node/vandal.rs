@@ -122,6 +122,7 @@ fn doomed(client: &mut Client, key: PartitionKey) -> (Bytes, Call) {
         identity: Identity::Once,
         connection: None,
         records,
+        dues: Vec::new(),
     });
     client.context.witness.fail(call, "never sent whole");
     (made.bytes, call)
