@@ -109,7 +109,8 @@ pub(crate) struct Share {
     pub(crate) own: PartitionSet,
     /// What it is to have by the group's last assignment.
     pub(crate) target: PartitionSet,
-    /// By then it has given up something of what it has too much, or it is gone.
+    /// By then it has given up something of what it has too much, or it is gone; none while it was
+    /// not heard of since that is so.
     pub(crate) give_up_by_ms: Option<u64>,
 }
 
@@ -395,12 +396,11 @@ impl Handover {
 
         let ids: Vec<MemberId> = order.into_iter().map(|(id, _)| id.clone()).collect();
         for (id, list) in ids.iter().zip(lists) {
-            let by_ms = roster.member(id).map_or(0, |member| member.timeouts.rebalance_ms);
-            self.aim(id, list.into_iter().collect(), now_ms.saturating_add(by_ms));
+            self.aim(id, list.into_iter().collect());
         }
     }
 
-    fn aim(&mut self, id: &MemberId, target: PartitionSet, by_ms: u64) {
+    fn aim(&mut self, id: &MemberId, target: PartitionSet) {
         let Some(share) = self.shares.get_mut(id) else { return };
         if share.target != target {
             share.target = target;
@@ -415,8 +415,18 @@ impl Handover {
         }
         // Who is already late gets no more time by a further change.
         let is_done = share.held.is_within(&share.target);
-        let deadline = share.give_up_by_ms.unwrap_or(by_ms);
-        self.set_deadline(id, (!is_done).then_some(deadline));
+        let deadline = share.give_up_by_ms.filter(|_| !is_done);
+        self.set_deadline(id, deadline);
+    }
+
+    /// A member is heard of, and told what it is to give up, if anything: from now on it has until
+    /// `by_ms` for that. What is in the log may be old when it is applied, and meanwhile the member
+    /// was told that all is as before: so its time does not begin with the assignment.
+    pub(crate) fn ask_back(&mut self, id: &MemberId, by_ms: u64) {
+        let Some(share) = self.shares.get(id) else { return };
+        if share.give_up_by_ms.is_none() && !share.held.is_within(&share.target) {
+            self.set_deadline(id, Some(by_ms));
+        }
     }
 
     /// Members that have not given up in time what they were to, at most [`OVER_MAX`].
@@ -564,6 +574,7 @@ mod tests {
     fn who_gives_nothing_up_in_time_is_gone() {
         let mut script = two();
         let held: &[u64] = &[100, 101, 102, 103];
+        assert!(script.beat("a", 1, held).is_ok());
         let until_ms = 1_000 + REBALANCE_MS_DEFAULT;
         while script.now_ms + 40_000 < until_ms {
             assert_eq!(script.pass(40_000).members, []);
@@ -577,6 +588,21 @@ mod tests {
         assert_eq!(script.pass(1).members, [caller("a").member]);
         assert_eq!(script.beat("a", 2, held), Err(Refused::UnknownMember));
         assert_eq!(script.beat("b", 2, &[]), Ok((3, vec![100, 101, 102, 103], vec![])));
+    }
+
+    /// It may have been told that all is as before until then: an assignment in the log is applied
+    /// when a majority has it, and that may take long.
+    #[test]
+    fn nobody_is_late_who_was_not_asked() {
+        let mut script = two();
+        let by_ms =
+            |script: &Script| script.group.share(&caller("a").member).unwrap().give_up_by_ms;
+        assert_eq!(script.pass(40_000).members, []);
+        assert_eq!(by_ms(&script), None);
+        assert!(script.beat("a", 1, &[100, 101, 102, 103]).is_ok());
+        assert_eq!(by_ms(&script), Some(41_000 + REBALANCE_MS_DEFAULT));
+        assert_eq!(script.pass(10_000).members, [caller("b").member], "it was not heard of");
+        assert_eq!(by_ms(&script), None, "all is its own again");
     }
 
     #[test]

@@ -428,7 +428,9 @@ impl StreamGroup {
 
     fn tell(&mut self, id: &MemberId, knows: Knows, now_ms: u64) -> Result<Told, Refused> {
         self.go_on(now_ms);
+        let rebalance_ms = self.roster.member(id).map_or(0, |member| member.timeouts.rebalance_ms);
         let Way::Native(handover) = &mut self.way else { return Err(Refused::OtherWay) };
+        handover.ask_back(id, now_ms.saturating_add(rebalance_ms));
         if knows == Knows::All {
             handover.advance(id, self.generation);
         }

@@ -8,13 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_broker::Fingerprint;
-use barrage_model::{NodeId, Retention, ShardId};
+use barrage_model::{NodeId, Retention, ShardId, Term};
 use barrage_wire::{ClusterChange, MetadataRequest, Request, Response, TopicCreate};
 use barrage_world as world;
 use barrage_world::sim::{LinkOptions, Network};
 
 use super::operator::{change_once, next_holder};
 use super::process::{host, shared_address};
+use super::register::Register;
 use super::{LOOK_EVERY, LOOK_WITHIN, Run, TRANSFER_WITHIN};
 use crate::workload::{Connection, milliseconds, pick};
 
@@ -106,6 +107,8 @@ impl Run {
             .iter()
             .filter_map(|row| Some((row.shard, next_holder(&newest, row.shard)?)))
             .collect();
+        // One that has arrived may be led elsewhere before the next is ordered: where that is even.
+        let arrived = watch(Rc::clone(&self.register), orders.clone());
         let sending = async {
             for (shard, to) in &orders {
                 let (machine, mut operator) = self.nemesis.operator();
@@ -118,18 +121,7 @@ impl Run {
                 });
                 ordered.await;
             }
-            let leads = |(shard, to): &(ShardId, NodeId)| {
-                let newest = self.register.newest();
-                let row = newest?.shards.iter().find(|row| row.shard == *shard)?.clone();
-                (row.leader == Some(*to)).then_some((row.shard, row.term))
-            };
-            loop {
-                let arrived: Vec<_> = orders.iter().filter_map(leads).collect();
-                if arrived.len() == orders.len() {
-                    return arrived;
-                }
-                world::sleep(LOOK_EVERY).await;
-            }
+            arrived.await.unwrap_or_default()
         };
         let Ok(arrived) = world::timeout(TRANSFER_WITHIN, sending).await else {
             let state = self.state();
@@ -154,6 +146,27 @@ impl Run {
             ));
         }
     }
+}
+
+/// Looks until every lead was seen where it is ordered; answers the terms in which it was.
+fn watch(
+    register: Rc<Register>,
+    orders: Vec<(ShardId, NodeId)>,
+) -> world::JoinHandle<BTreeMap<ShardId, Term>> {
+    world::spawn(async move {
+        let mut arrived = BTreeMap::new();
+        while arrived.len() < orders.len() {
+            let newest = register.newest();
+            for row in newest.iter().flat_map(|newest| &newest.shards) {
+                let is_there = |(shard, to)| row.shard == shard && row.leader == Some(to);
+                if orders.iter().copied().any(is_there) {
+                    arrived.entry(row.shard).or_insert(row.term);
+                }
+            }
+            world::sleep(LOOK_EVERY / 2).await;
+        }
+        arrived
+    })
 }
 
 /// Makes a topic over one node, and asks all of them for it once that was answered.
