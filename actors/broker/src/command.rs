@@ -83,6 +83,8 @@ pub(crate) struct DelayedRuns {
     pub(crate) dues_ms: Vec<u64>,
     /// Which delayed records a run brings into its partition, ascending; by run.
     pub(crate) released: Vec<(u32, Vec<Offset>)>,
+    /// What the leader's clock said, milliseconds since 1970: what is not due by it stays.
+    pub(crate) clock_ms: u64,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -109,6 +111,7 @@ struct DelayedRunsV1 {
     rows: Vec<RowV1>,
     dues_ms: Vec<u64>,
     released: Vec<(u32, Vec<u64>)>,
+    clock_ms: u64,
 }
 
 /// A command's root lies at the end of its bytes: a larger one would move, and no older command
@@ -307,17 +310,19 @@ fn store_runs(runs: &DelayedRuns) -> DelayedRunsV1 {
         rows: runs.rows.iter().map(store_row).collect(),
         dues_ms: runs.dues_ms.clone(),
         released: runs.released.iter().map(|(run, list)| (*run, ids(list))).collect(),
+        clock_ms: runs.clock_ms,
     }
 }
 
 fn load_runs(stored: DelayedRunsV1) -> DelayedRuns {
-    let DelayedRunsV1 { batch_counts, rows, dues_ms, released } = stored;
+    let DelayedRunsV1 { batch_counts, rows, dues_ms, released, clock_ms } = stored;
     let ids = |ids: Vec<u64>| ids.into_iter().map(Offset).collect();
     DelayedRuns {
         batch_counts,
         rows: rows.into_iter().map(load_row).collect(),
         dues_ms,
         released: released.into_iter().map(|(run, list)| (run, ids(list))).collect(),
+        clock_ms,
     }
 }
 

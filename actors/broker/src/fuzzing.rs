@@ -103,21 +103,31 @@ impl State {
     }
 
     fn runs_of(&self, bytes: &[u8]) -> Vec<Run> {
-        let Ok(command::Command::Produce { batch_counts, rows }) = command::Command::decode(bytes)
-        else {
-            return Vec::new();
+        let delayed = match command::Command::decode(bytes) {
+            Ok(command::Command::Produce { batch_counts, rows }) => {
+                command::DelayedRuns { batch_counts, rows, ..Default::default() }
+            }
+            Ok(command::Command::ProduceDelayed(delayed)) => *delayed,
+            _ => return Vec::new(),
         };
-        let mut rest = rows.as_slice();
+        let mut rest = delayed.rows.as_slice();
         let mut keys = self.0.partitions.iter().cycle();
         let mut runs = Vec::new();
-        for count in batch_counts {
+        for (number, count) in (0..).zip(delayed.batch_counts) {
             let Some((key, partition)) = keys.next() else { break };
             let (own, others) = rest.split_at((count as usize).min(rest.len()));
             rest = others;
             let records: u64 = own.iter().map(|row| u64::from(row.record_count)).sum();
+            // As long as times are left, what brings in nobody who waited is to wait itself.
+            let waits = !delayed.dues_ms.is_empty()
+                && delayed.released.iter().all(|(run, _)| *run != number);
+            let (key, base_offset) = match waits {
+                true => (key.delay_store(), partition.delay_next),
+                false => (*key, partition.next_offset),
+            };
             runs.push(Run {
-                key: *key,
-                base_offset: partition.next_offset,
+                key,
+                base_offset,
                 record_count: u32::try_from(records).unwrap_or(u32::MAX),
                 max_timestamp: 0,
                 byte_len: 0,
@@ -163,8 +173,33 @@ pub fn commands() -> Vec<Command> {
         command::Command::CloseStreams { groups: vec![GroupId(6)] },
         command::Command::Compare { index: 3, hash: 7 },
         command::Command::Close { partitions: vec![key(1)] },
+        command::Command::ProduceDelayed(Box::new(stored())),
+        command::Command::Queue { now_ms: 10_000, ops: changes(key(0)) },
+        command::Command::ProduceDelayed(Box::new(released())),
     ];
     commands.map(Command).into()
+}
+
+/// Three records are to wait.
+fn stored() -> command::DelayedRuns {
+    let rows = vec![BatchRow { record_count: 3, producer: None }];
+    let dues_ms = vec![8, 1 << 40, 9];
+    command::DelayedRuns { batch_counts: vec![1], rows, dues_ms, clock_ms: 5, ..Default::default() }
+}
+
+/// One of them is moved and then cancelled; one that nobody knows is not.
+fn changes(key: PartitionKey) -> Vec<Op> {
+    let all =
+        [What::Reschedule(vec![(Offset(1), 1 << 41)]), What::Cancel(vec![Offset(1), Offset(99)])];
+    all.map(|what| Op { slot: Slot { key, group: GroupId(0) }, what }).into()
+}
+
+/// Two of them come.
+fn released() -> command::DelayedRuns {
+    let rows = vec![BatchRow { record_count: 2, producer: None }];
+    let released = vec![(0, vec![Offset(0), Offset(2)])];
+    let batch_counts = vec![1];
+    command::DelayedRuns { batch_counts, rows, released, clock_ms: 10, ..Default::default() }
 }
 
 /// Three groups of a partition, one for each kind of back-off.

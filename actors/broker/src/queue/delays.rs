@@ -10,8 +10,9 @@
 //!
 //! A record is named by its position among the delayed ones, from when it is stored on. Its time is
 //! an instant of the clock of whoever leads then, not of the lease clock: a node that stands still
-//! for an hour lets it out an hour late, not two. Apply goes by the log's clock, which that clock is
-//! never ahead of.
+//! for an hour lets it out an hour late, not two. Apply goes by what that clock
+//! said, as the command tells: the log's own may be hours ahead, and whoever was moved meanwhile
+//! would come at the old time.
 //!
 //! Owns: who waits, and until when: 32 bytes each. Must never: let a record out early, or twice.
 //! Invariants: the cost of a command is that of the records it names; a clone shares chunks.

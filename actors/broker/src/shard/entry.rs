@@ -272,7 +272,8 @@ impl<R> Building<R> {
                     (u32::try_from(run).unwrap_or(u32::MAX), ids)
                 })
                 .collect();
-            let runs = DelayedRuns { batch_counts, rows, dues_ms, released };
+            let clock_ms = self.clock_ms;
+            let runs = DelayedRuns { batch_counts, rows, dues_ms, released, clock_ms };
             Command::ProduceDelayed(Box::new(runs))
         };
         let command = command.encode();

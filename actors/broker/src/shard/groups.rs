@@ -180,9 +180,8 @@ impl Groups {
         self.delays.get(&key).map_or(0, Delays::waiting)
     }
 
-    /// Whether delayed records wait, and are due by the log's clock.
-    pub(crate) fn may_release(&self, key: PartitionKey, ids: &[Offset], log_time_ms: i64) -> bool {
-        let now_ms = u64::try_from(log_time_ms).unwrap_or(0);
+    /// Whether delayed records wait, and are due.
+    pub(crate) fn may_release(&self, key: PartitionKey, ids: &[Offset], now_ms: u64) -> bool {
         self.delays.get(&key).is_some_and(|delays| delays.may_release(ids, now_ms))
     }
 

@@ -190,7 +190,7 @@ fn produce_delayed(
     runs: &[Run],
     effects: &mut Vec<Effect>,
 ) -> Vec<bool> {
-    let DelayedRuns { batch_counts, rows, dues_ms, released } = delayed;
+    let DelayedRuns { batch_counts, rows, dues_ms, released, clock_ms } = delayed;
     let mut dues_ms = dues_ms.as_slice();
     let mut touched = Vec::new();
     let take = |state: &mut State, run: &NumberedRun, rows: &[BatchRow]| {
@@ -210,7 +210,7 @@ fn produce_delayed(
         let found = released.binary_search_by_key(&number, |(number, _)| *number).ok();
         let ids = found.and_then(|at| released.get(at)).map_or(&[][..], |(_, ids)| ids);
         // All or none: what is not waiting any more, or not yet due, is not let in.
-        if !ids.is_empty() && !groups.may_release(key, ids, log_time_ms) {
+        if !ids.is_empty() && !groups.may_release(key, ids, *clock_ms) {
             return false;
         }
         let counts = state.apply_run(run.stamp, rows, log_time_ms);
@@ -615,7 +615,9 @@ mod tests {
         let mut groups = Groups::default();
         let config = PartitionConfig { retention: Retention::DEFAULT, revision: 1 };
         state.open(key(0), config);
-        let mut apply_at = |log_time_ms: i64, delayed: DelayedRuns, run: Run| {
+        // The log's clock is hours ahead, after a leader whose clock was.
+        let mut apply_at = |clock_ms: u64, delayed: DelayedRuns, run: Run| {
+            let (log_time_ms, delayed) = (9_000_000, DelayedRuns { clock_ms, ..delayed });
             let command = Command::ProduceDelayed(Box::new(delayed)).encode();
             let mut effects = Vec::new();
             let replicated = (&mut state, &mut groups);
@@ -628,7 +630,7 @@ mod tests {
             batch_counts: vec![1],
             rows: rows(2),
             dues_ms: dues_ms.to_vec(),
-            released: Vec::new(),
+            ..DelayedRuns::default()
         };
         let in_store = || Run { key: store, ..run(0, 0, 2) };
         assert!(!apply_at(7, stored(&[50]), in_store()).0, "a time is missing");
@@ -640,8 +642,8 @@ mod tests {
         let due = |ids: &[u64]| DelayedRuns {
             batch_counts: vec![1],
             rows: rows(ids.len() as u32),
-            dues_ms: Vec::new(),
             released: vec![(0, ids.iter().copied().map(Offset).collect())],
+            ..DelayedRuns::default()
         };
         assert!(!apply_at(49, due(&[0]), run(0, 0, 1)).0, "early");
         assert!(!apply_at(50, due(&[0, 1]), run(0, 0, 2)).0, "one is early");
@@ -657,7 +659,7 @@ mod tests {
         assert_eq!((partition.next_offset, partition.delay_start), (Offset(2), Offset(2)));
 
         let close = Command::Close { partitions: vec![key(0)] }.encode();
-        apply((&mut state, &mut groups), 99, &close, &[], &mut Vec::new());
+        apply((&mut state, &mut groups), 9_000_000, &close, &[], &mut Vec::new());
         assert!(groups.delays.is_empty());
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   apply: waits until ...  --> wheel --a second ahead--> unread --read, opened--> ready
 //!   ready, and it is time   --> one batch per partition, proposed like a producer's
-//!   apply: it counts only if all of its records wait still, and are due by the log's clock
+//!   apply: it counts only if all of its records wait still, and are due
 //! ```
 //!
 //! A record is written once more when it is due, as one of the partition's: it lies then where its
@@ -61,7 +61,9 @@ const LISTED_MAX: usize = 10_000;
 const WITHIN: Duration = Duration::from_secs(30);
 /// A clock that is set back by more than this makes all timers begin anew; by less, they stay ahead
 /// of it for so long.
-const SET_BACK_MS: u64 = 5_000;
+const SET_BACK_MS: u64 = 200;
+/// Between two warnings of records that cannot be read.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 /// After so long what was refused because of something before it is tried again.
 const AGAIN_MS: u64 = 10;
 /// How long to sleep while nothing is due: a clock that is set ahead is seen then.
@@ -83,6 +85,7 @@ struct Inner {
     looked_ms: Cell<u64>,
     partitions: RefCell<BTreeMap<PartitionKey, Pending>>,
     ready_bytes: Cell<usize>,
+    warned: Cell<Option<Instant>>,
     /// Something waits for another time, or room was made.
     noted: Event,
     /// Something was read.
@@ -95,6 +98,9 @@ struct Pending {
     wheel: Wheel,
     /// Due soon, and to be read.
     unread: BTreeSet<(u64, Offset)>,
+    /// The same of those that could not be read before: whoever can be read goes first.
+    again: BTreeSet<(u64, Offset)>,
+    failed: BTreeSet<Offset>,
     ready: BTreeMap<(u64, Offset), Ready>,
     /// On their way into the partition.
     leaving: BTreeSet<Offset>,
@@ -139,7 +145,7 @@ impl Releases {
     }
 
     /// The time that timers go by: it does not go back, so that who was noted before the clock was
-    /// set back is looked after. Not to release by: apply goes by the log's clock.
+    /// set back is looked after. Not to release by: apply goes by the leader's clock.
     fn look_ms(&self, clock_ms: u64) -> u64 {
         let look_ms = clock_ms.max(self.inner.looked_ms.get());
         self.inner.looked_ms.set(look_ms);
@@ -151,9 +157,11 @@ impl Releases {
         clock_ms.saturating_add(SET_BACK_MS) < self.inner.looked_ms.get()
     }
 
-    fn turn(&self, is_on: bool) {
+    /// Begins anew at this time, or stops.
+    fn turn(&self, now_ms: Option<u64>) {
+        let is_on = now_ms.is_some();
         self.clear();
-        self.inner.looked_ms.set(0);
+        self.inner.looked_ms.set(now_ms.unwrap_or(0));
         self.inner.is_on.set(is_on);
         self.inner.read.notify_all();
     }
@@ -171,7 +179,7 @@ impl Releases {
         let mut partitions = self.inner.partitions.borrow_mut();
         partitions.retain(|_, pending| !pending.is_empty());
         for (key, pending) in partitions.iter_mut() {
-            let Pending { wheel, unread, ready, leaving } = pending;
+            let Pending { wheel, unread, again, failed, ready, leaving } = pending;
             let room = SOON_MAX.saturating_sub(unread.len() + ready.len());
             let moves_max = moves.min(room);
             if moves_max == 0 {
@@ -186,7 +194,8 @@ impl Releases {
                     return;
                 };
                 if !leaving.contains(&id) && !ready.contains_key(&(due_ms, id)) {
-                    unread.insert((due_ms, id));
+                    let of = if failed.contains(&id) { &mut *again } else { &mut *unread };
+                    of.insert((due_ms, id));
                 }
             });
             moves -= seen.min(moves);
@@ -198,11 +207,14 @@ impl Releases {
     /// The record that is to be read next, if there is room for it.
     fn next_unread(&self) -> Option<(PartitionKey, u64, Offset)> {
         let partitions = self.inner.partitions.borrow();
-        let first = partitions.iter().filter_map(|(key, pending)| {
-            let (due_ms, id) = pending.unread.first()?;
-            Some((*key, *due_ms, *id))
-        });
-        let first = first.min_by_key(|(_, due_ms, _)| *due_ms)?;
+        let first_of = |of: fn(&Pending) -> &BTreeSet<(u64, Offset)>| {
+            let first = partitions.iter().filter_map(|(key, pending)| {
+                let (due_ms, id) = of(pending).first()?;
+                Some((*key, *due_ms, *id))
+            });
+            first.min_by_key(|(_, due_ms, _)| *due_ms)
+        };
+        let first = first_of(|it| &it.unread).or_else(|| first_of(|it| &it.again))?;
         (self.inner.ready_bytes.get() < READY_BYTES_MAX).then_some(first)
     }
 
@@ -210,7 +222,7 @@ impl Releases {
     fn put(&self, key: PartitionKey, at: (u64, Offset), ready: Ready) {
         let mut partitions = self.inner.partitions.borrow_mut();
         let Some(pending) = partitions.get_mut(&key) else { return };
-        pending.unread.remove(&at);
+        pending.found(&at);
         if pending.leaving.contains(&at.1) {
             return;
         }
@@ -224,8 +236,11 @@ impl Releases {
     fn put_off(&self, key: PartitionKey, (due_ms, id): (u64, Offset), retry_ms: Option<u64>) {
         let mut partitions = self.inner.partitions.borrow_mut();
         let Some(pending) = partitions.get_mut(&key) else { return };
-        pending.unread.remove(&(due_ms, id));
+        pending.found(&(due_ms, id));
         if let Some(retry_ms) = retry_ms {
+            if pending.failed.len() < SOON_MAX {
+                pending.failed.insert(id);
+            }
             pending.wheel.insert(id.0, retry_ms.saturating_add(AHEAD_MS));
         }
     }
@@ -294,8 +309,20 @@ impl Releases {
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        let Self { wheel, unread, ready, leaving } = self;
-        wheel.len() == 0 && unread.is_empty() && ready.is_empty() && leaving.is_empty()
+        let Self { wheel, unread, again, ready, leaving, failed: _ } = self;
+        let is_read = unread.is_empty() && again.is_empty();
+        wheel.len() == 0 && is_read && ready.is_empty() && leaving.is_empty()
+    }
+
+    /// Nobody has to read this one any more.
+    fn found(&mut self, at: &(u64, Offset)) {
+        self.unread.remove(at);
+        self.again.remove(at);
+        self.failed.remove(&at.1);
+    }
+
+    fn is_unread(&self, at: &(u64, Offset)) -> bool {
+        self.unread.contains(at) || self.again.contains(at)
     }
 
     /// Those that are due, the earliest first, as one batch.
@@ -356,7 +383,7 @@ impl Shard {
             let lead_changed = self.inner.group.lead_changed();
             let term = self.inner.group.leader_term();
             if term != watched {
-                self.inner.releases.turn(term.is_some());
+                self.inner.releases.turn(term.map(|_| clock_ms()));
                 watched = term;
                 if term.is_some() {
                     self.note_all_delayed().await;
@@ -370,7 +397,7 @@ impl Shard {
             let releases = &self.inner.releases;
             let noted = releases.inner.noted.listen();
             if releases.is_set_back(clock_ms()) {
-                releases.turn(true);
+                releases.turn(Some(clock_ms()));
                 self.note_all_delayed().await;
                 continue;
             }
@@ -466,6 +493,15 @@ impl Shard {
     /// Reads the batch that a record was stored in, and keeps all of it that is due soon.
     async fn read_one(&self, key: PartitionKey, (due_ms, id): (u64, Offset)) {
         let releases = &self.inner.releases;
+        let waits = || {
+            self.inner.group.with_machine(|machine| {
+                let delays = machine.groups().delays.get(&key);
+                delays.and_then(|delays| delays.due_ms(id)) == Some(due_ms)
+            })
+        };
+        if !waits() {
+            return releases.put_off(key, (due_ms, id), None);
+        }
         let era = releases.inner.era.get();
         let read = self.read_placed(key.delay_store(), id, 1).await;
         if releases.inner.era.get() != era {
@@ -476,20 +512,19 @@ impl Shard {
             Ok(is_kept) => is_kept,
             Err(FetchError::NotLeader { .. } | FetchError::ShuttingDown) => false,
             Err(error) => {
-                tracing::warn!(%key, %id, %error, "a delayed record cannot be read yet");
+                if releases.inner.warned.get().is_none_or(|at| at.elapsed() > WARN_EVERY) {
+                    releases.inner.warned.set(Some(Instant::now()));
+                    tracing::warn!(%key, %id, %error, "a delayed record cannot be read yet");
+                }
                 false
             }
         };
-        let waits = self.inner.group.with_machine(|machine| {
-            let delays = machine.groups().delays.get(&key);
-            delays.and_then(|delays| delays.due_ms(id)) == Some(due_ms)
-        });
-        if !waits {
+        if !waits() {
             return releases.put_off(key, (due_ms, id), None);
         }
         // What was moved meanwhile has another timer.
         let partitions = releases.inner.partitions.borrow();
-        let is_ready = partitions.get(&key).is_some_and(|it| !it.unread.contains(&(due_ms, id)));
+        let is_ready = partitions.get(&key).is_some_and(|it| !it.is_unread(&(due_ms, id)));
         drop(partitions);
         if !(is_kept && is_ready) {
             let retry_ms = self.look_ms().saturating_add(RETRY.as_millis() as u64);
@@ -524,7 +559,6 @@ impl Shard {
         let releases = &self.inner.releases;
         while !self.inner.is_closing() && !self.inner.group.is_over() {
             let read = releases.inner.read.listen();
-            // Apply goes by the log's clock: that is never behind this one.
             let now_ms = clock_ms();
             // Wrong when planted: with apply, which takes them so early, they come a second early.
             let early_ms = if planted("broker-delayed-record-early") { 1_000 } else { 0 };
@@ -590,8 +624,8 @@ impl Shard {
     }
 }
 
-/// This node's clock, which delays go by while it leads: what is due by it is due by the log's, as
-/// that does not go back. The log's may be hours ahead, after a leader whose clock was.
+/// This node's clock, which delays go by while it leads; the log's may be hours ahead, after a
+/// leader whose clock was.
 fn clock_ms() -> u64 {
     u64::try_from(unix_time_ms()).unwrap_or(0)
 }
@@ -607,7 +641,7 @@ mod tests {
 
     fn on() -> Releases {
         let releases = Releases::default();
-        releases.turn(true);
+        releases.turn(Some(NOW_MS));
         assert!(!releases.look_ahead(releases.look_ms(NOW_MS), |_, _| None));
         releases
     }
@@ -615,15 +649,35 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_strands_nobody() {
         let releases = on();
-        let clock_ms = NOW_MS - 4_000;
+        let clock_ms = NOW_MS - 150;
         assert!(!releases.is_set_back(clock_ms));
-        let due_ms = clock_ms + 500;
+        let due_ms = clock_ms + 50;
         releases.note(KEY, vec![(Offset(7), due_ms)]);
         releases.look_ahead(releases.look_ms(clock_ms), |_, _| Some(due_ms));
         assert_eq!(releases.next_unread(), Some((KEY, due_ms, Offset(7))));
         assert!(releases.is_set_back(NOW_MS - 6_000), "then all begin anew");
-        releases.turn(true);
+        releases.turn(Some(NOW_MS - 6_000));
         assert!(!releases.is_set_back(NOW_MS - 6_000));
+    }
+
+    #[test]
+    fn who_cannot_be_read_holds_up_nobody() {
+        let releases = on();
+        let due_ms = |_, id: Offset| Some(NOW_MS + id.0);
+        let note = |id: u64| releases.note(KEY, vec![(Offset(id), NOW_MS + id)]);
+        (1..4).for_each(note);
+        let look = |now_ms| releases.look_ahead(releases.look_ms(now_ms), due_ms);
+        look(NOW_MS);
+        let next = || releases.next_unread().map(|(_, _, id)| id.0);
+        for id in [1, 2] {
+            assert_eq!(next(), Some(id));
+            releases.put_off(KEY, (NOW_MS + id, Offset(id)), Some(NOW_MS + 5));
+        }
+        assert_eq!(next(), Some(3));
+        look(NOW_MS + 10);
+        assert_eq!(next(), Some(3), "it can be read, as far as is known");
+        releases.put_off(KEY, (NOW_MS + 3, Offset(3)), None);
+        assert_eq!(next(), Some(1));
     }
 
     #[test]

@@ -22,8 +22,8 @@ const CHECKPOINT: u8 = 1;
 const HISTORY: u8 = 3;
 /// How a part of a checkpoint begins.
 const PART: u8 = 4;
-/// With producers; with leases; with dead letters; with members and offsets.
-const CHECKPOINTS_AFTER: [usize; 4] = [1, 5, 6, 9];
+/// With producers; with leases; with dead letters; with members and offsets; with delayed records.
+const CHECKPOINTS_AFTER: [usize; 5] = [1, 5, 6, 9, 14];
 /// A partition with a producer is about 100 bytes, and becomes a node of 1.4 KiB.
 const STATE_BYTES_PER_INPUT_BYTE: usize = 12;
 /// A row of a command becomes a producer of 200 bytes, and is kept while its run may be undone.

@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = milliseconds(200);
 const SOON_MS: u64 = 10_000;
 /// What is not to come by itself while a run goes on.
 const FAR_MS: u64 = 3_600_000;
+/// How long a record that is due may wait while all is well.
+const LATE_MAX: Duration = milliseconds(10_000);
 /// Records changed at once, and listed.
 const CHANGED_MAX: u64 = 4;
 const LISTED_MAX: u32 = 1_000;
@@ -113,7 +115,8 @@ impl Change {
     }
 }
 
-fn now_ms() -> u64 {
+/// The driver's clock, milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
     u64::try_from(unix_time_ms()).unwrap_or(0)
 }
 
@@ -237,13 +240,18 @@ pub(crate) async fn clear_delays(
     topics: Vec<Topic>,
     within: Duration,
 ) -> Result<(), String> {
-    let deadline = Instant::now() + within;
+    let (began, deadline) = (Instant::now(), Instant::now() + within);
     for key in topics.iter().flat_map(|topic| (0..topic.partitions).map(|one| topic.key(one))) {
         loop {
             let list = list(&mut client, key).await;
             match &list {
                 Some(list) if list.count == 0 => break,
-                Some(list) => clear(&mut client, key, list).await,
+                Some(list) => {
+                    if began.elapsed() > LATE_MAX {
+                        object_to_late(&client, key, list);
+                    }
+                    clear(&mut client, key, list).await;
+                }
                 None => {}
             }
             if Instant::now() > deadline {
@@ -275,6 +283,14 @@ async fn list(client: &mut Client, key: PartitionKey) -> Option<DelayListReply> 
         }
     }
     Some(reply)
+}
+
+/// While all is well nobody waits for long when it is due.
+fn object_to_late(client: &Client, key: PartitionKey, list: &DelayListReply) {
+    let early_ms = now_ms().saturating_sub(LATE_MAX.as_millis() as u64);
+    if let Some(late) = list.oldest.iter().find(|row| row.due_ms < early_ms) {
+        client.witness().object(format!("liveness: {key}: {late:?} waits, and is long due"));
+    }
 }
 
 /// What is due in an hour comes now, or never.

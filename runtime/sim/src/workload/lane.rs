@@ -218,12 +218,16 @@ impl Lane {
         Some(attempt)
     }
 
-    /// Refused, as its time is over by now: it goes again, to be had at once.
-    pub(crate) fn is_over(&mut self, id: AttemptId) -> Option<Attempt> {
+    /// Refused, as the time of some of it is over by now: those are to be had at once when it goes
+    /// again, the others after what is left of theirs.
+    pub(crate) fn is_over(&mut self, id: AttemptId, now_ms: u64) -> Option<Attempt> {
         let all = self.recent.iter_mut().chain(&mut self.pending);
         let mut all = all.filter(|batch| batch.attempts.iter().any(|attempt| attempt.id == id));
         if let Some(later) = all.next().and_then(|batch| batch.later.as_mut()) {
-            later.delay = Delay::After(vec![0]);
+            if let Delay::At(dues_ms) = &later.delay {
+                let left = dues_ms.iter().map(|due_ms| due_ms.saturating_sub(now_ms));
+                later.delay = Delay::After(left.collect());
+            }
         }
         self.again(id)
     }

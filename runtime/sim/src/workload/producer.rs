@@ -22,7 +22,7 @@ use bytes::Bytes;
 use super::batch::{Later, Made, Size};
 use super::client::{Client, Topic};
 use super::connection::{Connection, Lost};
-use super::delays::draw_later;
+use super::delays::{draw_later, now_ms};
 use super::draw::{between, milliseconds, pick};
 use super::lane::{Attempt, AttemptId, Batch, Lane, Verdict};
 use super::witness::Sent;
@@ -408,7 +408,7 @@ impl Producer {
             }
             // The one that waits longest decides, and it is tried for long.
             ErrorCode::DelayIsOver => {
-                if let Some(Attempt { call, .. }) = lane.is_over(attempt) {
+                if let Some(Attempt { call, .. }) = lane.is_over(attempt, now_ms()) {
                     witness.fail(call, name);
                 }
             }
