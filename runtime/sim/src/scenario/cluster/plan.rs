@@ -228,11 +228,16 @@ impl Plan {
         plan
     }
 
-    /// As [`Self::draw_queue`], and some of what is sent is delayed.
+    /// As [`Self::draw_queue`], and some of what is sent is delayed: not much, as nearly every record
+    /// that comes is an entry of its own.
     pub(super) fn draw_delays(random: &mut Rng) -> Self {
         let mut plan = Self::draw_queue(random);
         let delays = DelaysPlan::draw(random);
-        plan.producers.iter_mut().for_each(|one| one.delay_one_in = Some(delays.one_in));
+        for producer in &mut plan.producers {
+            producer.delay_one_in = Some(delays.one_in);
+            producer.records_max = producer.records_max.min(5);
+            producer.think_time = milliseconds(1)..=milliseconds(200);
+        }
         plan.delays = Some(delays);
         plan
     }
