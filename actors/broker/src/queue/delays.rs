@@ -78,9 +78,9 @@ impl Delays {
     /// Whether all of these wait and are due; ascending.
     pub(crate) fn may_release(&self, ids: &[Offset], now_ms: u64) -> bool {
         let ascend = ids.iter().zip(ids.iter().skip(1)).all(|(one, other)| one < other);
-        // Wrong when planted: with the leader, who proposes them so early, they come a second early.
+        // Wrong when planted: with the leader, who proposes them then, they come a second early.
         let early_ms = if planted("broker-delayed-record-early") { 1_000 } else { 0 };
-        let now_ms = now_ms + early_ms;
+        let now_ms = now_ms.saturating_add(early_ms);
         ascend && ids.iter().all(|id| self.due_ms(*id).is_some_and(|due_ms| due_ms <= now_ms))
     }
 

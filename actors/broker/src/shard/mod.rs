@@ -12,6 +12,7 @@
 pub(crate) mod alarms;
 pub(crate) mod coordinate;
 pub(crate) mod decide;
+mod delayed;
 pub(crate) mod entry;
 pub(crate) mod fetch;
 pub(crate) mod groups;

@@ -22,17 +22,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_model::batch::{BatchBuilder, BatchView, Compression, Content, DecompressionLimits};
-use barrage_model::{GroupId, Offset, PartitionKey, Term};
+use barrage_model::{Offset, PartitionKey, Term};
 use barrage_world::channel::{Event, oneshot};
 use barrage_world::{Instant, Slice, planted, sleep, unix_time_ms, yield_if_needed};
 use bytes::Bytes;
 
 use super::Shard;
-use super::entry::{BATCH_OVERHEAD, OVER_MS, WaitingBatch};
-use super::groups::{Op, Outcome, Slot, What};
+use super::entry::{BATCH_OVERHEAD, WaitingBatch};
 use super::handle::first_of;
-use crate::api::delay::{DelayChange, DelayError, DelayRequest, Delayed};
-use crate::api::queue::QueueError;
 use crate::api::{Acks, FetchError, ProduceError};
 use crate::door::{CheckedBatch, When};
 use crate::queue::wheel::Wheel;
@@ -55,8 +52,6 @@ const BYTES_PER_BATCH: usize = 512 << 10;
 const PARTITIONS_AT_ONCE: usize = 256;
 /// When records could not be read or let in (a full disk, a full buffer), the next attempt.
 const RETRY: Duration = Duration::from_millis(200);
-/// Records that are listed at once.
-const LISTED_MAX: usize = 10_000;
 /// Until when a batch has to be in.
 const WITHIN: Duration = Duration::from_secs(30);
 /// A clock that is set back by more than this makes all timers begin anew; by less, they stay ahead
@@ -424,48 +419,6 @@ impl Shard {
         }
     }
 
-    /// Cancels or moves delayed records; answers for each.
-    pub(crate) async fn change_delayed(
-        &self,
-        request: DelayRequest,
-    ) -> Result<Vec<Result<(), DelayError>>, QueueError> {
-        let DelayRequest { key, ids, change } = request;
-        self.bounds(key)?;
-        let moved = |ids: Vec<Offset>, due_ms| ids.into_iter().map(|id| (id, due_ms)).collect();
-        let what = match change {
-            DelayChange::Cancel => What::Cancel(ids.clone()),
-            DelayChange::Postpone(by_ms) => {
-                What::Reschedule(moved(ids.clone(), clock_ms().saturating_add(by_ms)))
-            }
-            DelayChange::MoveTo(due_ms) if due_ms.saturating_add(OVER_MS) < clock_ms() => {
-                return Err(QueueError::DelayIsOver { due_ms, now_ms: clock_ms() });
-            }
-            DelayChange::MoveTo(due_ms) => What::Reschedule(moved(ids.clone(), due_ms)),
-        };
-        match self.submit_op(Op { slot: Slot { key, group: GroupId(0) }, what }).await? {
-            Outcome::Changed(results) => Ok(results),
-            // Nothing has ever waited in this partition.
-            _ => Ok(vec![Err(DelayError::Unknown); ids.len()]),
-        }
-    }
-
-    /// What waits in a partition.
-    pub(crate) async fn delayed(
-        &self,
-        key: PartitionKey,
-        count_max: usize,
-    ) -> Result<Delayed, QueueError> {
-        self.confirm().await?;
-        self.bounds(key)?;
-        Ok(self.inner.group.with_machine(|machine| {
-            let Some(delays) = machine.groups().delays.get(&key) else {
-                return Delayed::default();
-            };
-            let oldest = delays.from(Offset(0)).take(count_max.min(LISTED_MAX)).collect();
-            Delayed { count: delays.waiting(), oldest }
-        }))
-    }
-
     /// Notes who waits already, in slices: behind another leader there may be millions.
     async fn note_all_delayed(&self) {
         // Wrong when planted: a new leader lets nobody in who waited when it began.
@@ -626,7 +579,7 @@ impl Shard {
 
 /// This node's clock, which delays go by while it leads; the log's may be hours ahead, after a
 /// leader whose clock was.
-fn clock_ms() -> u64 {
+pub(super) fn clock_ms() -> u64 {
     u64::try_from(unix_time_ms()).unwrap_or(0)
 }
 

@@ -190,8 +190,8 @@ mod tests {
              c extend q b*2 5 -> fail; voters 1 2 3; n1 starts; n1 votes 4 2; n1 votes 5 -; \
              n1 leads 5; n1 commits 9 t5 a5; n1 applies 9 99; drain; n2 holds 9 a5; reads g t 2; \
              m beat g ^i -> 3: 0 /; m beat g*3 ^i 0 -> 4: / 0; calm g; stirred g; \
-             m beat g*4 ^i -> none; m leave g -> ok; ahead 2; p send !5 x -> ok; p delay x 9 -> ok; \
-             p delay x - -> fail",
+             m beat g*4 ^i -> none; m leave g -> ok; ahead 2; p send !5 x -> ok; \
+             p delay x 9 -> ok; p delay x - -> fail",
         )
     }
 

@@ -1,6 +1,7 @@
 //! The cluster with a queue group, and records that are delayed, cancelled and moved.
 //!
-//! Owns: who delays and who changes, and that in the end nothing waits. Must never: let anything in.
+//! Owns: who delays and who changes, and that in the end nothing waits. Must never: let anything
+//! in.
 
 use barrage_world as world;
 use barrage_world::sim::Rng;

@@ -228,8 +228,8 @@ impl Plan {
         plan
     }
 
-    /// As [`Self::draw_queue`], and some of what is sent is delayed: not much, as nearly every record
-    /// that comes is an entry of its own.
+    /// As [`Self::draw_queue`], and some of what is sent is delayed: not much, as nearly every
+    /// record that comes is an entry of its own.
     pub(super) fn draw_delays(random: &mut Rng) -> Self {
         let mut plan = Self::draw_queue(random);
         let delays = DelaysPlan::draw(random);
