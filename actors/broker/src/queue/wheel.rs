@@ -83,9 +83,14 @@ impl Wheel {
         timers.push(timer);
     }
 
-    /// Hands out items that are due at `now_ms`, at most `moves_max` moves of timers long. The rest
-    /// comes out with later calls.
-    pub(crate) fn advance(&mut self, now_ms: u64, moves_max: usize, mut due: impl FnMut(u64)) {
+    /// Hands out items that are due at `now_ms`, at most `moves_max` moves of timers long; answers
+    /// how many of these are left. The rest comes out with later calls.
+    pub(crate) fn advance(
+        &mut self,
+        now_ms: u64,
+        moves_max: usize,
+        mut due: impl FnMut(u64),
+    ) -> usize {
         let mut moves = moves_max;
         loop {
             while let Some(timer) = self.ripe.pop_if(|_| moves > 0) {
@@ -94,7 +99,7 @@ impl Wheel {
                 due(timer.item);
             }
             if moves == 0 {
-                return;
+                return 0;
             }
             let Some(place) = self.next().filter(|place| place.begins_ms <= now_ms) else { break };
             self.now_ms = self.now_ms.max(place.begins_ms);
@@ -102,6 +107,7 @@ impl Wheel {
         }
         // Nothing lies between: all that is left begins later.
         self.now_ms = self.now_ms.max(now_ms);
+        moves
     }
 
     /// Whether something that is due at `now_ms` has not come out.

@@ -23,7 +23,7 @@ use super::machine::{ShardMachine, Told};
 use super::order::Orders;
 use super::proposer::Proposer;
 use super::readers::Readers;
-use super::release::Releases;
+use super::releases::Releases;
 use super::sift::Sifters;
 use super::streams::{StreamOp, StreamOutcome};
 use super::waiting::{Control, Waiting, WaitingOp, WaitingStreamOp};

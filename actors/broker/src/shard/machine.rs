@@ -22,7 +22,7 @@ use super::decide::{BatchRow, RunStamp, State};
 use super::groups::{Groups, Op, OpenGroup, Outcome, Slot, What};
 use super::order::Orders;
 use super::readers::Readers;
-use super::release::Releases;
+use super::releases::Releases;
 use super::streams::StreamOutcome;
 use crate::command::{Command, DelayedRuns};
 use crate::format::Restoring;
@@ -437,7 +437,8 @@ impl ShardMachine {
             }
             Effect::TouchedDelays { key } => {
                 if let Some(delays) = self.groups.delays.get_mut(&key) {
-                    self.releases.note(key, delays.noted());
+                    let waiting = delays.waiting();
+                    self.releases.note(key, delays.noted(), waiting);
                 }
             }
             Effect::TouchedStream { group } => {

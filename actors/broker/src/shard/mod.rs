@@ -26,6 +26,7 @@ pub(crate) mod readers;
 pub(crate) mod receive;
 pub(crate) mod reconcile;
 pub(crate) mod release;
+pub(crate) mod releases;
 pub(crate) mod retention;
 pub(crate) mod scrub;
 pub(crate) mod sift;
