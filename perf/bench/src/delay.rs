@@ -61,8 +61,11 @@ pub(crate) fn run(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let length_ms = u64::try_from(plan.duration.as_millis())?;
     let start_ms = u64::try_from((now()? + lead).as_millis())?;
     let schedule = Schedule { start_ms, length_ms, records };
-    let stored = store(plan, &routes, schedule)?;
-    let reading = receive(plan, &routes, schedule)?;
+    let window = Window::after(Duration::ZERO, LATE_MAX * 60);
+    let stored = in_each(plan, &routes, schedule, window, store)?;
+    let left = Duration::from_millis(start_ms).saturating_sub(now()?);
+    let window = Window::after(left, plan.duration + LATE_MAX);
+    let reading = in_each(plan, &routes, schedule, window, receive)?;
     cluster.stop()?;
     Ok(Measured { reading, phases: BTreeMap::from([("store", stored)]) })
 }
@@ -79,22 +82,30 @@ fn partitions(routes: &TopicRoutes) -> Result<Vec<(SocketAddr, PartitionKey)>> {
     Ok(by_address.into_iter().flat_map(each).collect())
 }
 
-fn store(plan: &Plan, routes: &TopicRoutes, schedule: Schedule) -> Result<Reading> {
-    let window = Window::after(Duration::ZERO, LATE_MAX * 60);
-    let runs = partitions(routes)?.into_iter().enumerate().map(|(index, (address, key))| {
+/// What one thread does for one partition.
+type Work = fn(&Plan, (SocketAddr, PartitionKey), Schedule, Window) -> Result<Meter>;
+
+/// Does it for every partition, each on a thread and a core.
+fn in_each(
+    plan: &Plan,
+    routes: &TopicRoutes,
+    schedule: Schedule,
+    window: Window,
+    work: Work,
+) -> Result<Reading> {
+    let runs = partitions(routes)?.into_iter().enumerate().map(|(index, there)| {
         let core = plan.client_cores.nth(index);
         move || {
             affinity::pin(core).with_context(|| format!("cannot run on core {core}"))?;
-            store_in(plan, address, key, schedule, window)
+            work(plan, there, schedule, window)
         }
     });
     Ok(produce::run_all(runs.collect(), window)?.read())
 }
 
-fn store_in(
+fn store(
     plan: &Plan,
-    address: SocketAddr,
-    key: PartitionKey,
+    (address, key): (SocketAddr, PartitionKey),
     schedule: Schedule,
     window: Window,
 ) -> Result<Meter> {
@@ -139,23 +150,9 @@ fn store_in(
     Ok(meter)
 }
 
-fn receive(plan: &Plan, routes: &TopicRoutes, schedule: Schedule) -> Result<Reading> {
-    let left = Duration::from_millis(schedule.start_ms).saturating_sub(now()?);
-    let window = Window::after(left, plan.duration + LATE_MAX);
-    let runs = partitions(routes)?.into_iter().enumerate().map(|(index, (address, key))| {
-        let core = plan.client_cores.nth(index);
-        move || {
-            affinity::pin(core).with_context(|| format!("cannot run on core {core}"))?;
-            receive_from(plan, address, key, schedule, window)
-        }
-    });
-    Ok(produce::run_all(runs.collect(), window)?.read())
-}
-
-fn receive_from(
+fn receive(
     plan: &Plan,
-    address: SocketAddr,
-    key: PartitionKey,
+    (address, key): (SocketAddr, PartitionKey),
     schedule: Schedule,
     window: Window,
 ) -> Result<Meter> {

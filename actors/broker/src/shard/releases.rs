@@ -27,7 +27,7 @@ pub(super) const AHEAD_MS: u64 = 1_000;
 const SOON_MAX: usize = 64 << 10;
 /// Timers moved in one turn.
 const MOVES_PER_TURN: usize = 4 << 10;
-/// Bytes read ahead, of all partitions of a shard together.
+/// Bytes read ahead, of all partitions of a shard together; as many again of what is due.
 const READY_BYTES_MAX: usize = 32 << 20;
 /// What a record that was read costs beside its bytes.
 const READY_OVERHEAD: usize = 96;
@@ -220,7 +220,10 @@ impl Releases {
             first.min_by_key(|(_, due_ms, _)| *due_ms)
         };
         let first = first_of(|it| &it.unread).or_else(|| first_of(|it| &it.again))?;
-        (self.inner.ready_bytes.get() < READY_BYTES_MAX).then_some(first)
+        // What is due is not held up by what was read ahead.
+        let is_due = first.1 <= self.inner.looked_ms.get();
+        let bytes_max = if is_due { 2 * READY_BYTES_MAX } else { READY_BYTES_MAX };
+        (self.inner.ready_bytes.get() < bytes_max).then_some(first)
     }
 
     /// One of the records that were read.
