@@ -189,7 +189,7 @@ impl Releases {
             let room = SOON_MAX.saturating_sub(unread.len() + ready.len());
             let moves_max = moves.min(room);
             if moves_max == 0 {
-                has_more |= wheel.next_ms().is_some_and(|next_ms| next_ms <= soon_ms);
+                has_more |= moves == 0 && wheel.next_ms().is_some_and(|at| at <= soon_ms);
                 continue;
             }
             let left = wheel.advance(soon_ms, moves_max, |id| {
