@@ -423,7 +423,8 @@ async fn a_member_that_is_cut_off_lets_go_in_time() {
     };
     timeout(session, is_cut_off).await.unwrap();
     // It may be another's by now.
-    drop(member.commit().await);
+    let late = member.commit().await.unwrap_err();
+    assert_eq!(late.code(), Some(ErrorCode::UnknownMember));
     assert_eq!(server.state().stored, BTreeMap::from([(0, 0)]));
     server.state().silent.clear();
     let again = timeout(LONG, member.next()).await.unwrap().unwrap();

@@ -426,7 +426,7 @@ pub(super) fn new_id() -> String {
     format!("{:016x}{:016x}", random(), random())
 }
 
-fn lost() -> ClientError {
+pub(super) fn lost() -> ClientError {
     let message = "the member was lost: its partitions are others', or will be read again";
     ClientError::Refused(ErrorReply::new(ErrorCode::UnknownMember, message))
 }

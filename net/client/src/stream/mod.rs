@@ -42,7 +42,7 @@ use tokio::task::JoinSet;
 
 use self::coordinator::Coordinator;
 pub use self::group::{GroupMember, GroupPartition, GroupState, StreamGroup};
-use self::membership::{Fetched, Membership, is_final, new_id};
+use self::membership::{Fetched, Membership, is_final, lost, new_id};
 use self::share::{Share, Slot, Terms};
 use crate::client::Client;
 use crate::consumer::{FetchOptions, FetchedBatch, fetch_limits};
@@ -178,10 +178,16 @@ impl StreamConsumer {
     /// Stores how far records were handed out: the program is done with them.
     ///
     /// # Errors
-    /// Nobody answers, or the member was lost: then it is not stored, and somebody reads it again.
+    /// Nobody answers, or the member was lost since: then it is not stored, and somebody reads it
+    /// again.
     pub async fn commit(&self) -> Result<(), ClientError> {
-        self.membership.share().finish();
-        self.membership.commit().await
+        let is_lost = {
+            let mut share = self.membership.share();
+            share.finish();
+            share.take_unstored()
+        };
+        self.membership.commit().await?;
+        if is_lost { Err(lost()) } else { Ok(()) }
     }
 
     /// The partitions that are read by this member now.
@@ -229,7 +235,10 @@ impl StreamConsumer {
         // is not waited for.
         self.tasks.shutdown().await;
         let stored = match self.membership.options.commit_every {
-            Some(_) => self.commit().await,
+            Some(_) => {
+                self.membership.share().finish();
+                self.membership.commit().await
+            }
             None => Ok(()),
         };
         self.membership.stop();

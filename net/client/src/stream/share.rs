@@ -28,6 +28,8 @@ struct Part {
     is_given_up: bool,
     /// The next offset to hand out; `None` until it is known where to begin.
     position: Option<Offset>,
+    /// Something was handed out that is not stored.
+    is_handed_out: bool,
     /// So far the program is done.
     done: Option<Offset>,
     committed: Option<Offset>,
@@ -59,13 +61,17 @@ pub(super) struct Share {
     /// It said that it comes: the coordinator may know it, whether that was answered or not.
     is_announced: bool,
     parts: BTreeMap<PartitionKey, Part>,
+    /// So far partitions were handed out that were lost before that was stored, and not again since.
+    unstored: BTreeMap<PartitionKey, Offset>,
     next_slot: u64,
 }
 
 impl Share {
     pub(super) const fn new(member: StreamMember, terms: Terms) -> Self {
         let (generation, is_announced) = (None, false);
-        Self { member, terms, generation, is_announced, parts: BTreeMap::new(), next_slot: 0 }
+        let parts = BTreeMap::new();
+        let unstored = BTreeMap::new();
+        Self { member, terms, generation, is_announced, parts, unstored, next_slot: 0 }
     }
 
     pub(super) fn member(&self) -> StreamMember {
@@ -134,8 +140,14 @@ impl Share {
             if !self.parts.contains_key(key) {
                 let slot = Slot(self.next_slot);
                 self.next_slot += 1;
-                let part =
-                    Part { slot, is_given_up: false, position: None, done: None, committed: None };
+                let part = Part {
+                    slot,
+                    is_given_up: false,
+                    position: None,
+                    is_handed_out: false,
+                    done: None,
+                    committed: None,
+                };
                 self.parts.insert(*key, part);
                 changed.opened.push((*key, slot));
             }
@@ -154,7 +166,19 @@ impl Share {
     /// the one it is, which it may still be.
     pub(super) fn handle_cut_off(&mut self) -> Vec<Slot> {
         self.generation = None;
-        std::mem::take(&mut self.parts).into_values().map(|part| part.slot).collect()
+        let parts = std::mem::take(&mut self.parts);
+        for (key, part) in &parts {
+            if let Some(position) = part.position.filter(|_| part.is_handed_out) {
+                self.unstored.insert(*key, position);
+            }
+        }
+        parts.into_values().map(|part| part.slot).collect()
+    }
+
+    /// Whether something that was handed out was lost with the member before it was stored, and was
+    /// not handed out again; asked once.
+    pub(super) fn take_unstored(&mut self) -> bool {
+        !std::mem::take(&mut self.unstored).is_empty()
     }
 
     /// The member joins again as the one it is: it missed what it was told.
@@ -177,6 +201,10 @@ impl Share {
     pub(super) fn hand_out(&mut self, key: PartitionKey, slot: Slot, end: Offset) -> bool {
         let Some(part) = self.part(key, slot) else { return false };
         part.position = Some(end);
+        part.is_handed_out = true;
+        if self.unstored.get(&key).is_some_and(|lost| *lost <= end) {
+            self.unstored.remove(&key);
+        }
         true
     }
 
@@ -206,6 +234,7 @@ impl Share {
     pub(super) fn committed(&mut self, key: PartitionKey, offset: Offset) {
         if let Some(part) = self.parts.get_mut(&key) {
             part.committed = Some(offset);
+            part.is_handed_out &= part.position != Some(offset);
         }
     }
 
@@ -326,6 +355,10 @@ mod tests {
         assert!(!share.is_announced(), "nobody knows it by this id");
         assert_eq!((commits(&share), share.committer()), (vec![], None));
         assert!(!share.hand_out(key(0), slot, Offset(9)));
+        assert!(
+            share.take_unstored() && !share.take_unstored(),
+            "what was handed out is not stored"
+        );
         assert!(matches!(share.says(), StreamBeat::Join { .. }));
         assert_eq!((share.member().id.as_str(), share.is_member()), ("b", false));
         // One that only missed an answer keeps what it has.
