@@ -118,6 +118,9 @@ pub struct Waiting {
     pub oldest: Vec<(DelayedId, u64)>,
 }
 
+/// As many as a server takes at once.
+const IDS_PER_REQUEST: usize = 10_000;
+
 /// The delayed records of a topic.
 #[derive(Debug)]
 pub struct DelayedRecords {
@@ -152,15 +155,17 @@ impl DelayedRecords {
         partitions.dedup();
         for partition in partitions {
             let own = ids.iter().enumerate().filter(|(_, id)| id.partition == partition);
-            let (places, own): (Vec<usize>, Vec<Offset>) =
-                own.map(|(place, id)| (place, id.id)).unzip();
-            let told = match self.change_in(partition, own, change).await {
-                Ok(told) => told,
-                Err(error) => vec![Err(ChangeError::Client(error)); places.len()],
-            };
-            for (place, result) in places.into_iter().zip(told) {
-                if let Some(slot) = results.get_mut(place) {
-                    *slot = Some(result);
+            let own: Vec<(usize, Offset)> = own.map(|(place, id)| (place, id.id)).collect();
+            for some in own.chunks(IDS_PER_REQUEST) {
+                let ids = some.iter().map(|(_, id)| *id).collect();
+                let told = match self.change_in(partition, ids, change).await {
+                    Ok(told) => told,
+                    Err(error) => vec![Err(ChangeError::Client(error)); some.len()],
+                };
+                for ((place, _), result) in some.iter().zip(told) {
+                    if let Some(slot) = results.get_mut(*place) {
+                        *slot = Some(result);
+                    }
                 }
             }
         }

@@ -13,6 +13,8 @@ use super::release::clock_ms;
 use crate::api::delay::{DelayChange, DelayError, DelayRequest, Delayed};
 use crate::api::queue::QueueError;
 
+/// Records in one request, at most.
+const CHANGES_MAX: usize = 10_000;
 /// Records that are listed at once.
 const LISTED_MAX: usize = 10_000;
 
@@ -23,6 +25,10 @@ impl Shard {
         request: DelayRequest,
     ) -> Result<Vec<Result<(), DelayError>>, QueueError> {
         let DelayRequest { key, ids, change } = request;
+        if ids.len() > CHANGES_MAX {
+            let reason = format!("{} delayed records, at most {CHANGES_MAX}", ids.len());
+            return Err(QueueError::Invalid { reason });
+        }
         self.bounds(key)?;
         let moved = |ids: Vec<Offset>, due_ms| ids.into_iter().map(|id| (id, due_ms)).collect();
         let what = match change {

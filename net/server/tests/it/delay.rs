@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use barrage_client::{Client, ClientOptions, Delay, ProducerOptions, Record};
+use barrage_client::{
+    Change, ChangeError, Client, ClientOptions, Delay, DelayedId, ProducerOptions, Record,
+};
+use barrage_model::{Offset, PartitionId};
+use barrage_wire::ErrorCode;
 use serde_json::Value;
 
 use crate::node::{Home, Node, words};
@@ -129,5 +133,34 @@ fn none_is_early_lost_or_doubled_when_the_node_is_killed() {
         std::thread::sleep(Duration::from_millis(300));
     }
     assert!(looks > 3, "{looks}");
+    assert_eq!(node.stop(), Some(0));
+}
+
+/// More than one request takes, and a move to an instant that is over.
+#[test]
+fn whoever_is_named_has_an_answer() {
+    let home = Home::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let node = Node::start(&home, &["--cores", "1"]);
+    runtime.block_on(async {
+        let client = Client::connect(ClientOptions::server(node.address())).await.unwrap();
+        client.create_topic("timers", 1, None).await.unwrap();
+        let producer = client.producer("timers", ProducerOptions::default()).await.unwrap();
+        let delay = Some(Delay::For(Duration::from_secs(3_600)));
+        let record = Record { value: Some(b"waits"), delay, ..Record::default() };
+        producer.send(record).await.unwrap().wait().await.unwrap();
+        producer.close().await;
+
+        let delayed = client.delayed("timers").await.unwrap();
+        let id = |id| DelayedId { partition: PartitionId(0), id: Offset(id) };
+        let ids: Vec<DelayedId> = (0..10_001).map(id).collect();
+        let over = delayed.change(&ids[..1], Change::Reschedule(Delay::Until(1))).await;
+        let Err(ChangeError::Client(error)) = &over[0] else { panic!("{over:?}") };
+        assert_eq!(error.code(), Some(ErrorCode::DelayIsOver));
+        let told = delayed.change(&ids, Change::Cancel).await;
+        assert_eq!(told.len(), ids.len());
+        assert!(told[0].is_ok(), "{:?}", told[0]);
+        assert!(told[1..].iter().all(|one| matches!(one, Err(ChangeError::Unknown))));
+    });
     assert_eq!(node.stop(), Some(0));
 }
