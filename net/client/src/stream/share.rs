@@ -61,7 +61,8 @@ pub(super) struct Share {
     /// It said that it comes: the coordinator may know it, whether that was answered or not.
     is_announced: bool,
     parts: BTreeMap<PartitionKey, Part>,
-    /// So far partitions were handed out that were lost before that was stored, and not again since.
+    /// So far partitions were handed out that were lost before that was stored, and not again
+    /// since.
     unstored: BTreeMap<PartitionKey, Offset>,
     next_slot: u64,
 }
