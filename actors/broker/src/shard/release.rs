@@ -25,7 +25,7 @@ use bytes::Bytes;
 use super::Shard;
 use super::entry::{BATCH_OVERHEAD, WaitingBatch};
 use super::handle::first_of;
-use super::releases::{AHEAD_MS, Ready};
+use super::releases::Ready;
 use crate::api::{Acks, FetchError, ProduceError};
 use crate::door::{CheckedBatch, When};
 use crate::reply::{ProduceReply, Way};
@@ -181,14 +181,14 @@ impl Shard {
 
     /// Keeps the records of a batch that are due soon; false if it cannot be opened.
     fn keep(&self, key: PartitionKey, batch: &Slice) -> bool {
-        let soon_ms = self.look_ms().saturating_add(AHEAD_MS);
+        let until_ms = self.inner.releases.kept_until_ms(self.look_ms());
         let opened =
             BatchView::check(batch).and_then(|view| view.records(&DecompressionLimits::default()));
         let Ok(records) = opened else { return false };
         self.inner.group.with_machine(|machine| {
             let Some(delays) = machine.groups().delays.get(&key) else { return };
             for record in records.iter().map_while(Result::ok) {
-                let due_ms = delays.due_ms(record.offset).filter(|due_ms| *due_ms <= soon_ms);
+                let due_ms = delays.due_ms(record.offset).filter(|due_ms| *due_ms <= until_ms);
                 let Some(due_ms) = due_ms else { continue };
                 let ready = Ready {
                     timestamp_ms: record.timestamp_ms,

@@ -22,11 +22,14 @@ use barrage_world::channel::Event;
 use crate::queue::wheel::Wheel;
 
 /// How long before its time a record is read.
-pub(super) const AHEAD_MS: u64 = 1_000;
-/// Records of a partition that are looked after at a time, of those that are due soon.
+const AHEAD_MS: u64 = 1_000;
+/// Records of a partition that are to be read, at most.
 const SOON_MAX: usize = 64 << 10;
 /// Timers moved in one turn.
 const MOVES_PER_TURN: usize = 4 << 10;
+/// Which records of a batch are kept when it is opened for one of them, while there is room: each
+/// of them alone would open it again.
+const KEPT_AHEAD_MS: u64 = 10_000;
 /// Bytes read ahead, of all partitions of a shard together; as many again of what is due.
 const READY_BYTES_MAX: usize = 32 << 20;
 /// What a record that was read costs beside its bytes.
@@ -125,6 +128,12 @@ impl Releases {
         Some(key)
     }
 
+    /// Until when those are due that are worth keeping of a batch that was opened.
+    pub(super) fn kept_until_ms(&self, now_ms: u64) -> u64 {
+        let has_room = self.inner.ready_bytes.get() < READY_BYTES_MAX / 2;
+        now_ms.saturating_add(if has_room { KEPT_AHEAD_MS } else { AHEAD_MS })
+    }
+
     /// Tells when something waits for another time, or room was made.
     pub(super) fn noted(&self) -> impl Future<Output = ()> + use<> {
         self.inner.noted.listen()
@@ -186,7 +195,7 @@ impl Releases {
         partitions.retain(|_, pending| !pending.is_empty());
         for (key, pending) in partitions.iter_mut() {
             let Pending { wheel, unread, again, failed, ready, leaving } = pending;
-            let room = SOON_MAX.saturating_sub(unread.len() + ready.len());
+            let room = SOON_MAX.saturating_sub(unread.len());
             let moves_max = moves.min(room);
             if moves_max == 0 {
                 has_more |= moves == 0 && wheel.next_ms().is_some_and(|at| at <= soon_ms);
