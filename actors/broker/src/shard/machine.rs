@@ -510,6 +510,7 @@ impl Machine for ShardMachine {
                 (Effect::Closed { key }, Some(log)) => {
                     log.forget(key);
                     log.forget(key.delay_store());
+                    self.releases.forget(key);
                     self.readers.forget(key);
                 }
                 (

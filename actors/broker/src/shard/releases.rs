@@ -119,6 +119,14 @@ impl Releases {
         self.inner.ready_bytes.set(0);
     }
 
+    /// A partition is gone, with all that waited for it.
+    pub(crate) fn forget(&self, key: PartitionKey) {
+        let Some(pending) = self.inner.partitions.borrow_mut().remove(&key) else { return };
+        let freed: usize = pending.ready.values().map(Ready::size).sum();
+        self.inner.ready_bytes.set(self.inner.ready_bytes.get().saturating_sub(freed));
+        self.inner.stale.borrow_mut().remove(&key);
+    }
+
     /// A partition whose timers are to be noted anew: it has none now.
     pub(super) fn take_stale(&self) -> Option<PartitionKey> {
         let key = self.inner.stale.borrow_mut().pop_first()?;
@@ -442,6 +450,23 @@ mod tests {
             assert!(timers <= TIMERS_OVER + 3, "{timers}");
         }
         assert!((10..20).contains(&noted_anew), "{noted_anew}");
+    }
+
+    #[test]
+    fn what_waited_for_a_partition_goes_with_it() {
+        let releases = on();
+        let dues_ms = vec![(Offset(0), NOW_MS), (Offset(1), NOW_MS + 1_000_000)];
+        releases.note(KEY, dues_ms, 2);
+        releases.put(
+            KEY,
+            (NOW_MS, Offset(0)),
+            Ready { timestamp_ms: 5, content: Box::from([1_u8]) },
+        );
+        assert!(releases.inner.ready_bytes.get() > 0);
+        releases.forget(KEY);
+        assert_eq!(releases.inner.ready_bytes.get(), 0);
+        assert!(releases.take_due(NOW_MS, 1 << 20, |_, _| Some(NOW_MS)).is_empty());
+        assert_eq!(releases.next_look_ms(), None);
     }
 
     #[test]
