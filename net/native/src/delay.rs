@@ -16,13 +16,14 @@ use crate::translate;
 /// A batch that is to be stored until its records are due.
 pub(crate) fn produce_request(
     request: wire::ProduceDelayed<'_>,
+    batch: Bytes,
     deadline: Instant,
 ) -> broker::ProduceRequest {
     let delay = match request.delay {
         wire::Delay::At(times) => broker::Delay::At(times),
         wire::Delay::After(times) => broker::Delay::After(times),
     };
-    let (batch, acks) = (Bytes::copy_from_slice(request.batch), translate::acks(request.acks));
+    let acks = translate::acks(request.acks);
     broker::ProduceRequest { key: request.key, batch, delay: Some(delay), acks, deadline }
 }
 

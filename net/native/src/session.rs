@@ -261,7 +261,7 @@ impl Session {
                 return Ok(());
             }
             Request::ProduceDelayed(request) => {
-                self.produce_delayed(correlation, request, permit);
+                self.produce_delayed(correlation, request, &body, permit);
                 return Ok(());
             }
             Request::Fetch(request) => {

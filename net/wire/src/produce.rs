@@ -2,7 +2,7 @@
 //! that a server passes it on in the memory it was received in.
 
 use barrage_model::{Offset, PartitionKey};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use crate::field::{DecodeError, Field, Reader, fields};
 use crate::frame::{Correlation, FrameHeader};
@@ -61,12 +61,6 @@ impl<'a> ProduceRequest<'a> {
         let mut reader = Reader::new(body);
         let (key, acks, timeout_ms) = (reader.take()?, reader.take()?, reader.take()?);
         Ok(Self { key, acks, timeout_ms, batch: reader.rest() })
-    }
-
-    /// The batch of a decoded body as shared bytes: no copy.
-    #[must_use]
-    pub fn batch_of(body: &Bytes) -> Bytes {
-        body.slice(Self::BATCH_AT.min(body.len())..)
     }
 
     /// Appends frame header and fixed fields; the batch's bytes must follow on the connection.

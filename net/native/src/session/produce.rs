@@ -20,10 +20,7 @@ impl Session {
         body: &Bytes,
         permit: Permit,
     ) {
-        let batch = match request.batch.len() <= BATCH_SIZE_COPIED {
-            true => Bytes::copy_from_slice(request.batch),
-            false => ProduceRequest::batch_of(body),
-        };
+        let batch = taken_from(body, request.batch);
         let now = self.active.get();
         let deadline = translate::deadline(request.timeout_ms, now, &self.shared.options);
         let request = translate::produce_request(request, batch, deadline);
@@ -44,11 +41,13 @@ impl Session {
         self: &Rc<Self>,
         correlation: Correlation,
         request: ProduceDelayed<'_>,
+        body: &Bytes,
         permit: Permit,
     ) {
+        let batch = taken_from(body, request.batch);
         let now = self.active.get();
         let deadline = translate::deadline(request.timeout_ms, now, &self.shared.options);
-        let request = delay::produce_request(request, deadline);
+        let request = delay::produce_request(request, batch, deadline);
         self.append(correlation, request, permit, Opcode::ProduceDelayed);
     }
 
@@ -100,5 +99,13 @@ impl Session {
             drop(permit);
         }
         self.answer(correlation, &response);
+    }
+}
+
+/// The batch that was decoded from a body, as shared bytes: a small one keeps no large body.
+fn taken_from(body: &Bytes, batch: &[u8]) -> Bytes {
+    match batch.len() <= BATCH_SIZE_COPIED {
+        true => Bytes::copy_from_slice(batch),
+        false => body.slice_ref(batch),
     }
 }
