@@ -359,6 +359,16 @@ impl CommitLog {
         read::offset_at_time(&self.shared, key, time_ms).await
     }
 
+    /// When a record was enqueued, in milliseconds since 1970 (to the entry); none when it is not
+    /// here.
+    pub async fn time_of(
+        &self,
+        key: PartitionKey,
+        offset: Offset,
+    ) -> Result<Option<i64>, ReadError> {
+        read::time_of(&self.shared, key, offset).await
+    }
+
     /// One past the newest record of the partition that has a place here; what others have made
     /// durable may not have one yet.
     pub fn placed_end(&self, key: PartitionKey) -> Option<Offset> {

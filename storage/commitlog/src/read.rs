@@ -348,6 +348,17 @@ pub(crate) async fn offset_at_time(
     Ok(runs.get(at).map(|run| run.base_offset))
 }
 
+/// When a record was enqueued, to the entry; none when it is not here.
+pub(crate) async fn time_of(
+    log: &Rc<Shared>,
+    key: PartitionKey,
+    offset: Offset,
+) -> Result<Option<i64>, ReadError> {
+    let Some((_, runs)) = span_at(log, key, offset).await? else { return Ok(None) };
+    let run = runs.get(index::find(&runs, offset));
+    Ok(run.filter(|run| run.base_offset <= offset).map(|run| run.log_time_ms))
+}
+
 /// Index files' runs that were read lately; bounded by count.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {

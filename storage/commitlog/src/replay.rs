@@ -51,8 +51,9 @@ pub(crate) struct Replay {
     end_floor: Option<Option<LogId>>,
     /// Runs of applied entries, by entry index: a truncation takes back what it cuts off.
     found: Vec<FoundRun>,
-    /// The oldest segment is being read: what came before it is gone.
-    oldest: bool,
+    /// An entry was taken: no later one leaves a gap. Before that what came first may be gone with
+    /// its segments; the oldest that is left may be without entries (`log` seed 704615).
+    has_begun: bool,
     /// Everything before this log position is known to be on the medium.
     pub(crate) mark: u64,
     index_files: IndexFiles,
@@ -86,7 +87,7 @@ impl Replay {
             applied_next,
             end_floor: None,
             found: Vec::new(),
-            oldest: true,
+            has_begun: false,
             mark,
             index_files,
         }
@@ -130,7 +131,6 @@ impl Replay {
             let (end, tail) = self.scan(segment, limit).await?;
             clean_end = end;
             torn = tail.filter(|tail| tail.torn);
-            self.oldest = false;
         }
         Ok((clean_end, torn))
     }
@@ -192,6 +192,7 @@ impl Replay {
         let gone = self.state.options.floor == Floor::Records && above.is_empty();
         if !above.is_empty() {
             slots.push_cold(segment.number(), above, &head.table.terms, head.table.last_hash);
+            self.has_begun = true;
         }
         let readable = !gone && !self.state.incomplete;
         for row in head.partitions.into_iter().flatten().filter(|_| readable) {
@@ -320,9 +321,9 @@ impl Replay {
         let next = self.state.slots.next_index();
         let begins =
             self.state.slots.is_empty() && header.id.index.0 >= self.state.slots.first_index();
-        if above_floor && self.oldest && begins {
-            // The floor in this segment's header is older than the one that let the segments
-            // before it go; `whole` checks that the newest floor covers the gap.
+        if above_floor && !self.has_begun && begins {
+            // The floor as it is known here is older than the one that let the segments before go;
+            // `whole` checks that the newest floor covers the gap.
             self.state.slots.begin_at(header.id.index.0);
         } else if above_floor && next.is_some_and(|next| header.id.index.0 != next) {
             let reason = format!("entry {:?} does not follow index {next:?}", header.id);
@@ -337,6 +338,7 @@ impl Replay {
         let place = Place { position, len: len as u32, segment: segment.number(), header_hash };
         if above_floor {
             self.state.slots.push_placed(header.id, place);
+            self.has_begun = true;
         }
         segment.holds(header.id.index.0);
         if header.id.index.0 < self.applied_next {
