@@ -130,6 +130,8 @@ struct GroupV1 {
 #[derive(Archive, Serialize, Deserialize)]
 pub(crate) struct PolicyV1 {
     deliveries_max: Option<u16>,
+    max_age_ms: Option<u64>,
+    buries: bool,
     backoff: BackoffV1,
     filter: Option<String>,
     by_key: bool,
@@ -159,6 +161,7 @@ enum WhatV1 {
     LeaseChosen(Box<LeaseChosenV1>),
     Cancel(Vec<u64>),
     Reschedule(Vec<(u64, u64)>),
+    Expire(Vec<(u64, u32)>),
 }
 
 /// What was looked at, `from..end`; first record and count of each range that is wanted.
@@ -339,16 +342,17 @@ fn load_slot((topic, partition, group): (u64, u32, u64)) -> Slot {
 }
 
 pub(crate) fn store_policy(policy: &Policy) -> PolicyV1 {
-    let Policy { deliveries_max, backoff, filter, order } = policy.clone();
+    let Policy { deliveries_max, max_age_ms, buries, backoff, filter, order } = policy.clone();
     let filter = filter.map(|filter| filter.line().to_owned());
-    PolicyV1 { deliveries_max, backoff: backoff.into(), filter, by_key: order == Order::Key }
+    let (backoff, by_key) = (backoff.into(), order == Order::Key);
+    PolicyV1 { deliveries_max, max_age_ms, buries, backoff, filter, by_key }
 }
 
 pub(crate) fn load_policy(stored: PolicyV1) -> Policy {
-    let PolicyV1 { deliveries_max, backoff, filter, by_key } = stored;
+    let PolicyV1 { deliveries_max, max_age_ms, buries, backoff, filter, by_key } = stored;
     let filter = filter.map(|line| Rc::new(StoredFilter::new(line)));
     let order = if by_key { Order::Key } else { Order::None };
-    Policy { deliveries_max, backoff: backoff.into(), filter, order }
+    Policy { deliveries_max, max_age_ms, buries, backoff: backoff.into(), filter, order }
 }
 
 fn store_group(wanted: &OpenGroup) -> GroupV1 {
@@ -397,6 +401,7 @@ fn store_op(op: &Op) -> OpV1 {
             WhatV1::Extend(receipts.iter().map(store).collect())
         }
         What::Release(receipts) => WhatV1::Release(pairs(receipts)),
+        What::Expire(receipts) => WhatV1::Expire(pairs(receipts)),
         What::PassTime(chunks) => WhatV1::PassTime(chunks.clone()),
         What::Depart { count_max } => WhatV1::Depart { count_max: *count_max },
         What::Renumber { producer, lost } => WhatV1::Renumber {
@@ -439,6 +444,7 @@ fn load_op(stored: OpV1) -> Option<Op> {
             What::Extend(all.into_iter().map(load).collect())
         }
         WhatV1::Release(pairs) => What::Release(receipts(pairs)),
+        WhatV1::Expire(pairs) => What::Expire(receipts(pairs)),
         WhatV1::PassTime(chunks) => What::PassTime(chunks),
         WhatV1::Depart { count_max } => What::Depart { count_max },
         WhatV1::Renumber { producer, lost } => What::Renumber {
@@ -533,7 +539,8 @@ mod tests {
         let open = |backoff| {
             let filter = Some(Rc::new(StoredFilter::new("tags:new || sold".to_owned())));
             let order = Order::None;
-            let policy = Policy { deliveries_max: Some(16), backoff, filter, order };
+            let (deliveries_max, max_age_ms, buries) = (Some(16), Some(7), true);
+            let policy = Policy { deliveries_max, max_age_ms, buries, backoff, filter, order };
             OpenGroup { slot: slot(), config: GroupConfig { policy, revision: 9 }, at_end: true }
         };
         backoffs.map(open).to_vec()
@@ -547,6 +554,7 @@ mod tests {
             What::Nack(vec![(receipt(2), None), (receipt(3), Some(1 << 40))]),
             What::Extend(vec![(receipt(4), 60_000)]),
             What::Release(vec![receipt(5)]),
+            What::Expire(vec![receipt(6)]),
             What::PassTime(vec![0, 1 << 50]),
             What::Depart { count_max: 10 },
             What::Renumber { producer: ProducerId(6), lost: vec![Offset(7)] },

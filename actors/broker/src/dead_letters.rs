@@ -1,4 +1,4 @@
-//! Records that were delivered too often, on their way to their dead-letter topic.
+//! Records that were delivered too often, or are too old, on their way to their dead-letter topic.
 //!
 //! ```text
 //!   dying --Depart--> on their way, numbered --append as an idempotent producer--> in the topic
@@ -47,7 +47,15 @@ const APPEND_DEADLINE: Duration = Duration::from_secs(5);
 struct Departed {
     producer: Option<ProducerId>,
     first: Sequence,
-    list: Vec<(Offset, u16)>,
+    list: Vec<Dead>,
+}
+
+/// One of them.
+#[derive(Clone, Copy)]
+struct Dead {
+    offset: Offset,
+    deliveries: u16,
+    is_too_old: bool,
 }
 
 /// What became of one step.
@@ -221,11 +229,15 @@ fn departed(shard: &Shard, slot: Slot) -> Option<Departed> {
         let backlog = &machine.groups().slots.get(&slot)?.backlog;
         backlog.is_anybody_dying().then(|| {
             let departures = backlog.departures();
-            let deliveries = |at: &Offset| (*at, backlog.deliveries(*at).unwrap_or(0));
+            let dead = |at: &Offset| Dead {
+                offset: *at,
+                deliveries: backlog.deliveries(*at).unwrap_or(0),
+                is_too_old: backlog.is_too_old(*at),
+            };
             Departed {
                 producer: departures.producer,
                 first: departures.first,
-                list: departures.list.iter().map(deliveries).collect(),
+                list: departures.list.iter().map(dead).collect(),
             }
         })
     })

@@ -466,7 +466,6 @@ mod tests {
     use crate::shard::groups::{Op, OpenGroup, Outcome, What};
     use crate::shard::producers::ProducerStamp;
     use barrage_model::Backoff;
-    use barrage_model::group::Order;
 
     fn state() -> State {
         let mut state = State::default();
@@ -500,7 +499,7 @@ mod tests {
         let slot = Slot { key, group: GroupId(5) };
         let filter = Some(Rc::new(StoredFilter::new("keys:stock.#".to_owned())));
         let (deliveries_max, backoff) = (Some(1), Backoff::rocketmq());
-        let policy = Policy { deliveries_max, backoff, filter, order: Order::None };
+        let policy = Policy { deliveries_max, buries: true, backoff, filter, ..Policy::default() };
         let config = GroupConfig { policy, revision: 3 };
         groups.open(&state, &[OpenGroup { slot, config, at_end: false }]);
         groups.pass_to(9);
@@ -581,13 +580,7 @@ mod tests {
             state.accept(key, &BatchRow { record_count: 1, producer: Some(stamp) }, 0);
         }
         let slot = Slot { key, group: GroupId(5) };
-        let policy = Policy {
-            deliveries_max: None,
-            backoff: Backoff::default(),
-            filter: None,
-            order: Order::None,
-        };
-        let config = GroupConfig { policy, revision: 3 };
+        let config = GroupConfig { policy: Policy::default(), revision: 3 };
         groups.open(&state, &[OpenGroup { slot, config, at_end: false }]);
         for _ in 0..20 {
             let what = What::Lease { count_max: 1_000, visibility_ms: 5_000 };
@@ -670,9 +663,10 @@ mod tests {
         assert_eq!(all[3], GOLDEN_PARTITION, "the format changed: raise the version");
     }
     const GOLDEN_HEAD: &str = concat!(
-        "04020000670000005abe636900e80300000000000048ee0000000000000000000000000000090000",
+        "04020000710000003196758c00e80300000000000048ee0000000000000000000000000000090000",
         "00000000008853e40400000000000000000000000000000000000000000000000000000000000000",
-        "0000000000000000000000000000000000000000000000000000000000000000000000",
+        "00000000000000000000000000000000000000000000000000000000000000000000000000000000",
+        "0000000000",
     );
     const GOLDEN_PARTITION: &str = concat!(
         "0402000067000000c0617e1201010000000000000001000000060000000000000023000000000000",

@@ -213,7 +213,8 @@ fn groups(partition: u32) -> Vec<OpenGroup> {
     let open = |(group, backoff)| {
         let filter = (group == 2).then(|| Rc::new(StoredFilter::new("tags:a || b".to_owned())));
         let order = if group == 3 { Order::Key } else { Order::None };
-        let policy = Policy { deliveries_max: Some(1), backoff, filter, order };
+        let (deliveries_max, max_age_ms, buries) = (Some(1), Some(1_000), true);
+        let policy = Policy { deliveries_max, max_age_ms, buries, backoff, filter, order };
         let config = GroupConfig { policy, revision: 1 };
         OpenGroup { slot: Slot { key, group: GroupId(group) }, config, at_end: false }
     };
@@ -245,6 +246,7 @@ fn leases(key: PartitionKey) -> Vec<Op> {
         What::Nack(vec![(receipt(1, 1), None)]),
         What::Extend(vec![(receipt(2, 2), 60_000)]),
         What::Release(vec![receipt(3, 3)]),
+        What::Expire(vec![receipt(3, 4)]),
     ];
     let all = all.map(|what| Op { slot: Slot { key, group: GroupId(1) }, what });
     all.into_iter().chain([filtered, ordered]).collect()

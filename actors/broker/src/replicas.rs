@@ -192,6 +192,7 @@ impl Core {
         drop(spawn(shard.clone().keep_time()));
         drop(spawn(shard.clone().read_delayed()));
         drop(spawn(shard.clone().release_delayed()));
+        drop(spawn(shard.clone().expire_old()));
         drop(spawn(Broker { core: Rc::clone(self) }.keep_burying(shard.clone())));
         drop(spawn(shard.clone().keep_retention(self.options.retention_tick)));
         drop(spawn(Rc::clone(self).keep_members(shard.group().clone())));

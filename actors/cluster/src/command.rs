@@ -162,6 +162,7 @@ struct RetentionV1 {
 pub(crate) struct SettingsV1 {
     visibility_ms: u64,
     deliveries_max: Option<u16>,
+    max_age_ms: Option<u64>,
     dead_letter: Option<String>,
     backoff: BackoffV1,
     filter: Option<String>,
@@ -200,6 +201,7 @@ impl From<QueueSettings> for SettingsV1 {
         Self {
             visibility_ms: settings.visibility_ms,
             deliveries_max: settings.deliveries_max,
+            max_age_ms: settings.max_age_ms,
             dead_letter: settings.dead_letter.map(|topic| topic.to_string()),
             backoff: settings.backoff.into(),
             filter: settings.filter,
@@ -216,6 +218,7 @@ impl TryFrom<SettingsV1> for QueueSettings {
         Ok(Self {
             visibility_ms: stored.visibility_ms,
             deliveries_max: stored.deliveries_max,
+            max_age_ms: stored.max_age_ms,
             dead_letter: dead_letter.map_err(|_| FormatError::Content)?,
             backoff: stored.backoff.into(),
             filter: stored.filter,
@@ -387,6 +390,7 @@ mod tests {
         QueueSettings {
             visibility_ms: 5_000,
             deliveries_max: Some(16),
+            max_age_ms: Some(7),
             dead_letter: Some(name("dead")),
             backoff,
             filter: Some("tags:new || sold".to_owned()),

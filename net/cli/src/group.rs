@@ -1,18 +1,21 @@
 //! `barrage group`: create, ls, describe, alter, reset, rm; of both kinds.
 
 mod stream;
+mod times;
 
 use std::process::ExitCode;
 
 use anyhow::Context;
 use barrage_client::queue::{Begin, PartitionCounts};
 use barrage_client::{Client, ClientError, From as Place, QueueOptions};
-use barrage_model::group::{Order, VISIBILITY_MS_DEFAULT, VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
-use barrage_model::units::{format_duration_ms, parse_duration_ms};
+use barrage_model::group::{Order, VISIBILITY_MS_DEFAULT};
+use barrage_model::units::format_duration_ms;
 use barrage_model::{Backoff, GroupName, QueueSettings, TopicName};
 use barrage_wire::{ErrorCode, ErrorReply, GroupKind, GroupSummary};
 use serde::Serialize;
 
+pub(crate) use self::times::parse_visibility;
+use self::times::{MaxAge, parse_max_age};
 use crate::exit::say;
 use crate::output::{Output, OutputArgs, print_json, print_table, when};
 use crate::position::{Position, PositionError};
@@ -75,9 +78,13 @@ pub struct CreateArgs {
     #[arg(long, value_name = "N", requires = "dead_letter")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     max_deliveries: Option<u16>,
-    /// Where those records go; made with one partition if there is none
-    #[arg(long, value_name = "TOPIC", requires = "max_deliveries")]
-    #[arg(value_parser = TopicName::parse)]
+    /// Records that came into the topic so long ago are not delivered any more: they go to the
+    /// dead-letter topic, or are done with [default: unlimited]
+    #[arg(long, value_name = "TIME|unlimited", value_parser = parse_max_age)]
+    max_age: Option<MaxAge>,
+    /// Where records go that were delivered too often or are too old; made with one partition if
+    /// there is none
+    #[arg(long, value_name = "TOPIC", value_parser = TopicName::parse)]
     dead_letter: Option<TopicName>,
     /// Wait before a record is delivered again: always the same, doubling, one by one, or rocketmq
     /// [default: 0s]
@@ -169,10 +176,14 @@ struct Change {
     /// After so many deliveries a record goes to the dead-letter topic
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     max_deliveries: Option<u16>,
-    /// Where those records go; made with one partition if there is none
+    /// Records that came into the topic so long ago are not delivered any more
+    #[arg(long, value_name = "TIME|unlimited", value_parser = parse_max_age)]
+    max_age: Option<MaxAge>,
+    /// Where records go that were delivered too often or are too old; made with one partition if
+    /// there is none
     #[arg(long, value_name = "TOPIC", value_parser = TopicName::parse)]
     dead_letter: Option<TopicName>,
-    /// Deliver again for ever
+    /// Deliver again for ever, and forget what is too old
     #[arg(long, conflicts_with_all = ["max_deliveries", "dead_letter"])]
     no_dead_letter: bool,
     /// Wait before a record is delivered again: always the same, doubling, one by one, or rocketmq
@@ -229,15 +240,6 @@ fn parse_beginning(text: &str) -> Result<Position, String> {
     }
 }
 
-/// A lease in milliseconds.
-pub(crate) fn parse_visibility(text: &str) -> Result<u64, String> {
-    let visibility_ms = parse_duration_ms(text).map_err(|error| error.to_string())?;
-    match (VISIBILITY_MS_MIN..=VISIBILITY_MS_MAX).contains(&visibility_ms) {
-        true => Ok(visibility_ms),
-        false => Err("a record is leased for 1s to 12h".to_owned()),
-    }
-}
-
 async fn create(args: CreateArgs) -> anyhow::Result<()> {
     match args.kind {
         Kind::Queue => create_queue(args).await,
@@ -246,11 +248,12 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
 }
 
 async fn create_stream(args: CreateArgs) -> anyhow::Result<()> {
-    let has_settings = args.visibility.is_some() || args.backoff.is_some();
+    let has_times = args.visibility.is_some() || args.max_age.is_some();
+    let has_settings = has_times || args.backoff.is_some();
     let chooses = args.filter.is_some() || args.order.is_some();
     if has_settings || args.dead_letter.is_some() || chooses {
-        let problem = "only queue groups have --visibility, --backoff, --filter, --order and dead \
-                       letters";
+        let problem = "only queue groups have --visibility, --max-age, --backoff, --filter, \
+                       --order and dead letters";
         return Err(usage(problem));
     }
     let from = args.from.resolve();
@@ -296,6 +299,7 @@ async fn create_queue(args: CreateArgs) -> anyhow::Result<()> {
     let settings = QueueSettings {
         visibility_ms: args.visibility.unwrap_or(VISIBILITY_MS_DEFAULT),
         deliveries_max: args.max_deliveries,
+        max_age_ms: args.max_age.and_then(|MaxAge(max_age_ms)| max_age_ms),
         dead_letter: args.dead_letter,
         backoff: args.backoff.unwrap_or_default(),
         filter: args.filter.filter(|filter| filter != EVERYTHING),
@@ -311,10 +315,12 @@ async fn create_queue(args: CreateArgs) -> anyhow::Result<()> {
 async fn alter(args: AlterArgs) -> anyhow::Result<()> {
     let client = args.server.connect().await?;
     let mut settings = settings(&find(&client, &args.place).await?)?;
-    let Change { visibility, max_deliveries, dead_letter, no_dead_letter, .. } = args.change;
+    let Change { visibility, max_deliveries, max_age, dead_letter, no_dead_letter, .. } =
+        args.change;
     settings.visibility_ms = visibility.unwrap_or(settings.visibility_ms);
     settings.backoff = args.change.backoff.unwrap_or(settings.backoff);
     settings.deliveries_max = max_deliveries.or(settings.deliveries_max);
+    settings.max_age_ms = max_age.map_or(settings.max_age_ms, |MaxAge(max_age_ms)| max_age_ms);
     settings.dead_letter = dead_letter.or(settings.dead_letter);
     let filter = args.change.filter.or(settings.filter);
     settings.filter = filter.filter(|filter| filter != EVERYTHING);
@@ -373,6 +379,7 @@ fn settings(group: &GroupSummary) -> anyhow::Result<QueueSettings> {
     Ok(QueueSettings {
         visibility_ms: settings.visibility_ms,
         deliveries_max: settings.deliveries_max,
+        max_age_ms: settings.max_age_ms,
         dead_letter: dead_letter.context("the server's dead-letter topic")?,
         backoff: settings.backoff.parse().context("the server's back-off")?,
         filter: settings.filter.clone(),
@@ -393,6 +400,7 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
                 "KIND",
                 "VISIBILITY",
                 "MAX-DELIVERIES",
+                "MAX-AGE",
                 "DEAD-LETTER",
                 "BACKOFF",
                 "FILTER",
@@ -458,9 +466,16 @@ fn in_words(group: &GroupSummary) -> String {
     let Some(settings) = settings else {
         return format!("{name}: {kind}, topics {}", topics.unwrap_or_default().join(", "));
     };
-    let limit = match (&settings.deliveries_max, &settings.dead_letter) {
-        (Some(count), Some(topic)) => format!("{count} deliveries, then to {topic}"),
-        _ => "delivered for ever".to_owned(),
+    let limits = [
+        settings.deliveries_max.map(|count| format!("{count} deliveries")),
+        settings.max_age_ms.map(|max_age_ms| format!("for {}", format_duration_ms(max_age_ms))),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    let limit = match (limits.join(" or "), &settings.dead_letter) {
+        (limit, None) if limit.is_empty() => "delivered for ever".to_owned(),
+        (limit, None) => limit,
+        (limit, Some(topic)) if limit.is_empty() => format!("what is over goes to {topic}"),
+        (limit, Some(topic)) => format!("{limit}, then to {topic}"),
     };
     let visibility = format_duration_ms(settings.visibility_ms);
     let SettingsRow { backoff, filter, order, .. } = settings;
@@ -492,6 +507,7 @@ struct GroupRow {
 struct SettingsRow {
     visibility_ms: u64,
     deliveries_max: Option<u16>,
+    max_age_ms: Option<u64>,
     dead_letter: Option<String>,
     backoff: String,
     filter: String,
@@ -506,6 +522,7 @@ impl GroupRow {
                 let settings = SettingsRow {
                     visibility_ms: settings.visibility_ms,
                     deliveries_max: settings.deliveries_max,
+                    max_age_ms: settings.max_age_ms,
                     dead_letter: settings.dead_letter,
                     backoff: settings.backoff,
                     filter: settings.filter.unwrap_or_else(|| EVERYTHING.to_owned()),
@@ -521,10 +538,11 @@ impl GroupRow {
     fn cells(self) -> Vec<String> {
         let none = || "-".to_owned();
         let settings = match self.settings {
-            None => [none(), none(), none(), none(), none(), none()],
+            None => [none(), none(), none(), none(), none(), none(), none()],
             Some(row) => [
                 format_duration_ms(row.visibility_ms),
                 row.deliveries_max.map_or_else(none, |count| count.to_string()),
+                row.max_age_ms.map_or_else(none, format_duration_ms),
                 row.dead_letter.unwrap_or_else(none),
                 row.backoff,
                 row.filter,

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use barrage_client::{ClientError, Producer, ProducerOptions, Record, Report};
 use barrage_model::batch::Compression;
-use barrage_model::headers::{ROUTING_KEY, TAG};
+use barrage_model::headers::{ROUTING_KEY, TAG, TTL_MS};
 use barrage_model::limits::RECORD_BYTES_MAX;
-use barrage_model::units::parse_duration;
+use barrage_model::units::{parse_duration, parse_duration_ms};
 use barrage_model::{PartitionId, TopicName};
 use barrage_wire::Acks;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -50,6 +50,10 @@ pub struct ProduceArgs {
     /// Give every record this routing key, for the filters of groups: words between dots
     #[arg(long, value_name = "KEY")]
     routing_key: Option<String>,
+    /// How long queue groups are to have each record, from when it comes into the topic; later it
+    /// goes to their dead-letter topics, or is done with
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    ttl: Option<String>,
     #[command(flatten)]
     delay: DelayArgs,
     /// How batches are compressed: none, gzip, snappy, lz4, zstd
@@ -99,7 +103,8 @@ impl ProduceArgs {
         let named = self.headers.iter().map(|header| (header.name.as_str(), &header.value));
         let tags = self.tags.iter().map(|tag| (TAG, tag));
         let routing_key = self.routing_key.iter().map(|key| (ROUTING_KEY, key));
-        let all = named.chain(tags).chain(routing_key);
+        let ttl = self.ttl.iter().map(|ttl| (TTL_MS, ttl));
+        let all = named.chain(tags).chain(routing_key).chain(ttl);
         all.map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect()
     }
 }
@@ -259,6 +264,14 @@ fn parse_separator(text: &str) -> Result<Separator, String> {
         Err("must not be empty".to_owned())
     } else {
         Ok(Separator(separator))
+    }
+}
+
+/// As the header has it.
+fn parse_ttl(text: &str) -> Result<String, String> {
+    match parse_duration_ms(text).map_err(|error| error.to_string())? {
+        0 => Err("a record is wanted for some time".to_owned()),
+        ttl_ms => Ok(ttl_ms.to_string()),
     }
 }
 

@@ -157,6 +157,7 @@ fn on_the_wire(settings: &QueueSettings) -> GroupSettings {
     GroupSettings {
         visibility_ms: settings.visibility_ms,
         deliveries_max: settings.deliveries_max,
+        max_age_ms: settings.max_age_ms,
         dead_letter: settings.dead_letter.as_ref().map(TopicName::to_string),
         backoff: settings.backoff.to_string(),
         filter: settings.filter.clone(),

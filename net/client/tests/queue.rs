@@ -122,6 +122,7 @@ impl Server {
                 let settings = GroupSettings {
                     visibility_ms: 30_000,
                     deliveries_max: None,
+                    max_age_ms: None,
                     dead_letter: None,
                     backoff: "0ms".to_owned(),
                     filter: None,

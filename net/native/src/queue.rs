@@ -153,8 +153,17 @@ fn group_name(name: &str) -> Result<GroupName, ErrorReply> {
 fn settings(settings: wire::GroupSettings) -> Result<QueueSettings, ErrorReply> {
     let dead_letter = settings.dead_letter.as_deref().map(topic_name).transpose()?;
     let backoff = settings.backoff.parse::<Backoff>().map_err(|e| invalid(e.to_string()))?;
-    let wire::GroupSettings { visibility_ms, deliveries_max, filter, order, .. } = settings;
-    Ok(QueueSettings { visibility_ms, deliveries_max, dead_letter, backoff, filter, order })
+    let wire::GroupSettings { visibility_ms, deliveries_max, max_age_ms, .. } = settings;
+    let wire::GroupSettings { filter, order, .. } = settings;
+    Ok(QueueSettings {
+        visibility_ms,
+        deliveries_max,
+        max_age_ms,
+        dead_letter,
+        backoff,
+        filter,
+        order,
+    })
 }
 
 fn invalid(message: String) -> ErrorReply {
@@ -171,6 +180,7 @@ fn summary(group: &broker::GroupInfo) -> wire::GroupSummary {
             wire::GroupKind::Queue(wire::GroupSettings {
                 visibility_ms: *visibility_ms,
                 deliveries_max: *deliveries_max,
+                max_age_ms: settings.max_age_ms,
                 dead_letter: dead_letter.as_ref().map(TopicName::to_string),
                 backoff: settings.backoff.to_string(),
                 filter: settings.filter.clone(),

@@ -128,6 +128,7 @@ fn group_settings() -> GroupSettings {
     GroupSettings {
         visibility_ms: 30_000,
         deliveries_max: Some(16),
+        max_age_ms: Some(7),
         dead_letter: Some("d".to_owned()),
         backoff: "10s".to_owned(),
         filter: Some("tags:a".to_owned()),

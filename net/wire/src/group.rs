@@ -13,7 +13,10 @@ pub struct GroupSettings {
     pub visibility_ms: u64,
     /// After so many deliveries a record goes to the dead-letter topic; `None` means never.
     pub deliveries_max: Option<u16>,
-    /// Where those records go: a topic's name.
+    /// Records that came into their partition so many milliseconds ago are not delivered any more;
+    /// `None` means that they always are.
+    pub max_age_ms: Option<u64>,
+    /// Where records go that were delivered too often or are too old: a topic's name.
     pub dead_letter: Option<String>,
     /// Wait before the next delivery: `10s`, `1s..5m` (doubling), `10s,30s,1m` or `rocketmq`.
     pub backoff: String,
@@ -23,7 +26,15 @@ pub struct GroupSettings {
     /// In which order its consumers get them; not beside a filter.
     pub order: Order,
 }
-fields!(GroupSettings { visibility_ms, deliveries_max, dead_letter, backoff, filter, order });
+fields!(GroupSettings {
+    visibility_ms,
+    deliveries_max,
+    max_age_ms,
+    dead_letter,
+    backoff,
+    filter,
+    order
+});
 
 impl Field for Order {
     fn put(&self, out: &mut BytesMut) {

@@ -119,6 +119,7 @@ fn create_group(session: &mut Session) -> Result<GroupId> {
     let settings = GroupSettings {
         visibility_ms: u64::try_from(VISIBILITY.as_millis())?,
         deliveries_max: None,
+        max_age_ms: None,
         dead_letter: None,
         backoff: "1s".to_owned(),
         filter: None,

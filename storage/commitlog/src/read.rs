@@ -339,13 +339,14 @@ pub(crate) async fn offset_at_time(
         let state = log.state.borrow();
         let Some(partition) = state.index.partition(key) else { return Ok(None) };
         let span = partition.live().find(|span| span.last_time_ms >= time_ms);
-        span.map(|span| (span.segment, span.runs.clone()))
+        span.map(|span| (span.segment, span.first, span.runs.clone()))
     };
-    let Some((number, runs)) = found else { return Ok(None) };
+    let Some((number, first, runs)) = found else { return Ok(None) };
     let segment = segment(log, number)?;
     let runs = load(log, &segment, key, runs).await?;
     let at = runs.partition_point(|run| run.log_time_ms < time_ms);
-    Ok(runs.get(at).map(|run| run.base_offset))
+    // Where the runs have gone meanwhile: nothing of this segment is said to be older.
+    Ok(Some(runs.get(at).map_or(first, |run| run.base_offset)))
 }
 
 /// When a record was enqueued, to the entry; none when it is not here.

@@ -16,6 +16,8 @@ use crate::topic::TopicName;
 pub const VISIBILITY_MS_MIN: u64 = 1_000;
 /// See [`VISIBILITY_MS_MIN`].
 pub const VISIBILITY_MS_MAX: u64 = 12 * 60 * 60 * 1_000;
+/// The shortest time for which a group wants records, in milliseconds.
+pub const MAX_AGE_MS_MIN: u64 = 1_000;
 /// The lease of a group that names none, in milliseconds.
 pub const VISIBILITY_MS_DEFAULT: u64 = 30_000;
 
@@ -115,7 +117,11 @@ pub struct QueueSettings {
     pub visibility_ms: u64,
     /// After so many deliveries a record goes to the dead-letter topic; `None` means never.
     pub deliveries_max: Option<u16>,
-    /// Where those records go.
+    /// Records that came into their partition so many milliseconds ago are not delivered any more;
+    /// `None` means that they always are.
+    pub max_age_ms: Option<u64>,
+    /// Where records go that were delivered too often or are too old, or whose own time is over.
+    /// Without it what is too old is done with.
     pub dead_letter: Option<TopicName>,
     /// Wait before the next delivery, where the consumer names none.
     pub backoff: Backoff,
@@ -131,6 +137,7 @@ impl Default for QueueSettings {
         Self {
             visibility_ms: VISIBILITY_MS_DEFAULT,
             deliveries_max: None,
+            max_age_ms: None,
             dead_letter: None,
             backoff: Backoff::default(),
             filter: None,
@@ -152,9 +159,15 @@ pub enum SettingsError {
     /// No delivery at all.
     #[error("a record is delivered at least once")]
     NoDelivery,
-    /// A limit and nowhere to go, or the other way round.
-    #[error("a limit of deliveries and a dead-letter topic go together: give both or neither")]
-    HalfDeadLetter,
+    /// A limit and nowhere to go.
+    #[error("records that were delivered too often need a dead-letter topic to go to")]
+    NoDeadLetter,
+    /// An age out of range.
+    #[error("a record is delivered for at least 1s, not for {ms} ms")]
+    Age {
+        /// The age asked for, in milliseconds.
+        ms: u64,
+    },
     /// The dead-letter topic is the topic itself.
     #[error("a topic cannot be its own dead-letter topic")]
     OwnDeadLetter,
@@ -184,8 +197,11 @@ impl QueueSettings {
         if self.deliveries_max == Some(0) {
             return Err(SettingsError::NoDelivery);
         }
-        if self.deliveries_max.is_some() != self.dead_letter.is_some() {
-            return Err(SettingsError::HalfDeadLetter);
+        if self.deliveries_max.is_some() && self.dead_letter.is_none() {
+            return Err(SettingsError::NoDeadLetter);
+        }
+        if let Some(ms) = self.max_age_ms.filter(|ms| *ms < MAX_AGE_MS_MIN) {
+            return Err(SettingsError::Age { ms });
         }
         if self.dead_letter.as_ref() == Some(topic) {
             return Err(SettingsError::OwnDeadLetter);
@@ -243,8 +259,10 @@ mod tests {
         check(&|_| {}, Ok(()));
         check(&|s| s.visibility_ms = 999, Err(SettingsError::Visibility { ms: 999 }));
         check(&|s| s.deliveries_max = Some(0), Err(SettingsError::NoDelivery));
-        check(&|s| s.deliveries_max = None, Err(SettingsError::HalfDeadLetter));
-        check(&|s| s.dead_letter = None, Err(SettingsError::HalfDeadLetter));
+        check(&|s| s.deliveries_max = None, Ok(()));
+        check(&|s| s.dead_letter = None, Err(SettingsError::NoDeadLetter));
+        check(&|s| s.max_age_ms = Some(1_000), Ok(()));
+        check(&|s| s.max_age_ms = Some(999), Err(SettingsError::Age { ms: 999 }));
         check(&|s| s.dead_letter = Some(topic.clone()), Err(SettingsError::OwnDeadLetter));
         check(&|s| s.backoff = Backoff::Levels(vec![1; 65]), Err(SettingsError::Levels));
         check(&|s| s.filter = Some("x".repeat(FILTER_BYTES_MAX)), Ok(()));

@@ -9,12 +9,12 @@ use barrage_model::batch::{
     NewRecord, Record,
 };
 use barrage_model::{
-    GroupName, Offset, PartitionKey, ProducerEpoch, ProducerId, Sequence, TopicName,
+    GroupName, Offset, PartitionKey, ProducerEpoch, ProducerId, Sequence, TopicName, headers,
 };
 use barrage_world::{Slice, planted};
 use bytes::Bytes;
 
-use super::Departed;
+use super::{Dead, Departed};
 use crate::shard::Shard;
 use crate::shard::groups::Slot;
 
@@ -22,6 +22,8 @@ use crate::shard::groups::Slot;
 /// topic's log must hold it, however small its segments are (`queue` seed 38).
 const RECORDS_PER_BATCH: usize = 64;
 const BYTES_PER_BATCH: usize = 16 << 10;
+/// The header that says how long the record was wanted.
+const TTL_WAS: &[u8] = b"dead-letter-ttl-ms";
 /// A batch read from the log.
 const READ_BYTES: usize = 1;
 
@@ -49,8 +51,8 @@ pub(super) async fn build(
 ) -> Result<(Bytes, usize), Unbuilt> {
     let mut builder: Option<BatchBuilder> = None;
     let (mut count, mut size) = (0, 0);
-    for (offset, deliveries) in departed.list.iter().take(RECORDS_PER_BATCH) {
-        let found = read_one(shard, slot.key, *offset).await;
+    for dead in departed.list.iter().take(RECORDS_PER_BATCH) {
+        let found = read_one(shard, slot.key, dead.offset).await;
         let batch = match found {
             Ok(batch) => batch,
             // What was put into the batch before goes first; then this one is met again.
@@ -60,7 +62,7 @@ pub(super) async fn build(
         let view = BatchView::check(&batch).map_err(|_| Unbuilt::Unreadable)?;
         let records = view.records(&DecompressionLimits::default()).ok();
         let mut records = records.iter().flatten().filter_map(Result::ok);
-        let record = records.find(|one| one.offset == *offset);
+        let record = records.find(|one| one.offset == dead.offset);
         size += record.as_ref().map_or(0, size_of);
         if count > 0 && size > BYTES_PER_BATCH {
             break;
@@ -70,7 +72,7 @@ pub(super) async fn build(
                 record.as_ref().map_or(view.base_timestamp(), |one| one.timestamp_ms);
             BatchBuilder::new(Compression::None, timestamp_ms)
         });
-        let origin = Origin { slot, address, offset: *offset, deliveries: *deliveries };
+        let origin = Origin { slot, address, dead: *dead };
         let timestamp_ms = view.base_timestamp();
         let pushed = match &record {
             Some(record) => push(builder, record, &origin),
@@ -109,21 +111,23 @@ fn size_of(record: &Record<'_>) -> usize {
 struct Origin<'a> {
     slot: Slot,
     address: &'a Address,
-    offset: Offset,
-    deliveries: u16,
+    dead: Dead,
 }
 
 impl Origin<'_> {
     /// Hands over the headers that tell it.
     fn tell<T>(&self, read: impl FnOnce(&[(&[u8], &[u8])]) -> T) -> T {
         let partition = self.slot.key.partition.to_string();
-        let (offset, deliveries) = (self.offset.to_string(), self.deliveries.to_string());
+        let Dead { offset, deliveries, is_too_old } = self.dead;
+        let (offset, deliveries) = (offset.to_string(), deliveries.to_string());
+        let reason: &[u8] = if is_too_old { b"expired" } else { b"deliveries" };
         read(&[
             (b"dead-letter-topic", self.address.topic.as_str().as_bytes()),
             (b"dead-letter-group", self.address.group.as_str().as_bytes()),
             (b"dead-letter-partition", partition.as_bytes()),
             (b"dead-letter-offset", offset.as_bytes()),
             (b"dead-letter-deliveries", deliveries.as_bytes()),
+            (b"dead-letter-reason", reason),
         ])
     }
 }
@@ -135,7 +139,11 @@ fn push(
     record: &Record<'_>,
     origin: &Origin<'_>,
 ) -> Result<(), BatchError> {
-    let own = record.headers.iter().map(|header| (header.key, header.value.unwrap_or_default()));
+    // A letter does not die of the time that its record had.
+    let is_ttl = |key: &[u8]| key == headers::TTL_MS.as_bytes();
+    let name = |key| if is_ttl(key) { TTL_WAS } else { key };
+    let own = record.headers.iter();
+    let own = own.map(|header| (name(header.key), header.value.unwrap_or_default()));
     let own: Vec<(&[u8], &[u8])> = own.collect();
     let Record { key, value, timestamp_ms, .. } = *record;
     let told = origin.tell(|told| {

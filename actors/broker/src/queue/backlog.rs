@@ -27,6 +27,7 @@ use barrage_model::group::{Order, VISIBILITY_MS_MAX, VISIBILITY_MS_MIN};
 use barrage_model::{Backoff, Offset, ProducerId, Sequence};
 use barrage_world::planted;
 
+mod expired;
 mod ordered;
 
 use super::departures::{DEPARTING_MAX, Departures};
@@ -47,10 +48,15 @@ pub(crate) const MARKS_MAX: u64 = 10_000_000;
 pub(crate) const AHEAD_MAX: u64 = 20_000;
 
 /// What a group wants, and what it wants done with records that come back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Policy {
     /// After so many deliveries a record goes to the dead-letter topic; `None` means never.
     pub(crate) deliveries_max: Option<u16>,
+    /// Records of this age are not delivered any more. Asked by the leader, who names those that
+    /// are: who is too old is in the log.
+    pub(crate) max_age_ms: Option<u64>,
+    /// Whether there is a dead-letter topic for those to go to.
+    pub(crate) buries: bool,
     /// Wait before the next delivery, where the consumer names none.
     pub(crate) backoff: Backoff,
     /// Which records it wants; all of them without. Asked by the leader alone, for records that
@@ -586,7 +592,9 @@ mod tests {
     }
 
     fn policy(deliveries_max: Option<u16>) -> Policy {
-        Policy { deliveries_max, backoff: Backoff::Fixed(500), filter: None, order: Order::None }
+        let (max_age_ms, buries) = (None, deliveries_max.is_some());
+        let (backoff, filter, order) = (Backoff::Fixed(500), None, Order::None);
+        Policy { deliveries_max, max_age_ms, buries, backoff, filter, order }
     }
 
     fn want(now_ms: u64, count_max: usize, end: u64) -> Want {
@@ -719,6 +727,48 @@ mod tests {
         assert_eq!((backlog.start(), backlog.counts(Offset(1))), (Offset(1), Counts::default()));
     }
 
+    #[test]
+    fn what_is_too_old_dies_or_is_done() {
+        let mut backlog = Backlog::new(Offset(0));
+        let leased = backlog.lease(&want(0, 3, 9));
+        assert_eq!(backlog.expire(leased[0].receipt, 30_000, true), Err(ReceiptError::NotLeased));
+        assert_eq!(backlog.expire(leased[0].receipt, 5, true), Ok(()));
+        assert_eq!(backlog.expire(leased[1].receipt, 5, false), Ok(()));
+        assert_eq!(backlog.nack(leased[2].receipt, None, 5, &policy(Some(1))), Ok(()));
+        let backlog = restored(&backlog);
+        let told = |at| (backlog.deliveries(Offset(at)), backlog.is_too_old(Offset(at)));
+        assert_eq!(told(0), (Some(0), true), "nobody got it");
+        assert_eq!(told(2), (Some(1), false));
+        assert_eq!((backlog.start(), backlog.counts(Offset(3)).dying), (Offset(0), 2));
+        assert_eq!(
+            (backlog.visible_before(Offset(3), 9), backlog.visible_before(Offset(9), 4)),
+            (0, 4)
+        );
+    }
+
+    #[test]
+    fn without_a_dead_letter_topic_who_is_dying_comes_back_or_is_done() {
+        let mut backlog = Backlog::new(Offset(0));
+        let leased = backlog.lease(&want(0, 4, 4));
+        for one in [0, 2] {
+            assert_eq!(backlog.expire(leased[one].receipt, 5, true), Ok(()));
+            let spent = backlog.nack(leased[one + 1].receipt, None, 5, &policy(Some(1)));
+            assert_eq!(spent, Ok(()));
+        }
+        backlog.renumber(ProducerId(1), &[]);
+        backlog.depart(2);
+        backlog.raise();
+        let mut backlog = restored(&backlog);
+        assert!(!backlog.is_anybody_dying());
+        assert_eq!(backlog.departures().producer, None);
+        assert_eq!(
+            (backlog.start(), offsets(&backlog.lease(&want(9, 9, 4)))),
+            (Offset(1), vec![1, 3])
+        );
+        backlog.arrived(ProducerId(1), Sequence(0), 2);
+        assert_eq!(backlog.counts(Offset(4)).leased, 2, "one that arrived after all comes twice");
+    }
+
     /// Looked at and found: `(count, wanted)` from `from` on.
     fn found(from: u64, runs: &[(u64, bool)]) -> Selection {
         let mut found = Selection::empty(Offset(from));
@@ -846,9 +896,13 @@ mod tests {
                         }
                         _ => None,
                     };
-                    let (done, entry) = match random(3) {
+                    let (done, entry) = match random(5) {
                         0 => (backlog.ack(receipt, now_ms), Entry::Done),
-                        1 => {
+                        1 => match random(2) == 0 {
+                            true => (backlog.expire(receipt, now_ms, true), Entry::Dying),
+                            false => (backlog.expire(receipt, now_ms, false), Entry::Done),
+                        },
+                        2 | 3 => {
                             let delay_ms = random(2_000);
                             let deliveries = held.unwrap_or(0);
                             let entry = match (deliveries >= 4, delay_ms) {

@@ -55,6 +55,12 @@ impl Departures {
         self.list.drain(..count).collect()
     }
 
+    /// Nobody is on his way any more. Who goes next is numbered anew: some may have arrived.
+    pub(crate) fn call_off(&mut self) -> VecDeque<Offset> {
+        self.producer = None;
+        std::mem::take(&mut self.list)
+    }
+
     /// Room for so many more.
     pub(crate) fn room(&self) -> usize {
         DEPARTING_MAX.saturating_sub(self.list.len())

@@ -129,10 +129,12 @@ impl Keys {
         }
     }
 
-    /// Takes the oldest that may be had: whoever does so leases them, or notes them again.
-    pub(crate) fn take(&mut self, count_max: usize) -> Vec<Offset> {
+    /// Takes the oldest before `to` that may be had: whoever does so leases them, or notes them
+    /// again.
+    pub(crate) fn take(&mut self, count_max: usize, to: Offset) -> Vec<Offset> {
         let mut taken = Vec::new();
         while taken.len() < count_max
+            && self.ready.first().is_some_and(|at| *at < to)
             && let Some(at) = self.ready.pop_first()
         {
             taken.push(at);
@@ -186,7 +188,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
-    use barrage_model::Backoff;
     use barrage_model::batch::{BatchBuilder, Compression, NewRecord, stamp};
     use barrage_model::group::Order;
 
@@ -220,7 +221,7 @@ mod tests {
         {
             keys.push(Offset(at as u64), *key, &backlog);
         }
-        assert_eq!(keys.take(9), offsets(&[0, 2, 3, 4]));
+        assert_eq!(keys.take(9, Offset(u64::MAX)), offsets(&[0, 2, 3, 4]));
         let leased = lease(&mut backlog, &offsets(&[0, 2, 3, 4]), 7);
         assert_eq!(leased.len(), 4);
         assert_eq!((backlog.fresh(), keys.ready_count()), (Offset(5), 0));
@@ -229,17 +230,12 @@ mod tests {
         }
         assert_eq!(keys.ready_count(), 0, "1 is visible and waits for 0");
         backlog.ack(leased[0].receipt, 0).unwrap();
-        let policy = Policy {
-            deliveries_max: None,
-            backoff: Backoff::default(),
-            filter: None,
-            order: Order::Key,
-        };
+        let policy = Policy { order: Order::Key, ..Policy::default() };
         backlog.nack(leased[1].receipt, None, 0, &policy).unwrap();
         for at in backlog.take_freed().unwrap() {
             keys.note(at, &backlog);
         }
-        assert_eq!(keys.take(9), offsets(&[1, 2]), "2 comes back before 6");
+        assert_eq!(keys.take(9, Offset(u64::MAX)), offsets(&[1, 2]), "2 comes back before 6");
         assert_eq!(lease(&mut backlog, &offsets(&[1, 2]), 7).len(), 2);
         backlog.rewind(Offset(1));
         assert_eq!(backlog.take_freed(), None);
@@ -250,12 +246,7 @@ mod tests {
     /// retention and leaders that begin anew.
     #[test]
     fn it_does_what_a_list_does() {
-        let policy = Policy {
-            deliveries_max: None,
-            backoff: Backoff::default(),
-            filter: None,
-            order: Order::Key,
-        };
+        let policy = Policy { order: Order::Key, ..Policy::default() };
         for seed in 0..20 {
             let mut dice = Dice::new(seed);
             let mut backlog = backlog();
@@ -276,7 +267,7 @@ mod tests {
                         scanned += 1;
                     }
                     2 | 3 => {
-                        let taken = keys.take(1 + dice.below(4) as usize);
+                        let taken = keys.take(1 + dice.below(4) as usize, Offset(u64::MAX));
                         if dice.below(8) == 0 {
                             // It was never proposed.
                             taken.iter().for_each(|at| keys.note(*at, &backlog));
@@ -338,11 +329,14 @@ mod tests {
         stamp(&mut bytes, Offset(2), 1);
         let mut keys = Keys { scanned: Offset(1), ..Keys::new(&backlog) };
         assert!(look(&bytes, &mut keys, &backlog, Offset(99), || false));
-        assert_eq!((keys.scanned(), keys.take(9)), (Offset(6), offsets(&[1, 2, 3, 4])));
+        assert_eq!(
+            (keys.scanned(), keys.take(9, Offset(u64::MAX))),
+            (Offset(6), offsets(&[1, 2, 3, 4]))
+        );
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
         let mut keys = Keys { scanned: Offset(3), ..Keys::new(&backlog) };
         assert!(look(&bytes, &mut keys, &backlog, Offset(5), || false));
-        assert_eq!(keys.take(9), offsets(&[3, 4]), "as if they had no key");
+        assert_eq!(keys.take(9, Offset(u64::MAX)), offsets(&[3, 4]), "as if they had no key");
     }
 }

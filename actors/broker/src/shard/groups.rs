@@ -91,6 +91,8 @@ pub(crate) enum What {
     Extend(Vec<(Receipt, u64)>),
     /// They were leased and never handed out.
     Release(Vec<Receipt>),
+    /// They were leased, and are too old to be handed out.
+    Expire(Vec<Receipt>),
     /// Time passes in these chunks of the window.
     PassTime(Vec<u64>),
     /// The oldest of those that are dying go on their way to the dead-letter topic.
@@ -149,7 +151,10 @@ impl Groups {
             let new = || QueueGroup::new(config.clone(), Backlog::new(start));
             let found = self.slots.entry(*slot).or_insert_with(new);
             if config.revision > found.config.revision {
-                let backlog = std::mem::replace(&mut found.backlog, Backlog::new(start));
+                let mut backlog = std::mem::replace(&mut found.backlog, Backlog::new(start));
+                if found.config.policy.buries && !config.policy.buries {
+                    backlog.raise();
+                }
                 *found = QueueGroup::new(config.clone(), backlog);
             }
         }
@@ -295,7 +300,7 @@ impl QueueGroup {
                 let chosen = if is_theirs { chosen.as_slice() } else { &[] };
                 Outcome::Leased(backlog.lease_chosen(&want(LEASE_MAX, *visibility_ms), chosen))
             }
-            What::Ack(_) | What::Nack(_) | What::Extend(_) | What::Release(_) => {
+            What::Ack(_) | What::Nack(_) | What::Extend(_) | What::Release(_) | What::Expire(_) => {
                 Outcome::Settled(settle(backlog, policy, what, now_ms))
             }
             What::PassTime(chunks) => {
@@ -369,6 +374,12 @@ fn settle(
             };
             receipts.iter().map(release).collect()
         }
+        What::Expire(receipts) => {
+            // Wrong when planted: what is too old is gone, though there is a dead-letter topic.
+            let buries = policy.buries && !planted("broker-old-records-gone");
+            let expire = |receipt: &Receipt| backlog.expire(*receipt, now_ms, buries);
+            receipts.iter().map(expire).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -402,7 +413,7 @@ mod tests {
     use super::super::decide::BatchRow;
     use super::super::partition::PartitionConfig;
     use super::*;
-    use barrage_model::{Backoff, PartitionId, Retention, TopicId};
+    use barrage_model::{PartitionId, Retention, TopicId};
 
     fn slot(partition: u32, group: u64) -> Slot {
         let key = PartitionKey { topic: TopicId(1), partition: PartitionId(partition) };
@@ -410,13 +421,7 @@ mod tests {
     }
 
     fn open(slot: Slot, revision: u64, at_end: bool) -> OpenGroup {
-        let policy = Policy {
-            deliveries_max: None,
-            backoff: Backoff::default(),
-            filter: None,
-            order: Order::None,
-        };
-        OpenGroup { slot, config: GroupConfig { policy, revision }, at_end }
+        OpenGroup { slot, config: GroupConfig { policy: Policy::default(), revision }, at_end }
     }
 
     fn state() -> State {

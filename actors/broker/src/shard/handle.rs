@@ -18,6 +18,7 @@ use barrage_world::{Instant, buggify, planted, sleep_until, spawn, unix_time_ms}
 
 use super::alarms::Alarms;
 use super::entry::{BATCH_OVERHEAD, WaitingBatch};
+use super::expiry::Ages;
 use super::groups::{Op, Outcome};
 use super::machine::{ShardMachine, Told};
 use super::order::Orders;
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     pub(super) alarms: Alarms,
     pub(super) sifters: Sifters,
     pub(super) orders: Orders,
+    pub(super) ages: Ages,
     pub(super) releases: Releases,
     /// Where the lease clock stood when this node came to lead, and when that was.
     lease_base: Cell<Option<(Term, u64, Instant)>>,
@@ -140,6 +142,7 @@ impl Shard {
             alarms,
             sifters: Sifters::default(),
             orders,
+            ages: Ages::default(),
             releases,
             lease_base: Cell::new(None),
             waiting: RefCell::new(Waiting::new(options.waiting_bytes_max)),

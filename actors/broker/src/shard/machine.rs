@@ -145,7 +145,11 @@ fn operate(
         }
         // What is skipped holds up nothing any more, where the order is by key.
         What::Skip { .. } => effects.push(Effect::Visible { key: op.slot.key }),
-        What::Nack(_) | What::PassTime(_) | What::Release(_) | What::Rewind { .. } => {
+        What::Nack(_)
+        | What::PassTime(_)
+        | What::Release(_)
+        | What::Expire(_)
+        | What::Rewind { .. } => {
             effects.push(Effect::Touched { slot: op.slot });
             effects.push(Effect::Visible { key: op.slot.key });
         }

@@ -14,6 +14,7 @@ pub(crate) mod coordinate;
 pub(crate) mod decide;
 mod delayed;
 pub(crate) mod entry;
+pub(crate) mod expiry;
 pub(crate) mod fetch;
 pub(crate) mod groups;
 pub(crate) mod handle;

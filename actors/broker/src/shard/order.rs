@@ -151,7 +151,10 @@ impl Shard {
             return Ok(Sifted::Nothing);
         }
         let rewinds = ordered.keys.borrow().rewinds();
-        let chosen = ordered.keys.borrow_mut().take(wanted);
+        let chosen = ordered.keys.borrow_mut().take(wanted, ask.before);
+        if chosen.is_empty() {
+            return Ok(Sifted::Nothing);
+        }
         let on_its_way = OnItsWay {
             shard: Rc::clone(&self.inner),
             slot,

@@ -4,6 +4,7 @@
 //!   look: is anything visible? --no--> wait for an apply that touches the partition
 //!     | yes
 //!   Lease in the log, applied: whose they are is durable --> read the batches that hold them
+//!     --> what is too old expires, see `expiry`
 //!     --> what does not fit into the answer is released, as if it had not been leased
 //! ```
 //!
@@ -21,6 +22,7 @@ use barrage_model::{Offset, PartitionKey};
 use barrage_world::{Instant, Slice, buggify, sleep_until};
 
 use super::Shard;
+use super::expiry::Wanted;
 use super::groups::{LEASE_MAX, Op, Outcome, ROUNDING_MS, Slot, What};
 use super::handle::first_of;
 use super::sift::{Ask, Sifted};
@@ -31,6 +33,9 @@ use crate::queue::backlog::{Leased, Receipt};
 
 /// Bytes of one answer, at most: a frame's worth.
 const RECEIVE_BYTES_MAX: usize = 8 << 20;
+/// How often a receive that found nothing but what is too old leases twice as much the next time;
+/// one that does not wait looks no more often.
+const EXPIRED_LOOKS_MAX: u32 = 10;
 /// Receipts in one request, at most.
 pub(crate) const RECEIPTS_MAX: usize = 10_000;
 
@@ -62,39 +67,31 @@ impl Shard {
         check_visibility(visibility_ms)?;
         let slot = Slot { key: request.key, group: request.group };
         let nothing = |more| Handed { leases: Vec::new(), batches: Vec::new(), more };
+        // How often all that was leased was too old.
+        let mut looks = 0_u32;
         loop {
             // Listening begins before looking: an apply in between is then not missed.
             let news = self.inner.readers.event(request.key).listen();
             let is_last = Instant::now() >= request.wait_until;
-            let leased = match self.sight(slot)? {
-                Sight::Nothing => Vec::new(),
-                Sight::Some if request.count_max == 0 => return Ok(nothing(true)),
-                Sight::Some => {
-                    let count_max = self.fitting(request);
-                    let what = What::Lease { count_max, visibility_ms };
-                    let Outcome::Leased(leased) = self.submit_op(Op { slot, what }).await? else {
-                        return Err(QueueError::UnknownGroup);
-                    };
-                    leased
-                }
-                sight @ (Sight::Filtered | Sight::Ordered) => {
-                    let ask = Ask { count_max: self.fitting(request), visibility_ms, is_last };
-                    let looked = match sight {
-                        Sight::Ordered => self.pick(slot, ask).await?,
-                        _ => self.sift(slot, ask).await?,
-                    };
-                    match looked {
-                        Sifted::Leased(leased) => leased,
-                        Sifted::Found => return Ok(nothing(true)),
-                        Sifted::Again if !is_last => continue,
-                        Sifted::Again if self.knows_of_more(slot)? => return Ok(nothing(true)),
-                        Sifted::Again | Sifted::Nothing => Vec::new(),
-                    }
-                }
+            // Behind much that is too old, it would be found out few by few.
+            let count_max = self.fitting(request).saturating_mul(1 << looks).min(LEASE_MAX);
+            let before = Offset(u64::MAX);
+            let ask = Ask { count_max, before, visibility_ms, is_last };
+            let leased = match self.lease(slot, ask).await? {
+                Sifted::Leased(leased) => leased,
+                Sifted::Found => return Ok(nothing(true)),
+                Sifted::Again if !is_last => continue,
+                Sifted::Again if self.knows_of_more(slot)? => return Ok(nothing(true)),
+                Sifted::Again | Sifted::Nothing => Vec::new(),
             };
             // Others may have been faster.
             if !leased.is_empty() {
-                return self.hand_out(slot, leased, request.bytes_max).await;
+                match self.hand_out(slot, leased, request, looks).await? {
+                    Some(handed) => return Ok(handed),
+                    None if is_last && looks == EXPIRED_LOOKS_MAX => return Ok(nothing(true)),
+                    None => looks = (looks + 1).min(EXPIRED_LOOKS_MAX),
+                }
+                continue;
             }
             if Instant::now() >= request.wait_until {
                 // Nobody is told that nothing is there by one who may not know.
@@ -102,6 +99,33 @@ impl Shard {
                 return Ok(nothing(false));
             }
             first_of(news, sleep_until(request.wait_until)).await;
+        }
+    }
+
+    /// Leases what a group may have, in its order and as its filter says.
+    pub(super) async fn lease(&self, slot: Slot, ask: Ask) -> Result<Sifted, QueueError> {
+        match self.sight(slot)? {
+            Sight::Nothing => Ok(Sifted::Nothing),
+            Sight::Some if ask.count_max == 0 => Ok(Sifted::Found),
+            Sight::Some => {
+                let Ask { count_max, before, visibility_ms, .. } = ask;
+                let there = self.inner.group.with_machine(|machine| {
+                    let group = machine.groups().slots.get(&slot)?;
+                    // The oldest are leased first: with so many, none that lies behind.
+                    Some(match before.0 {
+                        u64::MAX => LEASE_MAX as usize,
+                        _ => group.backlog.visible_before(before, LEASE_MAX as usize),
+                    })
+                });
+                let there = u32::try_from(there.unwrap_or(0)).unwrap_or(u32::MAX);
+                let what = What::Lease { count_max: count_max.min(there), visibility_ms };
+                match self.submit_op(Op { slot, what }).await? {
+                    Outcome::Leased(leased) => Ok(Sifted::Leased(leased)),
+                    _ => Err(QueueError::UnknownGroup),
+                }
+            }
+            Sight::Ordered => self.pick(slot, ask).await,
+            Sight::Filtered => self.sift(slot, ask).await,
         }
     }
 
@@ -138,13 +162,21 @@ impl Shard {
         wanted.min(u32::try_from(fitting).unwrap_or(u32::MAX))
     }
 
+    /// What of it may be had still, if any. After `looks` that found nothing but what is too old,
+    /// more of it is read than is asked for.
     async fn hand_out(
         &self,
         slot: Slot,
-        mut leased: Vec<Leased>,
-        bytes_max: usize,
-    ) -> Result<Handed, QueueError> {
+        leased: Vec<Leased>,
+        request: &ReceiveRequest,
+        looks: u32,
+    ) -> Result<Option<Handed>, QueueError> {
+        let mut leased = self.without_old(slot, leased).await?;
+        if leased.is_empty() {
+            return Ok(None);
+        }
         leased.sort_unstable_by_key(|one| one.receipt.offset);
+        let bytes_max = request.bytes_max.saturating_mul(1 << looks);
         let mut bytes_max = bytes_max.clamp(1, RECEIVE_BYTES_MAX);
         if buggify("broker-receive-of-one-batch", 4) {
             bytes_max = 1;
@@ -157,6 +189,17 @@ impl Shard {
             }
         };
         self.release(slot, rest);
+        let was_some = !kept.is_empty();
+        let wanted = self.without_over(slot, Wanted { leased: kept, batches }).await?;
+        if wanted.leased.is_empty() && was_some {
+            return Ok(None);
+        }
+        let before = wanted.leased.len();
+        let Wanted { leased: kept, batches } = match looks {
+            0 => wanted,
+            _ => self.cut(slot, wanted, request),
+        };
+        let is_cut = kept.len() < before;
         let now_ms = self.inner.lease_now_ms();
         let lease = |one: &Leased| Lease {
             offset: one.receipt.offset,
@@ -165,8 +208,34 @@ impl Shard {
             first_ms: one.first_ms,
             left_ms: one.until_ms.saturating_sub(now_ms + ROUNDING_MS),
         };
-        let more = !rest.is_empty() || self.knows_of_more(slot).unwrap_or(false);
-        Ok(Handed { leases: kept.iter().map(lease).collect(), batches, more })
+        let more = is_cut || !rest.is_empty() || self.knows_of_more(slot).unwrap_or(false);
+        Ok(Some(Handed { leases: kept.iter().map(lease).collect(), batches, more }))
+    }
+
+    /// What was asked for, of what may be handed out; the rest is given back.
+    fn cut(&self, slot: Slot, mut wanted: Wanted, request: &ReceiveRequest) -> Wanted {
+        let mut count = usize::try_from(request.count_max).unwrap_or(usize::MAX);
+        count = count.min(wanted.leased.len());
+        let (mut size, mut fitting) = (0, 0);
+        for batch in &wanted.batches {
+            size += batch.len();
+            // Only the first may be larger than wanted.
+            if fitting > 0 && size > request.bytes_max {
+                break;
+            }
+            fitting += 1;
+        }
+        if let Some(next) = wanted.batches.get(fitting).and_then(|it| BatchHeader::peek(it).ok()) {
+            let within = |one: &Leased| one.receipt.offset < next.base_offset;
+            count = count.min(wanted.leased.partition_point(within));
+        }
+        self.release(slot, &wanted.leased.split_off(count));
+        let last = wanted.leased.last().map(|one| one.receipt.offset);
+        let is_wanted = |batch: &Slice| {
+            BatchHeader::peek(batch).is_ok_and(|header| Some(header.base_offset) <= last)
+        };
+        wanted.batches.retain(is_wanted);
+        wanted
     }
 
     /// The batches that hold these records, those that are in them, and those that did not fit. One
@@ -228,7 +297,7 @@ impl Shard {
     }
 
     /// Gives leases back that nobody got; if that fails, they end by their time.
-    fn release(&self, slot: Slot, leased: &[Leased]) {
+    pub(super) fn release(&self, slot: Slot, leased: &[Leased]) {
         if !leased.is_empty() {
             let receipts = leased.iter().map(|one| one.receipt).collect();
             drop(self.submit_op(Op { slot, what: What::Release(receipts) }));
@@ -272,7 +341,8 @@ impl Shard {
     pub(crate) async fn seek(&self, slot: Slot, seek: Seek) -> Result<(), QueueError> {
         self.bounds(slot.key)?;
         let what = match seek {
-            Seek::Rewind(to) => What::Rewind { to },
+            // What was acked and is too old by now is no dead letter because of this.
+            Seek::Rewind(to) => What::Rewind { to: to.max(self.too_old_of(slot).await?) },
             Seek::Skip(to) => What::Skip { to },
         };
         match self.submit_op(Op { slot, what }).await? {

@@ -152,6 +152,8 @@ fn policy(group: &Group) -> Policy {
     let settings = &group.settings;
     Policy {
         deliveries_max: settings.deliveries_max,
+        max_age_ms: settings.max_age_ms,
+        buries: settings.dead_letter.is_some(),
         backoff: settings.backoff.clone(),
         filter: settings.filter.clone().map(|line| Rc::new(StoredFilter::new(line))),
         order: settings.order,

@@ -1,7 +1,7 @@
 //! Delayed records that come due: the leader lets them into their partitions.
 //!
 //! ```text
-//!   apply: waits until ...  --> noted --a second ahead--> read, opened --> ready
+//!   apply: waits until ...  --> noted --a moment ahead--> read, opened --> ready
 //!   ready, and it is time   --> one batch per partition, proposed like a producer's
 //!   apply: it counts only if all of its records wait still, and are due
 //! ```
@@ -182,16 +182,22 @@ impl Shard {
     /// Keeps the records of a batch that are due soon; false if it cannot be opened.
     fn keep(&self, key: PartitionKey, batch: &Slice) -> bool {
         let until_ms = self.inner.releases.kept_until_ms(self.look_ms());
-        let opened =
-            BatchView::check(batch).and_then(|view| view.records(&DecompressionLimits::default()));
-        let Ok(records) = opened else { return false };
+        let Ok(view) = BatchView::check(batch) else { return false };
+        let Ok(records) = view.records(&DecompressionLimits::default()) else { return false };
+        let (base_offset, expires) = (view.base_offset(), view.header().expires());
         self.inner.group.with_machine(|machine| {
             let Some(delays) = machine.groups().delays.get(&key) else { return };
+            // Those that wait still, beside all that are in it.
+            let mut waiting = delays.from(base_offset).peekable();
             for record in records.iter().map_while(Result::ok) {
-                let due_ms = delays.due_ms(record.offset).filter(|due_ms| *due_ms <= until_ms);
-                let Some(due_ms) = due_ms else { continue };
+                while waiting.next_if(|(at, _)| *at < record.offset).is_some() {}
+                let Some((at, due_ms)) = waiting.peek().copied() else { break };
+                if at > record.offset || due_ms > until_ms {
+                    continue;
+                }
                 let ready = Ready {
                     timestamp_ms: record.timestamp_ms,
+                    expires,
                     content: record.content.as_bytes().into(),
                 };
                 self.inner.releases.put(key, (due_ms, record.offset), ready);

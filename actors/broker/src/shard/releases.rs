@@ -1,7 +1,7 @@
 //! Delayed records that come due, as a leader looks after them.
 //!
 //! ```text
-//!   waits until ...  --> wheel --a second ahead--> unread --put--> ready --take_due--> leaving
+//!   waits until ...  --> wheel --a moment ahead--> unread --put--> ready --take_due--> leaving
 //!                          ^                          |                                  |
 //!                          +---- put_off, left -------+----------------------------------+
 //! ```
@@ -22,14 +22,16 @@ use barrage_world::channel::Event;
 use crate::queue::wheel::Wheel;
 
 /// How long before its time a record is read.
-const AHEAD_MS: u64 = 1_000;
+const AHEAD_MS: u64 = 300;
 /// Records of a partition that are to be read, at most.
 const SOON_MAX: usize = 64 << 10;
 /// Timers moved in one turn.
 const MOVES_PER_TURN: usize = 4 << 10;
-/// Which records of a batch are kept when it is opened for one of them, while there is room: each
-/// of them alone would open it again.
-const KEPT_AHEAD_MS: u64 = 10_000;
+/// Which records of a batch are kept when it is opened for one of them, beyond those that are to
+/// be read: while there is much room, some, or hardly any. Each of them alone would open it again:
+/// a batch of records that are due at random is opened about once in such a time, not whenever the
+/// next one of it is due.
+const KEPT_AHEAD_MS: [u64; 3] = [10_000, 1_500, 100];
 /// Bytes read ahead, of all partitions of a shard together; as many again of what is due.
 const READY_BYTES_MAX: usize = 32 << 20;
 /// What a record that was read costs beside its bytes.
@@ -86,6 +88,8 @@ struct Pending {
 /// A record that was read.
 pub(super) struct Ready {
     pub(super) timestamp_ms: i64,
+    /// Its batch says that it may be wanted for a while only.
+    pub(super) expires: bool,
     /// Key, value and headers, as they are encoded.
     pub(super) content: Box<[u8]>,
 }
@@ -138,8 +142,13 @@ impl Releases {
 
     /// Until when those are due that are worth keeping of a batch that was opened.
     pub(super) fn kept_until_ms(&self, now_ms: u64) -> u64 {
-        let has_room = self.inner.ready_bytes.get() < READY_BYTES_MAX / 2;
-        now_ms.saturating_add(if has_room { KEPT_AHEAD_MS } else { AHEAD_MS })
+        let [much, some, little] = KEPT_AHEAD_MS;
+        let kept_ms = match self.inner.ready_bytes.get() {
+            bytes if bytes < READY_BYTES_MAX / 2 => much,
+            bytes if bytes < READY_BYTES_MAX => some,
+            _ => little,
+        };
+        now_ms.saturating_add(AHEAD_MS + kept_ms)
     }
 
     /// Tells when something waits for another time, or room was made.
@@ -374,7 +383,7 @@ impl Pending {
                 *freed += first.remove().size();
                 continue;
             }
-            let Ready { timestamp_ms, content } = first.get();
+            let Ready { timestamp_ms, expires, content } = first.get();
             let builder =
                 builder.get_or_insert_with(|| BatchBuilder::new(Compression::None, *timestamp_ms));
             let id_bytes = (ids.len() + 1) * size_of::<Offset>();
@@ -388,6 +397,9 @@ impl Pending {
                 // always fits, as was seen when it came.
                 assert!(!ids.is_empty(), "a record fits into a batch of its own");
                 break;
+            }
+            if *expires {
+                builder.set_expires();
             }
             let ((_, id), ready) = first.remove_entry();
             *freed += ready.size();
@@ -460,7 +472,7 @@ mod tests {
         releases.put(
             KEY,
             (NOW_MS, Offset(0)),
-            Ready { timestamp_ms: 5, content: Box::from([1_u8]) },
+            Ready { timestamp_ms: 5, expires: false, content: Box::from([1_u8]) },
         );
         assert!(releases.inner.ready_bytes.get() > 0);
         releases.forget(KEY);
@@ -495,7 +507,7 @@ mod tests {
         let dues_ms = [(0, 10), (1, 20), (2, 30)].map(|(id, due_ms)| (Offset(id), due_ms));
         releases.note(KEY, dues_ms.to_vec(), 3);
         // An empty record: no key, no value, no headers.
-        let ready = || Ready { timestamp_ms: 5, content: Box::from([1_u8, 1, 0]) };
+        let ready = || Ready { timestamp_ms: 5, expires: false, content: Box::from([1_u8, 1, 0]) };
         dues_ms.iter().for_each(|(id, due_ms)| releases.put(KEY, (*due_ms, *id), ready()));
         // The first was cancelled, the second moved.
         let due_ms = |_, id: Offset| [None, Some(99), Some(30)].get(id.0 as usize).copied()?;

@@ -68,6 +68,8 @@ struct Ahead {
 pub(super) struct Ask {
     /// None are leased for 0: whether there is one is the question.
     pub(super) count_max: u32,
+    /// None from here on.
+    pub(super) before: Offset,
     pub(super) visibility_ms: u64,
     /// The receive ends with this.
     pub(super) is_last: bool,
@@ -131,7 +133,7 @@ impl Shard {
         let sifter = self.inner.sifters.of(slot);
         let mut ahead = sifter.ahead.lock().await;
         // Others may have been at it while this one waited for its turn.
-        let Some(view) = self.view(slot)? else { return Ok(Sifted::Again) };
+        let Some(view) = self.view(slot, ask.before)? else { return Ok(Sifted::Again) };
         sifter.align(&mut ahead, &view);
         if ask.count_max == 0 && view.visible > 0 {
             return Ok(Sifted::Found);
@@ -162,8 +164,10 @@ impl Shard {
             });
         }
         let on_its_way = OnItsWay::new(Rc::clone(&self.inner), slot, &sifter, taken.end());
-        let Ask { count_max, visibility_ms, .. } = ask;
-        let revision = view.revision;
+        // The oldest are leased first: with so many, none that lies behind.
+        let there = view.visible.saturating_add(taken.wanted_count());
+        let count_max = ask.count_max.min(u32::try_from(there).unwrap_or(u32::MAX));
+        let (visibility_ms, revision) = (ask.visibility_ms, view.revision);
         let what = What::LeaseWanted { count_max, visibility_ms, revision, found: taken };
         let done = self.submit_op(Op { slot, what });
         drop(ahead);
@@ -181,7 +185,7 @@ impl Shard {
 
     /// Whether more could be had at once, as far as is known: what nobody has looked at may.
     pub(super) fn may_have_more(&self, slot: Slot) -> Result<bool, QueueError> {
-        let Some(view) = self.view(slot)? else { return Ok(true) };
+        let Some(view) = self.view(slot, Offset(u64::MAX))? else { return Ok(true) };
         let sifter = self.inner.sifters.of(slot);
         let Some(mut ahead) = sifter.ahead.try_lock() else { return Ok(true) };
         sifter.align(&mut ahead, &view);
@@ -189,9 +193,9 @@ impl Shard {
         Ok(view.visible > 0 || is_unknown || ahead.found.wanted_count() > 0)
     }
 
-    /// None of a group without a filter.
-    fn view(&self, slot: Slot) -> Result<Option<View>, QueueError> {
-        let end = self.bounds(slot.key)?.high_watermark;
+    /// None of a group without a filter; what lies before a record.
+    fn view(&self, slot: Slot, before: Offset) -> Result<Option<View>, QueueError> {
+        let end = self.bounds(slot.key)?.high_watermark.min(before);
         self.inner.group.with_machine(|machine| {
             let group = machine.groups().slots.get(&slot).ok_or(QueueError::UnknownGroup)?;
             Ok(group.config.policy.filter.as_ref().map(|filter| View {

@@ -274,7 +274,7 @@ fn work(op: &Op) -> usize {
 /// Receipts that an operation carries, or ranges, which are as large.
 fn weight(op: &Op) -> usize {
     match &op.what {
-        What::Ack(receipts) | What::Release(receipts) => receipts.len(),
+        What::Ack(receipts) | What::Release(receipts) | What::Expire(receipts) => receipts.len(),
         What::Nack(receipts) => receipts.len(),
         What::Extend(receipts) => receipts.len(),
         What::PassTime(chunks) => chunks.len(),

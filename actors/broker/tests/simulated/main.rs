@@ -7,6 +7,7 @@
 #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 #![allow(clippy::panic, reason = "tests fail by panicking")]
 
+mod expiry;
 mod filters;
 mod queues;
 mod streams;

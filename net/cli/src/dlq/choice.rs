@@ -5,6 +5,7 @@
 use std::str::FromStr;
 
 use barrage_client::queue::Record;
+use barrage_model::headers::TTL_MS;
 use barrage_model::{GroupName, Offset, PartitionId, TopicName};
 
 use crate::group::GroupArgs;
@@ -108,14 +109,17 @@ pub(super) fn header<'a>(record: &'a Record, name: &[u8]) -> Option<&'a [u8]> {
     found.next().map(|(_, value)| value.as_deref().unwrap_or_default())
 }
 
-/// The headers that the record had before it died.
+/// The headers that the record had before it died. How long it is wanted counts anew.
 pub(super) fn own_headers(record: &Record) -> Vec<(&[u8], &[u8])> {
-    record
-        .headers
-        .iter()
-        .filter(|(key, _)| !key.starts_with(b"dead-letter-"))
-        .map(|(key, value)| (key.as_ref(), value.as_deref().unwrap_or_default()))
-        .collect()
+    let own = record.headers.iter().filter_map(|(key, value)| {
+        let name = match key.as_ref() {
+            b"dead-letter-ttl-ms" => TTL_MS.as_bytes(),
+            key if key.starts_with(b"dead-letter-") => return None,
+            key => key,
+        };
+        Some((name, value.as_deref().unwrap_or_default()))
+    });
+    own.collect()
 }
 
 impl std::fmt::Display for LetterId {

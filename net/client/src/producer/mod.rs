@@ -45,7 +45,7 @@ pub struct Record<'a> {
     pub key: Option<&'a [u8]>,
     /// The payload; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
-    /// Names and values for applications.
+    /// Names and values for applications; of [`barrage_model::headers`] the broker takes note.
     pub headers: &'a [(&'a [u8], &'a [u8])],
     /// Milliseconds since 1970; `None` means now.
     pub timestamp_ms: Option<i64>,

@@ -218,6 +218,7 @@ fn what_is_delivered_too_often_goes_to_the_dead_letter_topic() {
             ("dead-letter-group", "workers"),
             ("dead-letter-offset", "0"),
             ("dead-letter-partition", "0"),
+            ("dead-letter-reason", "deliveries"),
             ("dead-letter-topic", "orders"),
         ];
         let told = told.map(|(key, value)| (key.to_owned(), value.to_owned()));

@@ -80,7 +80,7 @@ fn records_are_received_settled_and_dead_lettered() {
     let dead = ["consume", "orders.dead", "-n", "1", "--format", "%v %h\\n"];
     let dead = text(node.run(&dead));
     let told = "3 dead-letter-topic=orders,dead-letter-group=workers,dead-letter-partition=0,\
-                dead-letter-offset=2,dead-letter-deliveries=2\n";
+                dead-letter-offset=2,dead-letter-deliveries=2,dead-letter-reason=deliveries\n";
     assert_eq!(dead, told);
     assert_eq!(described(&node), [0, 0, 0, 0]);
 
@@ -95,4 +95,43 @@ fn records_are_received_settled_and_dead_lettered() {
     node.run(&["group", "rm", "orders", "workers"]);
     let gone = node.client(&["queue", "receive", "orders", "workers"]).output().unwrap();
     assert_eq!(gone.status.code(), Some(3), "{}", words(&gone));
+}
+
+#[test]
+fn records_are_wanted_for_a_while_only() {
+    let home = Home::new();
+    let node = Node::start(&home, &["--cores", "1"]);
+    node.run(&["topic", "create", "orders"]);
+    let bad = ["group", "create", "orders", "old", "--max-age", "1ms"];
+    let bad = node.client(&bad).output().unwrap();
+    assert_eq!(bad.status.code(), Some(2), "{}", words(&bad));
+    let create = ["group", "create", "orders", "old", "--dead-letter", "orders.old"];
+    let made = node.client(&[&create[..], &["--max-age", "1s"]].concat()).output().unwrap();
+    let said = text(made.stderr);
+    assert!(said.contains("for 1s, then to orders.old"), "{said}");
+    node.run(&["group", "create", "orders", "ever"]);
+    node.feed(&["produce", "orders"], b"one\ntwo\n");
+    let dead = ["consume", "orders.old", "-n", "2", "--format", "%v %h\\n"];
+    let dead = text(node.run(&dead));
+    let count = dead.matches("dead-letter-deliveries=0,dead-letter-reason=expired").count();
+    assert_eq!(count, 2, "{dead}");
+    node.run(&["group", "alter", "orders", "old", "--max-age", "unlimited"]);
+    let listed = json(&node, &["group", "ls", "orders", "-o", "json"]);
+    let max_ages: Vec<_> =
+        listed.as_array().unwrap().iter().map(|row| &row["max_age_ms"]).collect();
+    assert_eq!(max_ages, [&Value::Null, &Value::Null]);
+
+    node.feed(&["produce", "orders", "--ttl", "1ms"], b"short\n");
+    node.feed(&["produce", "orders", "--ttl", "1h"], b"long\n");
+    let receive = |group| {
+        let receive = ["queue", "receive", "orders", group, "-n", "9", "-o", "json"];
+        let received = json(&node, &receive);
+        let values = received.as_array().unwrap().iter().map(|row| row["value"].to_string());
+        values.collect::<Vec<_>>()
+    };
+    assert_eq!(receive("ever"), ["\"one\"", "\"two\"", "\"long\""]);
+    assert_eq!(receive("old"), ["\"long\""]);
+    let letters = ["consume", "orders.old", "-n", "3", "--format", "%v %h\\n"];
+    let letters = text(node.run(&letters));
+    assert!(letters.contains("dead-letter-ttl-ms=1,"), "{letters}");
 }

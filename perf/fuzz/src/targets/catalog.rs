@@ -81,8 +81,15 @@ fn settings(backoff: Backoff) -> QueueSettings {
     let dead_letter = TopicName::parse("b").ok();
     let filter = Some("headers:price > 10".to_owned());
     let order = Order::None;
-    let (visibility_ms, deliveries_max) = (5_000, Some(16));
-    QueueSettings { visibility_ms, deliveries_max, dead_letter, backoff, filter, order }
+    QueueSettings {
+        visibility_ms: 5_000,
+        deliveries_max: Some(16),
+        max_age_ms: Some(1_000),
+        dead_letter,
+        backoff,
+        filter,
+        order,
+    }
 }
 
 fn commands() -> Vec<Command> {

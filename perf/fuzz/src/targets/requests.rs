@@ -97,6 +97,7 @@ pub(super) fn group_settings() -> GroupSettings {
     GroupSettings {
         visibility_ms: 30_000,
         deliveries_max: Some(16),
+        max_age_ms: Some(60_000),
         dead_letter: Some("dead".to_owned()),
         backoff: "1s..5m".to_owned(),
         filter: Some("keys:stock.# || order.*".to_owned()),

@@ -485,12 +485,15 @@ impl Checker {
                 self.facts.drain.get_or_insert(self.moment);
                 self.facts.counters.drains += 1;
             }
-            Note::Ahead { by } => self.delays.ahead(*by),
-            Note::DeadLetters { group, topic, into } => {
+            Note::Ahead { by } => {
+                self.delays.ahead(*by);
+                self.leases.ahead(*by);
+            }
+            Note::DeadLetters { group, topic, into, not_before, wanted_for } => {
                 let (group, topic) = (self.facts.group(group), self.facts.topic(topic));
                 let into = self.facts.topic(into);
                 self.facts.dead_letters_of(topic, into);
-                self.leases.dead_letters_of(group, topic, into);
+                self.leases.dead_letters_of(group, (topic, into), (*not_before, *wanted_for));
             }
             Note::Reads { group, topic, partitions } => {
                 let (group, topic) = (self.facts.group(group), self.facts.topic(topic));

@@ -444,6 +444,12 @@ pub enum Note {
         topic: Name,
         /// Where they go.
         into: Name,
+        /// None is given up that was sent less long ago.
+        #[serde(default)]
+        not_before: Duration,
+        /// The group is given none that came longer ago; any for zero.
+        #[serde(default)]
+        wanted_for: Duration,
     },
     /// Members of a stream group read every record of a topic.
     Reads {

@@ -18,7 +18,7 @@ use super::event::Event;
 
 /// A word that older readers do not know makes a new one. Since 2 there are members of stream
 /// groups, since 3 that of delayed records; older files are read.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// No line may be longer: a batch of a million records takes about 30 MiB.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
@@ -217,10 +217,10 @@ mod tests {
     fn wrong_files_are_refused_with_their_line() {
         let event = r#"{"at":1,"what":{"note":"drain"}}"#;
         let table = [
-            (String::new(), "not a history of a version up to 3"),
-            ("{}\n".to_owned(), "not a history of a version up to 3"),
-            ("{\"history\":4}\n".to_owned(), "not a history of a version up to 3"),
-            (format!("{event}\n"), "not a history of a version up to 3"),
+            (String::new(), "not a history of a version up to 4"),
+            ("{}\n".to_owned(), "not a history of a version up to 4"),
+            ("{\"history\":5}\n".to_owned(), "not a history of a version up to 4"),
+            (format!("{event}\n"), "not a history of a version up to 4"),
             ("{\"history\":1}".to_owned(), "line 1: the file was cut here"),
             (format!("{{\"history\":1}}\n{event}\n{event}"), "line 3: the file was cut here"),
             (format!("{{\"history\":1}}\n{event}\n\n"), "line 3: EOF while parsing"),

@@ -301,7 +301,12 @@ fn note(words: &[&str]) -> Option<Note> {
             let (_, topic, partition) = place(words);
             Note::Seek { client: name(1), place: Place { topic, partition: partition? } }
         }
-        "dead" => Note::DeadLetters { group: name(1), topic: name(2), into: name(3) },
+        "dead" => {
+            // Both by the same age.
+            let not_before = Duration::from_secs(words.get(4).map_or(0, |_| number(words[4])));
+            let (group, topic, into) = (name(1), name(2), name(3));
+            Note::DeadLetters { group, topic, into, not_before, wanted_for: not_before }
+        }
         "ahead" => Note::Ahead { by: Duration::from_secs(number(words[1])) },
         "keyed" => Note::Keyed { group: name(1) },
         "reads" => {

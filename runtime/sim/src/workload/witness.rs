@@ -15,6 +15,7 @@ use barrage_world::{Instant, unix_time_ms};
 
 use super::client::Topic;
 use super::disturbance::Disturbances;
+use super::worker::GroupPlan;
 use crate::history::{
     Answer, Call, ChangeDelay, Fingerprint, History, Name, Nanos, Note, Operation, Place, ReadFrom,
     ReadOut, SendBatch, SentAt, SettleLease, Settlement, TakeLease, Taken,
@@ -452,9 +453,11 @@ impl Witness {
     }
 
     /// Where the dead letters of a group go.
-    pub(crate) fn dead_letters(&self, group: &str, from: &Topic, into: &Topic) {
+    pub(crate) fn dead_letters(&self, group: &GroupPlan, from: &Topic, into: &Topic) {
         let (topic, into) = (self.place(from.key(0)).topic, self.place(into.key(0)).topic);
-        self.note(Note::DeadLetters { group: Name::from(group), topic, into });
+        let (not_before, wanted_for) = (group.gives_up_after(), group.wanted_for());
+        let group = Name::from(group.name);
+        self.note(Note::DeadLetters { group, topic, into, not_before, wanted_for });
     }
 
     /// A reader saw a batch.

@@ -34,11 +34,30 @@ const LOOK_EVERY: Duration = milliseconds(200);
 pub(crate) struct GroupPlan {
     pub(crate) name: &'static str,
     pub(crate) deliveries_max: Option<u16>,
+    pub(crate) max_age_ms: Option<u64>,
     pub(crate) dead_letter: &'static str,
     pub(crate) backoff: &'static str,
     /// One that lets everything through: what it does to a record must not show.
     pub(crate) filter: Option<&'static str>,
     pub(crate) order: Order,
+}
+
+impl GroupPlan {
+    /// Whether there are dead letters.
+    fn gives_up(&self) -> bool {
+        self.deliveries_max.is_some() || self.max_age_ms.is_some()
+    }
+
+    /// How old a record is at most that is delivered; any for zero.
+    pub(crate) fn wanted_for(&self) -> Duration {
+        Duration::from_millis(self.max_age_ms.unwrap_or(0))
+    }
+
+    /// How old a dead letter is at least.
+    pub(crate) fn gives_up_after(&self) -> Duration {
+        let by_age = self.max_age_ms.filter(|_| self.deliveries_max.is_none());
+        Duration::from_millis(by_age.unwrap_or(0))
+    }
 }
 
 /// A queue group of a topic.
@@ -76,7 +95,8 @@ pub(crate) async fn create_group(client: &mut Client, topic: &Topic, plan: &Grou
     let settings = GroupSettings {
         visibility_ms: 30_000,
         deliveries_max: plan.deliveries_max,
-        dead_letter: plan.deliveries_max.map(|_| plan.dead_letter.to_owned()),
+        max_age_ms: plan.max_age_ms,
+        dead_letter: plan.gives_up().then(|| plan.dead_letter.to_owned()),
         backoff: plan.backoff.to_owned(),
         filter: plan.filter.map(str::to_owned),
         order: plan.order,

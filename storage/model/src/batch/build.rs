@@ -11,8 +11,11 @@
 //! ```
 //! Lengths, deltas and counts are zigzag varints.
 
-use super::header::{CRC_AT, CRC_START, HEADER_SIZE, LENGTH_AT, LENGTH_BASE, MAGIC, put};
+use super::header::{
+    CRC_AT, CRC_START, HEADER_SIZE, LENGTH_AT, LENGTH_BASE, MAGIC, attributes, put,
+};
 use super::{BatchError, Compression, Content, varint};
+use crate::headers;
 use crate::ids::{ProducerEpoch, ProducerId, Sequence};
 use crate::limits::{
     BATCH_BYTES_MAX, HEADERS_PER_RECORD_MAX, RECORD_BYTES_MAX, RECORDS_PER_BATCH_MAX,
@@ -40,6 +43,7 @@ pub struct BatchBuilder {
     base_timestamp: i64,
     max_timestamp: i64,
     count: u32,
+    expires: bool,
 }
 
 /// The leader epoch of a batch that no leader has stamped.
@@ -58,7 +62,13 @@ impl BatchBuilder {
     pub fn with_capacity(compression: Compression, base_timestamp: i64, capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(HEADER_SIZE + capacity.min(BATCH_BYTES_MAX));
         bytes.resize(HEADER_SIZE, 0);
-        Self { bytes, compression, base_timestamp, max_timestamp: i64::MIN, count: 0 }
+        let (max_timestamp, count, expires) = (i64::MIN, 0, false);
+        Self { bytes, compression, base_timestamp, max_timestamp, count, expires }
+    }
+
+    /// Some of its records may be wanted for a while only. Said by [`Self::push`] itself.
+    pub fn set_expires(&mut self) {
+        self.expires = true;
     }
 
     /// Appends a record. On error nothing has changed and the batch can still be finished.
@@ -72,11 +82,13 @@ impl BatchBuilder {
                 put_bytes(out, Some(key));
                 put_bytes(out, Some(value));
             }
-        })
+        })?;
+        self.expires |= record.headers.iter().any(|(key, _)| *key == headers::TTL_MS.as_bytes());
+        Ok(())
     }
 
     /// Appends a record of another batch as it is. On error nothing has changed and the batch can
-    /// still be finished.
+    /// still be finished. If it may be wanted for a while only, [`Self::set_expires`] says so.
     pub fn push_content(
         &mut self,
         timestamp_ms: i64,
@@ -145,6 +157,7 @@ impl BatchBuilder {
             base_timestamp: self.base_timestamp,
             max_timestamp: self.max_timestamp,
             count: self.count as i32,
+            expires: self.expires,
         };
         let (compression, mut bytes) = compressed(self.compression, self.bytes)?;
         write_header(&mut bytes, compression, &fields);
@@ -157,6 +170,7 @@ struct Fields {
     base_timestamp: i64,
     max_timestamp: i64,
     count: i32,
+    expires: bool,
 }
 
 /// Returns the batch with its payload compressed, if that makes it smaller.
@@ -180,7 +194,7 @@ fn compressed(
 }
 
 fn write_header(bytes: &mut [u8], compression: Compression, fields: &Fields) {
-    let attributes = i16::from(compression.code());
+    let attributes = attributes(compression, fields.expires);
     let length = (bytes.len() - LENGTH_BASE) as i32;
     put(bytes, LENGTH_AT, length.to_be_bytes());
     put(bytes, LENGTH_BASE, LEADER_EPOCH_NONE.to_be_bytes());

@@ -37,6 +37,8 @@ pub(super) const MAGIC: i8 = 2;
 
 const COMPRESSION_MASK: i16 = 0b0111;
 const LOG_APPEND_TIME: i16 = 0b1000;
+/// Barrage's own, of those that Kafka leaves free.
+const EXPIRES: i16 = 1 << 14;
 
 const _: () = assert!(BASE_SEQUENCE_AT + size_of::<i32>() * 2 == HEADER_SIZE);
 const _: () = assert!(LEADER_EPOCH_AT + size_of::<i32>() < CRC_START);
@@ -53,7 +55,7 @@ pub struct BatchHeader {
     pub leader_epoch: i32,
     /// CRC32C of everything after this field.
     pub crc: u32,
-    /// Bits 0-2 compression, 3 log append time, 4 transactional, 5 control.
+    /// Bits 0-2 compression, 3 log append time, 4 transactional, 5 control, 14 records expire.
     pub attributes: i16,
     /// The last record's offset less the first's.
     pub last_offset_delta: i32,
@@ -100,10 +102,22 @@ impl BatchHeader {
         Offset(self.base_offset.0.saturating_add(self.record_count as u64))
     }
 
-    /// The attributes other than compression and timestamp type.
-    pub(super) const fn other_attributes(&self) -> i16 {
-        self.attributes & !(COMPRESSION_MASK | LOG_APPEND_TIME)
+    /// Whether it may have records that are wanted for a while only: who hands records out looks
+    /// into such a batch, and into no other.
+    #[must_use]
+    pub const fn expires(&self) -> bool {
+        self.attributes & EXPIRES != 0
     }
+
+    /// The attributes that nobody knows here.
+    pub(super) const fn other_attributes(&self) -> i16 {
+        self.attributes & !(COMPRESSION_MASK | LOG_APPEND_TIME | EXPIRES)
+    }
+}
+
+/// The attributes of a batch.
+pub(super) fn attributes(compression: Compression, expires: bool) -> i16 {
+    i16::from(compression.code()) | if expires { EXPIRES } else { 0 }
 }
 
 /// Writes what the leader decides, in place: base offset and leader epoch. The CRC stays valid.

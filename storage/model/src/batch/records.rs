@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 
 use super::{BatchError, BatchHeader, BatchView, Compression, RecordFault, varint};
+use crate::headers;
 use crate::ids::Offset;
 use crate::limits::{
     DECOMPRESSED_BYTES_FLOOR, DECOMPRESSED_BYTES_MAX, DECOMPRESSION_RATIO_MAX,
@@ -115,6 +116,17 @@ pub struct Record<'a> {
     pub headers: Headers<'a>,
     /// Key, value and headers as they are encoded.
     pub content: Content<'a>,
+}
+
+impl Record<'_> {
+    /// How long the record is wanted, in milliseconds from when it came into its partition; for
+    /// ever if it does not say, or says nothing that is a number.
+    #[must_use]
+    pub fn ttl_ms(&self) -> Option<u64> {
+        let own = |header: &Header<'_>| header.key == headers::TTL_MS.as_bytes();
+        let told = self.headers.iter().filter(own).last()?.value?;
+        std::str::from_utf8(told).ok()?.parse().ok()
+    }
 }
 
 /// Key, value and headers of a record that was decoded, as they are encoded in any batch.

@@ -6,6 +6,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::headers;
 use crate::ids::{Offset, ProducerEpoch, ProducerId, Sequence};
 use crate::limits::{BATCH_BYTES_MAX, RECORD_BYTES_MAX, RECORDS_PER_BATCH_MAX};
 
@@ -199,6 +200,35 @@ fn refuse(at: usize, value: &[u8], want: BatchError) {
     bytes[at..at + value.len()].copy_from_slice(value);
     reseal(&mut bytes);
     assert_eq!(BatchView::check(&bytes).unwrap_err(), want);
+}
+
+#[test]
+fn a_batch_says_whether_its_records_are_wanted_for_a_while_only() {
+    let ttl = |value: &[u8]| (headers::TTL_MS.as_bytes().to_vec(), value.to_vec());
+    let record = |headers| (BASE_TIMESTAMP, None, None, headers);
+    let plain = build(Compression::None, &[record(vec![(b"ttl".to_vec(), b"5".to_vec())])]);
+    assert!(!BatchView::check(&plain).unwrap().header().expires());
+    let told = [
+        vec![ttl(b"1500")],
+        vec![ttl(b"1"), ttl(b"20")],
+        vec![],
+        vec![ttl(b"-1")],
+        vec![ttl(&[0xff])],
+        vec![ttl(b"99999999999999999999")],
+    ];
+    for compression in [Compression::None, Compression::Lz4] {
+        let bytes = build(compression, &told.clone().map(record));
+        let view = BatchView::check(&bytes).unwrap();
+        assert!(view.header().expires());
+        assert_eq!(view.header().compression(), Ok(view.compression()));
+        let opened = view.records(&DecompressionLimits::default()).unwrap();
+        let ttls: Vec<_> = opened.iter().map(|record| record.unwrap().ttl_ms()).collect();
+        assert_eq!(ttls, [Some(1500), Some(20), None, None, None, None]);
+    }
+    let mut copied = BatchBuilder::new(Compression::None, BASE_TIMESTAMP);
+    copied.push(&NewRecord::default()).unwrap();
+    copied.set_expires();
+    assert!(BatchHeader::peek(&copied.finish().unwrap()).unwrap().expires());
 }
 
 #[test]

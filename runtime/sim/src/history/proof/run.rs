@@ -76,7 +76,9 @@ pub(super) fn run(rng: &mut Rng) -> History {
     };
     let (mut replicas, mut members) = (Replicas::new(), Members::new());
     run.note(replicas.voters());
-    run.note(Note::DeadLetters { group: "g".into(), topic: "q".into(), into: "dlq".into() });
+    let (not_before, wanted_for) = (Duration::ZERO, Duration::ZERO);
+    let (group, topic, into) = ("g".into(), "q".into(), "dlq".into());
+    run.note(Note::DeadLetters { group, topic, into, not_before, wanted_for });
     run.note(Note::Keyed { group: "g".into() });
     for _ in 0..STEPS {
         run.step();

@@ -92,6 +92,13 @@ pub(crate) struct Track {
     dead: Option<Dead>,
 }
 
+/// So late it may be found out that a record is too old.
+const FOUND_OUT_WITHIN: Duration = Duration::from_secs(1);
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Every group's records.
 #[derive(Debug)]
 pub(crate) struct Leases {
@@ -100,6 +107,11 @@ pub(crate) struct Leases {
     takers: BTreeSet<(GroupId, TopicId)>,
     /// The groups whose dead letters go to a topic (first) from another (second).
     dead_letters: BTreeMap<(TopicId, TopicId), BTreeSet<GroupId>>,
+    /// Which groups give no record up that is younger, and are given none that is older (any for
+    /// 0), nanoseconds.
+    ages: BTreeMap<GroupId, (u64, u64)>,
+    /// What brokers' clocks may be ahead, nanoseconds.
+    ahead: u64,
     /// How much earlier than promised a lease may end.
     early_ppm: u32,
 }
@@ -110,12 +122,25 @@ impl Leases {
             tracks: BTreeMap::new(),
             takers: BTreeSet::new(),
             dead_letters: BTreeMap::new(),
+            ages: BTreeMap::new(),
+            ahead: 0,
             early_ppm,
         }
     }
 
-    pub(crate) fn dead_letters_of(&mut self, group: GroupId, topic: TopicId, into: TopicId) {
+    pub(crate) fn dead_letters_of(
+        &mut self,
+        group: GroupId,
+        (topic, into): (TopicId, TopicId),
+        (not_before, wanted_for): (Duration, Duration),
+    ) {
         self.dead_letters.entry((into, topic)).or_default().insert(group);
+        self.ages.insert(group, (nanos(not_before), nanos(wanted_for)));
+    }
+
+    /// Brokers' clocks may be ahead by so much.
+    pub(crate) fn ahead(&mut self, by: Duration) {
+        self.ahead = self.ahead.max(nanos(by));
     }
 
     /// A group begins to take from a topic.
@@ -147,6 +172,16 @@ impl Leases {
                 format!("{} was delivered (count {count}) but is a dead letter at {place}", tell())
             });
         }
+        // Of one that is delayed nobody here knows when it came.
+        let wanted_for = self.ages.get(&take.group).map_or(0, |(_, wanted_for)| *wanted_for);
+        let batch = facts.ledger.batch_of(message);
+        let came = batch.acknowledged.filter(|_| wanted_for > 0 && !batch.is_delayed);
+        let latest = wanted_for.saturating_add(self.ahead).saturating_add(nanos(FOUND_OUT_WITHIN));
+        if let Some(came) = came.filter(|it| it.at.0.saturating_add(latest) < take.begun_at.0) {
+            report.add(Rule::I9, at, || {
+                format!("{} came by {} and was delivered when it was too old", tell(), came.at)
+            });
+        }
         let place = track.given.partition_point(|known| known.count <= count);
         track.given.insert(place, given);
         track.given.len() == 1
@@ -167,6 +202,14 @@ impl Leases {
         // Where several groups share the topic nobody can say whose letter it is.
         let (Some(group), 1) = (groups.first(), groups.len()) else { return };
         let track = self.tracks.entry((*group, message)).or_default();
+        let sent = facts.ledger.batch_of(message).sent;
+        let not_before = self.ages.get(group).map_or(0, |(not_before, _)| *not_before);
+        if at.0.saturating_add(self.ahead) < sent.0.saturating_add(not_before) {
+            report.add(Rule::I9, at, || {
+                let record = tell(facts, *group, message);
+                format!("{record} was sent at {sent} and is a dead letter before its time")
+            });
+        }
         let fresh = Dead { moment, place, is_twice: false, is_drained: false };
         let dead = track.dead.get_or_insert(fresh);
         dead.is_drained |= is_final;
@@ -536,6 +579,27 @@ mod tests {
                 "p send a -> 0; dead g t dlq; c take g 5 -> a*1; c ack g a*1 -> ok; \
                  c read dlq/0 0 -> 0:a",
                 &[I9],
+            ),
+            (
+                "dead in its time",
+                "p send a -> 0; dead g t dlq 5; wait 5; c read dlq/0 0 -> 0:a",
+                &[],
+            ),
+            (
+                "delivered while it is wanted",
+                "p send a -> 0; dead g t dlq 5; wait 5; c take g 5 -> a*1",
+                &[],
+            ),
+            (
+                "delivered too late",
+                "p send a -> 0; dead g t dlq 5; wait 7; c take g 5 -> a*1",
+                &[I9],
+            ),
+            ("dead too soon", "p send a -> 0; dead g t dlq 5; c read dlq/0 0 -> 0:a", &[I9]),
+            (
+                "dead soon, by a clock that is ahead",
+                "ahead 5; p send a -> 0; dead g t dlq 5; c read dlq/0 0 -> 0:a",
+                &[],
             ),
             ("dead twice", "p send a -> 0; dead g t dlq; c read dlq/0 0 -> 0:a 1:a", &[I9]),
             (

@@ -77,7 +77,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             FaultGate { kind: "slow-disk", once_in_seeds: 16 },
             FaultGate { kind: "records-let-go", once_in_seeds: 8 },
             FaultGate { kind: "copied-anew", once_in_seeds: 20 },
-            FaultGate { kind: "damage-repaired", once_in_seeds: 40 },
+            FaultGate { kind: "damage-repaired", once_in_seeds: 100 },
             FaultGate { kind: "looked-on-all", once_in_seeds: 8 },
         ],
         ..Gates::OPEN
@@ -526,7 +526,7 @@ async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Made {
         let retention = Retention::UNLIMITED;
         let name = queue.group.dead_letter;
         let dead = create(&mut client, name, queue.dead_partitions, retention).await;
-        client.witness().dead_letters(queue.group.name, &first, &dead);
+        client.witness().dead_letters(&queue.group, &first, &dead);
         topics.push(dead);
         if queue.group.order == Order::Key {
             client.witness().keyed(queue.group.name);

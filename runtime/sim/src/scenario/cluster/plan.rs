@@ -239,6 +239,9 @@ impl Plan {
             producer.think_time = milliseconds(1)..=milliseconds(200);
         }
         plan.delays = Some(delays);
+        if let Some(queue) = plan.queue.as_mut().filter(|_| random.one_in(2)) {
+            queue.group.max_age_ms = Some(*pick(random, &[1_000, 2_000, 8_000]));
+        }
         plan
     }
 
@@ -268,7 +271,9 @@ impl QueuePlan {
         let filter = (backoff == "300ms").then_some("keys:#");
         let order = if backoff == "100ms..2s" { Order::Key } else { Order::None };
         let (name, dead_letter) = ("workers", "dead");
-        let group = GroupPlan { name, deliveries_max, dead_letter, backoff, filter, order };
+        let max_age_ms = None;
+        let group =
+            GroupPlan { name, deliveries_max, max_age_ms, dead_letter, backoff, filter, order };
         Self {
             group,
             workers: (0..random.between(1, 4)).map(|_| WorkerPlan::draw(random)).collect(),
