@@ -19,7 +19,7 @@ use std::time::Duration;
 use barrage_model::batch::{BatchView, DecompressionLimits};
 use barrage_model::{Offset, PartitionKey, Term};
 use barrage_world::channel::oneshot;
-use barrage_world::{Instant, Slice, planted, sleep, unix_time_ms, yield_if_needed};
+use barrage_world::{Instant, Slice, planted, sleep, unix_time_ms, yield_if_needed, yield_now};
 use bytes::Bytes;
 
 use super::Shard;
@@ -87,7 +87,9 @@ impl Shard {
             });
             if let Some((key, due_ms, id)) = releases.next_unread() {
                 self.read_one(key, (due_ms, id), &mut warned).await;
-                yield_if_needed().await;
+                // Batches that were stored together are read together: a thousand of them in a row
+                // would hold up those that are due.
+                yield_now().await;
                 continue;
             }
             if has_more {
