@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use barrage_cluster::beacon;
 use barrage_model::{NodeId, ShardId};
-use barrage_raft::{Ballot, Content, Held, OpenError, SeedError};
+use barrage_raft::{Ballot, Content, Held, OpenError, Role, SeedError};
 use barrage_world::{Instant, planted, sleep, spawn, timeout};
 
 use crate::beacons::now_ms;
@@ -289,6 +289,7 @@ impl Core {
         if damage.is_some() {
             // Everybody hears of it before anybody goes: of two that are damaged one goes first.
             sleep(CLAIM_FOR).await;
+            let mut stands_back = false;
             loop {
                 if shard.died_of_damage() {
                     // It takes part in nothing any more: the others do without it already.
@@ -299,6 +300,13 @@ impl Core {
                 }
                 // Whoever is copied is copied from the leader: it must not be this one.
                 timeout(CLOSE_TIMEOUT, self.hand_over_lead(shard.group())).await.ok();
+                // One that nobody can take over from may lead without end and do nothing: what
+                // cannot be read here is what the others need before its first entry counts
+                // (`queue` seed 801330). Now and then it makes room for somebody else; not for
+                // good, as it may be the only one that can lead.
+                let leads = shard.group().status().role == Role::Leader;
+                stands_back = leads && !stands_back;
+                shard.group().stand_back(stands_back);
                 // The others must do without this copy meanwhile.
                 if self.board.borrow().is_spare(self.node(), id, now_ms()) {
                     break;

@@ -194,7 +194,7 @@ impl<M: Machine> Group<M> {
         let config = timing.raft_config().map_err(|error| OpenError::Raft(error.to_string()))?;
         // Nobody else can lead before the lease, and the shortest time after it, are over.
         let confirmed_within = timing.election_timeout_max + timing.election_timeout_min;
-        let network = Network { peers, shard, node, timing };
+        let network = Network { peers, shard, node, timing, rot: Rc::clone(&rot) };
         let raft = match Raft::new(node.0, Arc::new(config), network, store, adapter.clone()).await
         {
             Ok(raft) => raft,

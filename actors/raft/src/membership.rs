@@ -157,9 +157,12 @@ impl<M: Machine> Group<M> {
         told.map_err(|fatal| MembershipError::Stopped(fatal.to_string()))
     }
 
-    /// Lets this replica stand for election, or keeps it from that.
-    pub fn set_electable(&self, electable: bool) {
-        self.core.raft.runtime_config().elect(electable);
+    /// A replica that stands back sends nothing while it leads, and does not stand for election:
+    /// the others elect one of themselves, if they can.
+    pub fn stand_back(&self, stands_back: bool) {
+        self.core.rot.set_stands_back(stands_back);
+        self.core.raft.runtime_config().elect(!stands_back);
+        self.core.raft.runtime_config().heartbeat(!stands_back);
     }
 
     /// The newest term this replica has seen, and who leads in it as far as it knows.

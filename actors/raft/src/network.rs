@@ -29,6 +29,7 @@ use openraft::raft::{
 
 use crate::format::rpc::{self, Answer, Request, Route};
 use crate::peers::{Call, Peers, Urgency};
+use crate::rot::Rot;
 use crate::timing::Timing;
 use crate::vocabulary::{RaftVote, Snapshot, Types};
 
@@ -41,6 +42,7 @@ pub(crate) struct Network {
     pub(crate) shard: ShardId,
     pub(crate) node: NodeId,
     pub(crate) timing: Timing,
+    pub(crate) rot: Rc<Rot>,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -51,6 +53,7 @@ impl RaftNetworkFactory<Types> for Network {
             peers: Rc::clone(&self.peers),
             route: Route { shard: self.shard, from: self.node, to: NodeId(target) },
             timing: self.timing.clone(),
+            rot: Rc::clone(&self.rot),
         }
     }
 }
@@ -61,6 +64,7 @@ pub(crate) struct Peer {
     peers: Rc<dyn Peers>,
     route: Route,
     timing: Timing,
+    rot: Rc<Rot>,
 }
 
 /// An answer that does not answer the question.
@@ -94,6 +98,10 @@ impl Peer {
         &self,
         append: AppendEntriesRequest<Types>,
     ) -> Result<AppendEntriesResponse<Types>, Unreachable<Types>> {
+        // An append that is empty, because its entries cannot be read, would be a heartbeat still.
+        if self.rot.stands_back() {
+            return Err(Unreachable::new(&Strange("this replica stands back".to_owned())));
+        }
         let urgency = if append.entries.is_empty() { Urgency::Urgent } else { Urgency::Bulk };
         let request = Request::Append(append);
         match self.ask(&request, urgency, self.timing.append_deadline).await? {

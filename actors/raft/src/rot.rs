@@ -1,6 +1,7 @@
 //! Damage that was met when entries were read, for another replica or to be applied.
 //!
-//! Owns: the first damage met, whether it ends the group, and telling who waits for it.
+//! Owns: the first damage met, whether it ends the group, and telling who waits for it; whether the
+//! replica stands back because of it.
 //! Must never: take damage met for another replica for the end of the group: what is damaged here
 //! lies whole on others, and one of them can lead. What cannot be applied does end it.
 
@@ -17,12 +18,15 @@ pub(crate) struct Rot {
     shard: ShardId,
     met: RefCell<Option<String>>,
     is_fatal: Cell<bool>,
+    /// Nothing is sent as a leader meanwhile.
+    stands_back: Cell<bool>,
     news: Event,
 }
 
 impl Rot {
     pub(crate) fn new(shard: ShardId) -> Self {
-        Self { shard, met: RefCell::default(), is_fatal: Cell::default(), news: Event::new() }
+        let (met, is_fatal, stands_back) = (RefCell::default(), Cell::default(), Cell::default());
+        Self { shard, met, is_fatal, stands_back, news: Event::new() }
     }
 
     /// Takes note of an error, if it is damage; answers whether it is.
@@ -42,6 +46,15 @@ impl Rot {
         if self.note(error) {
             self.is_fatal.set(true);
         }
+    }
+
+    /// Whether this replica keeps silent as a leader, so that another one may lead.
+    pub(crate) fn stands_back(&self) -> bool {
+        self.stands_back.get()
+    }
+
+    pub(crate) fn set_stands_back(&self, stands_back: bool) {
+        self.stands_back.set(stands_back);
     }
 
     /// Whether damage ends the group.

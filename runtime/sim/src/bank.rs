@@ -97,6 +97,7 @@ pub const BUGS: &[Bug] = &[
         GROUPS,
         "a clock that is set ahead ends every lease and session",
     ),
+    bug("broker-wanted-record-passed", QUEUE, "a filter settles a record that is wanted"),
     bug("broker-keys-out-of-order", QUEUE, "records of one key are had side by side"),
     bug("broker-lease-ends-early", QUEUE, "a lease is a second shorter than granted"),
     bug("broker-leases-never-end", QUEUE, "what a consumer forgets stays away for ever"),

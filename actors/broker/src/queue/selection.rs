@@ -110,6 +110,12 @@ impl Selection {
         }
     }
 
+    /// How many records before `to` are wanted.
+    pub(crate) fn wanted_before(&self, to: Offset) -> u64 {
+        let before = self.wanted.iter().take_while(|range| range.start < to);
+        before.map(|range| range.end.min(to).0 - range.start.0).sum()
+    }
+
     /// Takes the front off: so many wanted records at most, and what is not wanted around them.
     pub(crate) fn take(&mut self, count_max: u64) -> Self {
         let mut taken = Self::empty(self.from);

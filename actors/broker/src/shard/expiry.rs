@@ -38,8 +38,9 @@ const TICK: Duration = Duration::from_secs(1);
 const KNOWN_FOR: Duration = Duration::from_millis(50);
 /// Partitions and ages of which that is known, at most.
 const KNOWN_MAX: usize = 10_000;
-/// Records that expire at once.
+/// Records that expire at once, and how often in one group of a partition before others' turn.
 const AT_ONCE: usize = 4_096;
+const ROUNDS_PER_TICK: usize = 64;
 /// While so many are on their way to the dead-letter topic, no more are sent that nobody asks for:
 /// a topic that is away costs little memory.
 const DYING_MAX: u64 = 20_000;
@@ -55,12 +56,14 @@ impl Ages {
         (at.elapsed() < KNOWN_FOR).then_some(*to)
     }
 
-    fn note(&self, key: PartitionKey, max_age_ms: u64, to: Offset) {
+    /// Looked at then.
+    fn note(&self, key: PartitionKey, max_age_ms: u64, then: Instant, to: Offset) {
         let mut ages = self.0.borrow_mut();
         if ages.len() >= KNOWN_MAX {
             ages.clear();
         }
-        ages.insert((key, max_age_ms), (Instant::now(), to));
+        let known = ages.entry((key, max_age_ms)).or_insert((then, to));
+        *known = (*known).max((then, to));
     }
 }
 
@@ -104,7 +107,8 @@ impl Shard {
     }
 
     async fn expire_of(&self, slot: Slot, max_age_ms: u64) -> Result<(), QueueError> {
-        loop {
+        // The others are to have their turn, too.
+        for _ in 0..ROUNDS_PER_TICK {
             let to = self.too_old_before(slot.key, max_age_ms).await?;
             let count = self.inner.group.with_machine(|machine| {
                 let group = machine.groups().slots.get(&slot)?;
@@ -131,6 +135,7 @@ impl Shard {
             }
             yield_now().await;
         }
+        Ok(())
     }
 
     /// The first record that is not too old for such a group.
@@ -146,6 +151,8 @@ impl Shard {
         let max_age_ms =
             if planted("broker-young-records-expire") { max_age_ms / 2 } else { max_age_ms };
         let age_ms = i64::try_from(max_age_ms).unwrap_or(i64::MAX);
+        // The look may take long.
+        let then = Instant::now();
         let since_ms = unix_time_ms().saturating_sub(age_ms);
         // What has no place on this disk yet is not judged: only what lies before it is known to be
         // older.
@@ -153,7 +160,7 @@ impl Shard {
         let found = self.inner.group.log().offset_at_time(key, since_ms).await;
         let found = found.map_err(|error| self.read_error(error))?;
         let to = found.or(placed).unwrap_or(Offset(0));
-        self.inner.ages.note(key, max_age_ms, to);
+        self.inner.ages.note(key, max_age_ms, then, to);
         Ok(to)
     }
 

@@ -91,6 +91,8 @@ impl Shard {
                     None if is_last && looks == EXPIRED_LOOKS_MAX => return Ok(nothing(true)),
                     None => looks = (looks + 1).min(EXPIRED_LOOKS_MAX),
                 }
+                // What did not fit was given back, and is not there before that is applied.
+                self.submit_op(Op { slot, what: What::Release(Vec::new()) }).await?;
                 continue;
             }
             if Instant::now() >= request.wait_until {

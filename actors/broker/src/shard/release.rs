@@ -36,6 +36,8 @@ const BYTES_PER_BATCH: usize = 512 << 10;
 const RETRY: Duration = Duration::from_millis(200);
 /// Until when a batch has to be in.
 const WITHIN: Duration = Duration::from_secs(30);
+/// So many batches are opened without a pause while nothing of them is due.
+const READS_IN_A_ROW: u64 = 8;
 /// Between two warnings of records that cannot be read.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 /// After so long what was refused because of something before it is tried again.
@@ -54,6 +56,7 @@ impl Shard {
     /// While this node leads, finds out who is due soon, and reads that; until the shard closes.
     pub(crate) async fn read_delayed(self) {
         let (mut watched, mut warned): (Option<Term>, Option<Instant>) = (None, None);
+        let mut in_a_row = 0_u64;
         while !self.inner.is_closing() && !self.inner.group.is_over() {
             let lead_changed = self.inner.group.lead_changed();
             let term = self.inner.group.leader_term();
@@ -88,8 +91,12 @@ impl Shard {
             if let Some((key, due_ms, id)) = releases.next_unread() {
                 self.read_one(key, (due_ms, id), &mut warned).await;
                 // Batches that were stored together are read together: a thousand of them in a row
-                // would hold up those that are due.
-                yield_now().await;
+                // would hold up those that are due, and what the disk has to tell of them.
+                in_a_row += 1;
+                match in_a_row.is_multiple_of(READS_IN_A_ROW) && due_ms > self.look_ms() {
+                    true => sleep(Duration::from_millis(1)).await,
+                    false => yield_now().await,
+                }
                 continue;
             }
             if has_more {

@@ -7,6 +7,7 @@
 use barrage_model::Offset;
 use barrage_model::batch::Headers;
 use barrage_model::headers::{ROUTING_KEY, TAG};
+use barrage_world::planted;
 
 use super::{Facts, StoredFilter};
 use crate::queue::records::{Seen, walk};
@@ -32,7 +33,9 @@ pub(crate) fn look(
             if found.is_full() || (turn % RECORDS_PER_TURN == 0 && is_late()) {
                 return false;
             }
-            match filter.matches(&Headed { headers: record.headers }) {
+            // Wrong when planted: of what is wanted one in sixteen is settled and never had.
+            let is_lost = planted("broker-wanted-record-passed") && record.offset.0 % 16 == 7;
+            match filter.matches(&Headed { headers: record.headers }) && !is_lost {
                 true => found.want(1),
                 false => found.pass(1),
             }
