@@ -19,8 +19,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_cluster::beacon;
-use barrage_model::{NodeId, ShardId};
-use barrage_raft::{Ballot, Content, Held, OpenError, Role, SeedError};
+use barrage_model::{LogIndex, NodeId, ShardId, Term};
+use barrage_raft::{Ballot, Content, Held, OpenError, Role, SeedError, Status};
 use barrage_world::{Instant, planted, sleep, spawn, timeout};
 
 use crate::beacons::now_ms;
@@ -57,6 +57,13 @@ impl BringIn {
     fn is_damage(&self) -> bool {
         matches!(self, Self::Open(error) if Shard::is_damage(error))
     }
+}
+
+/// Where a leader stands that has something to commit.
+fn stuck_at(status: &Status) -> Option<(Term, Option<LogIndex>)> {
+    let committed = status.committed.as_ref().map(|id| id.index);
+    let waits = status.role == Role::Leader && status.last_index > committed;
+    waits.then_some((status.term, committed))
 }
 
 async fn set_damaged_aside(options: &ShardOptions) {
@@ -289,7 +296,7 @@ impl Core {
         if damage.is_some() {
             // Everybody hears of it before anybody goes: of two that are damaged one goes first.
             sleep(CLAIM_FOR).await;
-            let mut stands_back = false;
+            let mut before = None;
             loop {
                 if shard.died_of_damage() {
                     // It takes part in nothing any more: the others do without it already.
@@ -298,15 +305,17 @@ impl Core {
                 if shard.group().is_over() {
                     return;
                 }
+                shard.group().stand_back(false);
                 // Whoever is copied is copied from the leader: it must not be this one.
                 timeout(CLOSE_TIMEOUT, self.hand_over_lead(shard.group())).await.ok();
-                // One that nobody can take over from may lead without end and do nothing: what
-                // cannot be read here is what the others need before its first entry counts
-                // (`queue` seed 801330). Now and then it makes room for somebody else; not for
-                // good, as it may be the only one that can lead.
-                let leads = shard.group().status().role == Role::Leader;
-                stands_back = leads && !stands_back;
-                shard.group().stand_back(stands_back);
+                // One that nobody can take over from may lead without end and commit nothing: what
+                // cannot be read here is what the others need first (`queue` seed 801330). Now and
+                // then it makes room for somebody else; not for good, as it may be the only one
+                // that can lead.
+                let now = stuck_at(&shard.group().status());
+                let is_stuck = now.is_some() && before == now;
+                shard.group().stand_back(is_stuck);
+                before = now.filter(|_| !is_stuck);
                 // The others must do without this copy meanwhile.
                 if self.board.borrow().is_spare(self.node(), id, now_ms()) {
                     break;

@@ -47,13 +47,16 @@ const DYING_MAX: u64 = 20_000;
 
 /// Which records are too old, of partitions that were asked for lately.
 #[derive(Default)]
-pub(crate) struct Ages(RefCell<BTreeMap<(PartitionKey, u64), (Instant, Offset)>>);
+pub(crate) struct Ages(RefCell<BTreeMap<(PartitionKey, u64), Known>>);
+
+/// When somebody looked, when that was known, and the first record that was not too old then.
+type Known = (Instant, Instant, Offset);
 
 impl Ages {
     fn known(&self, key: PartitionKey, max_age_ms: u64) -> Option<Offset> {
         let ages = self.0.borrow();
-        let (at, to) = ages.get(&(key, max_age_ms))?;
-        (at.elapsed() < KNOWN_FOR).then_some(*to)
+        let (_, known, to) = ages.get(&(key, max_age_ms))?;
+        (known.elapsed() < KNOWN_FOR).then_some(*to)
     }
 
     /// Looked at then.
@@ -62,8 +65,9 @@ impl Ages {
         if ages.len() >= KNOWN_MAX {
             ages.clear();
         }
-        let known = ages.entry((key, max_age_ms)).or_insert((then, to));
-        *known = (*known).max((then, to));
+        let new = (then, Instant::now(), to);
+        let known = ages.entry((key, max_age_ms)).or_insert(new);
+        *known = (*known).max(new);
     }
 }
 

@@ -34,15 +34,12 @@
 //! # }
 //! ```
 //!
-//! [`Queue::subscribe`] has records sent instead, as many at a time as there is credit for.
-//!
 //! Partitions that the topic got after the queue was opened are not read: open it again.
 
 mod gather;
 mod look;
 mod receipt;
 mod record;
-mod subscription;
 mod waits;
 
 use std::collections::BTreeMap;
@@ -61,7 +58,6 @@ pub use self::look::{Counts, PartitionCounts};
 use self::receipt::verdict;
 pub use self::receipt::{Receipt, ReceiptParseError, SettleError};
 pub use self::record::{Received, Record};
-pub use self::subscription::{Delivery, Subscription};
 use self::waits::Waits;
 use crate::client::Client;
 use crate::error::ClientError;

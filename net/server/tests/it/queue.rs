@@ -226,55 +226,6 @@ fn what_is_delivered_too_often_goes_to_the_dead_letter_topic() {
     });
 }
 
-/// Push: no more than there is credit for, more when some is settled; what nobody took is there for
-/// others at once.
-#[test]
-fn a_subscription_is_sent_what_it_has_credit_for() {
-    with_node("2", async |client| {
-        client.create_topic("orders", 3, None).await.unwrap();
-        let settings = QueueSettings::default();
-        client.create_group("orders", "workers", &settings, Begin::Start).await.unwrap();
-        let mut pushed = open(&client, "orders").await.subscribe(4, None);
-        produce(&client, "orders", 0..10).await;
-        let mut seen = Vec::new();
-        let mut held = Vec::new();
-        for _ in 0..4 {
-            let delivery = tokio::time::timeout(LONG, pushed.next()).await.unwrap();
-            held.push(delivery.unwrap().unwrap());
-        }
-        assert!(tokio::time::timeout(2 * SECOND, pushed.next()).await.is_err(), "no credit");
-        let leased = pushed.queue().counts().await.unwrap().leased;
-        assert_eq!(leased, 4, "nothing is leased without credit");
-        seen.extend(held.iter().map(|one| value(one)));
-        for result in pushed.ack(held).await {
-            result.unwrap();
-        }
-        let next = tokio::time::timeout(LONG, pushed.next()).await.unwrap().unwrap().unwrap();
-        let given_back = value(&next);
-        pushed.nack(vec![next], Some(Duration::ZERO)).await.pop().unwrap().unwrap();
-        // Some wait to be taken now.
-        tokio::time::sleep(SECOND).await;
-        pushed.close().await;
-        let queue = open(&client, "orders").await;
-        let rest = queue.receive(10, LONG, None).await.unwrap();
-        let mut rest = values(&rest);
-        while rest.len() < 6 {
-            rest.extend(values(&queue.receive(10, LONG, None).await.unwrap()));
-        }
-        assert!(rest.contains(&given_back));
-        seen.extend(rest);
-        seen.sort_unstable();
-        assert_eq!(seen, (0..10).collect::<Vec<_>>());
-        // Dropped, it leases no more.
-        let pushed = open(&client, "orders").await.subscribe(4, None);
-        drop(pushed);
-        tokio::time::sleep(2 * SECOND).await;
-        produce(&client, "orders", 10..12).await;
-        tokio::time::sleep(SECOND).await;
-        assert_eq!(queue.counts().await.unwrap().visible, 2);
-    });
-}
-
 #[test]
 fn a_group_is_looked_at_purged_and_rewound() {
     with_node("2", async |client| {
