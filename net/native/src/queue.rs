@@ -153,16 +153,14 @@ fn group_name(name: &str) -> Result<GroupName, ErrorReply> {
 fn settings(settings: wire::GroupSettings) -> Result<QueueSettings, ErrorReply> {
     let dead_letter = settings.dead_letter.as_deref().map(topic_name).transpose()?;
     let backoff = settings.backoff.parse::<Backoff>().map_err(|e| invalid(e.to_string()))?;
-    let wire::GroupSettings { visibility_ms, deliveries_max, max_age_ms, .. } = settings;
-    let wire::GroupSettings { filter, order, .. } = settings;
     Ok(QueueSettings {
-        visibility_ms,
-        deliveries_max,
-        max_age_ms,
+        visibility_ms: settings.visibility_ms,
+        deliveries_max: settings.deliveries_max,
+        max_age_ms: settings.max_age_ms,
         dead_letter,
         backoff,
-        filter,
-        order,
+        filter: settings.filter,
+        order: settings.order,
     })
 }
 

@@ -110,18 +110,13 @@ impl Selection {
         }
     }
 
-    /// How many records before `to` are wanted.
-    pub(crate) fn wanted_before(&self, to: Offset) -> u64 {
-        let before = self.wanted.iter().take_while(|range| range.start < to);
-        before.map(|range| range.end.min(to).0 - range.start.0).sum()
-    }
-
-    /// Takes the front off: so many wanted records at most, and what is not wanted around them.
-    pub(crate) fn take(&mut self, count_max: u64) -> Self {
+    /// Takes the front off: so many wanted records at most, none of them at `to` or behind it, and
+    /// what is not wanted around them.
+    pub(crate) fn take(&mut self, count_max: u64, to: Offset) -> Self {
         let mut taken = Self::empty(self.from);
         let mut left = count_max;
-        while let Some(range) = self.wanted.front_mut().filter(|_| left > 0) {
-            let end = Offset(range.end.0.min(range.start.0.saturating_add(left)));
+        while let Some(range) = self.wanted.front_mut().filter(|it| left > 0 && it.start < to) {
+            let end = Offset(range.end.min(to).0.min(range.start.0.saturating_add(left)));
             left -= end.0 - range.start.0;
             taken.wanted.push_back(range.start..end);
             range.start = end;
@@ -198,15 +193,19 @@ mod tests {
     #[test]
     fn the_front_is_taken_and_put_back() {
         let whole = selection(0, &[(3, false), (4, true), (2, false), (1, true), (5, false)]);
-        for (count_max, end, want) in [
-            (0, 3, vec![]),
-            (1, 4, vec![(3, 4)]),
-            (4, 9, vec![(3, 7)]),
-            (5, 15, vec![(3, 7), (9, 10)]),
-            (99, 15, vec![(3, 7), (9, 10)]),
+        for (count_max, to, end, want) in [
+            (0, 99, 3, vec![]),
+            (1, 99, 4, vec![(3, 4)]),
+            (4, 99, 9, vec![(3, 7)]),
+            (5, 99, 15, vec![(3, 7), (9, 10)]),
+            (99, 99, 15, vec![(3, 7), (9, 10)]),
+            (99, 3, 3, vec![]),
+            (99, 5, 5, vec![(3, 5)]),
+            (1, 5, 4, vec![(3, 4)]),
+            (99, 9, 9, vec![(3, 7)]),
         ] {
             let mut rest = whole.clone();
-            let taken = rest.take(count_max);
+            let taken = rest.take(count_max, Offset(to));
             assert_eq!((taken.end(), ranges(&taken)), (Offset(end), want), "{count_max}");
             assert_eq!((rest.from(), rest.end()), (Offset(end), Offset(15)));
             rest.put_back(taken);
@@ -296,7 +295,7 @@ mod tests {
                 }
                 _ => {
                     let count_max = random(6);
-                    let taken = selection.take(count_max);
+                    let taken = selection.take(count_max, Offset(u64::MAX));
                     assert!(taken.wanted_count() <= count_max);
                     let front: Vec<bool> = list.drain(..taken.count() as usize).collect();
                     for (at, is_wanted) in (taken.from().0..).zip(front) {

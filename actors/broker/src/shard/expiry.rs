@@ -197,7 +197,7 @@ impl Shard {
             return Ok(leased);
         }
         let (old, young) = split(leased, to);
-        self.expire_leased(slot, &old);
+        self.expire_leased(slot, &old, young.is_empty()).await?;
         Ok(young)
     }
 
@@ -240,7 +240,7 @@ impl Shard {
                 wanted.batches.push(batch);
             }
         }
-        self.expire_leased(slot, &over);
+        self.expire_leased(slot, &over, wanted.leased.is_empty()).await?;
         Ok(wanted)
     }
 
@@ -250,11 +250,21 @@ impl Shard {
         Ok(time_ms.map_err(|error| self.read_error(error))?)
     }
 
-    /// These are not handed out; if that cannot be said now, it is when their leases are over.
-    fn expire_leased(&self, slot: Slot, leased: &[Leased]) {
+    /// These are not handed out; if that cannot be said now, it is when their leases are over. Who
+    /// has nothing else looks again: only when this is applied, and what was given back before it.
+    async fn expire_leased(
+        &self,
+        slot: Slot,
+        leased: &[Leased],
+        looks_again: bool,
+    ) -> Result<(), QueueError> {
         if !leased.is_empty() {
-            drop(self.submit_op(expire(slot, leased)));
+            let expired = self.submit_op(expire(slot, leased));
+            if looks_again {
+                expired.await?;
+            }
         }
+        Ok(())
     }
 }
 

@@ -91,8 +91,6 @@ impl Shard {
                     None if is_last && looks == EXPIRED_LOOKS_MAX => return Ok(nothing(true)),
                     None => looks = (looks + 1).min(EXPIRED_LOOKS_MAX),
                 }
-                // What did not fit was given back, and is not there before that is applied.
-                self.submit_op(Op { slot, what: What::Release(Vec::new()) }).await?;
                 continue;
             }
             if Instant::now() >= request.wait_until {
@@ -110,17 +108,10 @@ impl Shard {
             Sight::Nothing => Ok(Sifted::Nothing),
             Sight::Some if ask.count_max == 0 => Ok(Sifted::Found),
             Sight::Some => {
-                let Ask { count_max, before, visibility_ms, .. } = ask;
-                let there = self.inner.group.with_machine(|machine| {
-                    let group = machine.groups().slots.get(&slot)?;
-                    // The oldest are leased first: with so many, none that lies behind.
-                    Some(match before.0 {
-                        u64::MAX => LEASE_MAX as usize,
-                        _ => group.backlog.visible_before(before, LEASE_MAX as usize),
-                    })
-                });
-                let there = u32::try_from(there.unwrap_or(0)).unwrap_or(u32::MAX);
-                let what = What::Lease { count_max: count_max.min(there), visibility_ms };
+                // The oldest are leased first: who wants none behind a record asks for no more than
+                // lie before it.
+                let Ask { count_max, visibility_ms, .. } = ask;
+                let what = What::Lease { count_max, visibility_ms };
                 match self.submit_op(Op { slot, what }).await? {
                     Outcome::Leased(leased) => Ok(Sifted::Leased(leased)),
                     _ => Err(QueueError::UnknownGroup),

@@ -149,7 +149,7 @@ impl Shard {
             }
         }
         let is_all = found.end() >= view.end;
-        let taken = found.take(missing.min(found.wanted_before(ask.before)));
+        let taken = found.take(missing, ask.before);
         let is_found = ask.count_max == 0 && found.begins_wanted();
         let leases = view.visible > 0 || taken.wanted_count() > 0;
         // Whoever asks whether there is one comes again for it.
