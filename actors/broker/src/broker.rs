@@ -38,7 +38,6 @@ use crate::nodes::PeerRefusal;
 use crate::options::BrokerOptions;
 use crate::reply::{ProduceReply, ProduceResult, Way};
 use crate::router::{CoreLinks, Router};
-use crate::shard::handle::first_of;
 
 pub use crate::start::StartError;
 
@@ -126,34 +125,6 @@ impl Broker {
         request: Bytes,
     ) -> impl Future<Output = Result<Bytes, PeerRefusal>> + 'static {
         Rc::clone(&self.core).answer_peer(shard, from, request)
-    }
-
-    /// Follows where the other members are reached: waits until that is not `seen` any more. What
-    /// a node itself has told lately counts before what the catalog says: a node that was started
-    /// elsewhere is found before a majority knows it.
-    pub async fn members(&self, seen: &[(NodeId, String)]) -> Vec<(NodeId, String)> {
-        let mut board = self.core.board.subscribe();
-        let mut catalog = self.core.catalog_watch();
-        loop {
-            drop((board.borrow_and_update(), catalog.borrow_and_update()));
-            let found = self.members_now();
-            if found != seen {
-                return found;
-            }
-            // Neither ends while this handle lives.
-            let board = async { board.changed().await.unwrap_or(()) };
-            first_of(board, async { catalog.changed().await.unwrap_or(()) }).await;
-        }
-    }
-
-    fn members_now(&self) -> Vec<(NodeId, String)> {
-        let (catalog, board) = (self.core.catalog(), self.core.board.borrow());
-        let others = catalog.nodes().members().filter(|node| node.id != self.node());
-        let address = |node: &barrage_cluster::node::Node| {
-            let told = board.beacon(node.id).map(|beacon| beacon.peer_address.clone());
-            told.unwrap_or_else(|| node.presence.peer.clone())
-        };
-        others.map(|node| (node.id, address(node))).collect()
     }
 
     /// This core.

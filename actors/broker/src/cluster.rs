@@ -147,7 +147,7 @@ impl ClusterDescription {
         };
         let nodes = members.members().map(|member| NodeDescription {
             node: member.id,
-            peer: member.presence.peer.clone(),
+            peer: board.peer_address(member).to_owned(),
             client: member.presence.client.clone(),
             present: board.is_present(member.id, now_ms),
             leaving: member.leaving,

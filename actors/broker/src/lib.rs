@@ -40,6 +40,7 @@ mod router;
 mod shard;
 mod start;
 mod streams;
+mod whereabouts;
 
 pub use barrage_cluster::node::{Birth, Presence};
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use barrage_model::{NodeId, ShardId, Term};
 
 use crate::catalog::Catalog;
+use crate::node::Node;
 use crate::plan::Sightings;
 
 /// How often a node tells, in milliseconds; at once when there is news.
@@ -115,7 +116,9 @@ impl Board {
     pub fn hear_of(&mut self, beacon: Beacon, now_ms: u64) -> bool {
         let known = self.heard.get(&beacon.node);
         let is_news = known.is_none_or(|known| {
-            !is_present(known.at_ms, now_ms) && known.beacon.life != beacon.life
+            let is_same = known.beacon.life == beacon.life
+                && known.beacon.peer_address == beacon.peer_address;
+            !is_present(known.at_ms, now_ms) && !is_same
         });
         if is_news {
             self.heard.insert(beacon.node, Heard { beacon: Arc::new(beacon), at_ms: None });
@@ -147,6 +150,13 @@ impl Board {
     #[must_use]
     pub fn beacon(&self, node: NodeId) -> Option<&Beacon> {
         self.heard.get(&node).map(|heard| &*heard.beacon)
+    }
+
+    /// Where a member is reached: what it has told itself counts before what the catalog says. A
+    /// node that was started elsewhere is found before a majority knows it.
+    #[must_use]
+    pub fn peer_address<'a>(&'a self, member: &'a Node) -> &'a str {
+        self.beacon(member.id).map_or(&member.presence.peer, |beacon| &beacon.peer_address)
     }
 
     /// Whether a node was heard of lately.
@@ -313,6 +323,25 @@ mod tests {
         // Of one that is not there nothing is passed on.
         assert_eq!(third.missed_by(&told(&Board::default()), PRESENT_MS - 1).count(), 1);
         assert_eq!(third.missed_by(&told(&Board::default()), PRESENT_MS).count(), 0);
+    }
+
+    #[test]
+    fn where_a_node_is_said_to_be_counts_until_it_is_heard() {
+        let at = |life, address: &str| Beacon {
+            life,
+            peer_address: address.to_owned(),
+            ..beacon(1, 0, Vec::new())
+        };
+        let mut board = Board::default();
+        let address =
+            |board: &Board| board.beacon(NodeId(1)).map(|beacon| beacon.peer_address.clone());
+        assert!(board.hear_of(at(0, "a:1"), 0));
+        assert!(!board.hear_of(at(0, "a:1"), 1));
+        assert!(board.hear_of(at(0, "b:1"), 2), "it has moved on");
+        assert_eq!(address(&board).as_deref(), Some("b:1"));
+        assert!(board.hear(at(7, "c:1"), 3));
+        assert!(!board.hear_of(at(0, "b:1"), 4));
+        assert_eq!(address(&board).as_deref(), Some("c:1"));
     }
 
     /// Who may leave its shard to be made anew, of three voters.

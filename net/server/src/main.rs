@@ -13,6 +13,7 @@ mod memory;
 mod node;
 mod peers;
 mod ready;
+mod seeds;
 mod start;
 mod verify;
 

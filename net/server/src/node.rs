@@ -33,6 +33,7 @@ use crate::exit::{Exit, Failure};
 use crate::memory::Shares;
 use crate::peers::{Members, ToBroker, keep_book};
 use crate::ready::Ready;
+use crate::seeds::Seeds;
 
 /// How often the watching thread looks at the signals.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(20);
@@ -81,6 +82,7 @@ struct PeerSetup {
     me: Identity,
     book: Book,
     members: Sender<Members>,
+    seeds: Arc<Seeds>,
     contact: Contact,
     shared: ListenerHandle,
     own: Vec<ListenerHandle>,
@@ -143,6 +145,7 @@ impl Watch {
         let mut seats = Vec::new();
         let cluster = home.cluster().parse::<ClusterId>().map_err(Failure::new)?;
         let me = Identity { cluster, node: home.node() };
+        let seeds = Seeds::start(config, home.cluster())?;
         let (link, port) = control_link();
         barrage_control::start(port).map_err(Failure::new)?;
         let mut link = Some(link);
@@ -183,6 +186,7 @@ impl Watch {
                 me,
                 members: keep_book(book.clone())?,
                 book,
+                seeds,
                 contact: Contact::new(addresses.peer_ports()).map_err(Failure::new)?,
                 shared: addresses.peers.clone(),
                 own: addresses.peer_cores.clone(),
@@ -315,7 +319,8 @@ async fn serve_core(context: CoreContext, setup: Setup) -> Result<(), Failure> {
     let Some(Seat { links, mut steps }) = seat else {
         return Err(Failure::new("the core was started twice"));
     };
-    let PeerSetup { me, book, members, contact, shared: peer_shared, own: peer_own } = setup.peers;
+    let PeerSetup { me, book, members, seeds, contact, shared: peer_shared, own: peer_own } =
+        setup.peers;
     let peer_options = barrage_peer::Options::default();
     let peers = Links::new(me, book, peer_options.clone());
     let failed =
@@ -329,6 +334,7 @@ async fn serve_core(context: CoreContext, setup: Setup) -> Result<(), Failure> {
     }
     if context.index == 0 {
         tell_members(&broker, members);
+        seeds.heed(&broker);
     }
     broker.open().await.map_err(|error| failed(&error))?;
     report_failure(&broker, &setup.told);

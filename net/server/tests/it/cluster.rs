@@ -328,6 +328,21 @@ fn nodes_that_moved_at_the_same_time_find_each_other() {
     }
 }
 
+/// Before anybody has stored where the first one is now, the two others move as well: only the
+/// addresses that they were told to join by lead to it.
+#[test]
+fn nodes_that_moved_one_after_the_other_find_each_other() {
+    let mut cluster = Cluster::start(3);
+    for round in 0..3 {
+        let (one, other) = (round, (round + 1) % 3);
+        cluster.down(one).kill();
+        cluster.down(other).kill();
+        cluster.up(one);
+        cluster.up(other);
+    }
+    cluster.await_healthy();
+}
+
 /// One bit of the first segment of every shard: records that only a read of them shows.
 fn flip_bits(home: &Home) {
     for shard in ["1", "2", "3"] {
