@@ -255,7 +255,7 @@ impl Letters {
         };
         progress.finish_and_clear();
         // That one cannot be given back is no harm: its lease ends.
-        drop(self.queue.nack(&held, Some(Duration::ZERO)).await);
+        drop(self.queue.release(&held).await);
         result.with_context(|| format!("dead-letter topic {}", self.topic))?;
         summary.missing = work.choice.missing(&seen).map(|letter| letter.to_string()).collect();
         if let What::Redrive(producer) = work.what {

@@ -226,7 +226,7 @@ async fn receive(args: ReceiveArgs) -> anyhow::Result<ExitCode> {
     if printed.is_err() {
         // Nobody knows their receipts: others may have them at once.
         let receipts: Vec<Receipt> = received.iter().map(|one| one.receipt).collect();
-        drop(queue.nack(&receipts, Some(Duration::ZERO)).await);
+        drop(queue.release(&receipts).await);
     }
     printed.map(|()| ExitCode::SUCCESS)
 }
@@ -353,7 +353,7 @@ impl Worker {
             let receipts: Vec<Receipt> = received.iter().map(|one| one.receipt).collect();
             if let Err(error) = write(&received) {
                 // What was not written is for others, at once.
-                drop(self.queue.nack(&receipts, Some(Duration::ZERO)).await);
+                drop(self.queue.release(&receipts).await);
                 return Err(error);
             }
             for (receipt, result) in receipts.iter().zip(self.queue.ack(&receipts).await) {

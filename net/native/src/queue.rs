@@ -130,6 +130,7 @@ fn settle_request(request: &wire::QueueSettle) -> broker::SettleRequest {
         wire::Settlement::Ack => broker::Settlement::Ack,
         wire::Settlement::Nack { delay_ms } => broker::Settlement::Nack { delay_ms },
         wire::Settlement::Extend { visibility_ms } => broker::Settlement::Extend { visibility_ms },
+        wire::Settlement::Release => broker::Settlement::Release,
     };
     let receipts = request.receipts.iter().map(|receipt| (receipt.offset, receipt.tag));
     let receipts = receipts.collect();

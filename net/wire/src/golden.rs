@@ -168,6 +168,7 @@ fn group_requests() -> Vec<Request<'static>> {
         settle(Settlement::Ack),
         settle(Settlement::Nack { delay_ms: Some(9) }),
         settle(Settlement::Extend { visibility_ms: 9 }),
+        settle(Settlement::Release),
         Request::QueuePeek(QueuePeek { key: KEY, group, count_max: 10 }),
         Request::QueueSeek(QueueSeek { key: KEY, group, to: Seek::Rewind(Offset(7)) }),
         Request::QueueSeek(QueueSeek { key: KEY, group, to: Seek::Skip(Offset(7)) }),

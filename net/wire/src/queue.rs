@@ -109,6 +109,8 @@ pub enum Settlement {
         /// How long.
         visibility_ms: u64,
     },
+    /// Nobody has looked at them: they are given back, and this delivery does not count.
+    Release,
 }
 
 impl Field for Settlement {
@@ -123,6 +125,7 @@ impl Field for Settlement {
                 2_u8.put(out);
                 visibility_ms.put(out);
             }
+            Self::Release => 3_u8.put(out),
         }
     }
 
@@ -131,6 +134,7 @@ impl Field for Settlement {
             0 => Ok(Self::Ack),
             1 => Ok(Self::Nack { delay_ms: reader.take()? }),
             2 => Ok(Self::Extend { visibility_ms: reader.take()? }),
+            3 => Ok(Self::Release),
             value => Err(DecodeError::BadTag { what: "settlement", value: u32::from(value) }),
         }
     }

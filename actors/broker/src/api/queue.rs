@@ -111,6 +111,8 @@ pub enum Settlement {
         /// How long.
         visibility_ms: u64,
     },
+    /// Nobody has looked at it: it is given back as if it had not been delivered.
+    Release,
 }
 
 /// Settles leases of one partition, all alike.

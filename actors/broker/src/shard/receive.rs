@@ -323,6 +323,7 @@ impl Shard {
                 check_visibility(visibility_ms)?;
                 What::Extend(receipts.map(|receipt| (receipt, visibility_ms)).collect())
             }
+            Settlement::Release => What::Release(receipts.collect()),
         };
         match self.submit_op(Op { slot, what }).await? {
             Outcome::Settled(results) => Ok(results),

@@ -40,6 +40,7 @@ mod gather;
 mod look;
 mod receipt;
 mod record;
+mod subscription;
 mod waits;
 
 use std::collections::BTreeMap;
@@ -58,6 +59,7 @@ pub use self::look::{Counts, PartitionCounts};
 use self::receipt::verdict;
 pub use self::receipt::{Receipt, ReceiptParseError, SettleError};
 pub use self::record::{Received, Record};
+pub use self::subscription::{Delivery, Subscription};
 use self::waits::Waits;
 use crate::client::Client;
 use crate::error::ClientError;
@@ -144,6 +146,12 @@ impl Queue {
     ) -> Vec<Result<(), SettleError>> {
         let delay_ms = delay.map(milliseconds);
         self.settle(receipts, Settlement::Nack { delay_ms }).await
+    }
+
+    /// Gives records back that nobody has looked at: they may be leased again at once, and this
+    /// delivery does not count. One result per receipt, in their order, as of [`Queue::nack`].
+    pub async fn release(&self, receipts: &[Receipt]) -> Vec<Result<(), SettleError>> {
+        self.settle(receipts, Settlement::Release).await
     }
 
     /// Keeps records for `visibility` from now on. One result per receipt, in their order.

@@ -2,6 +2,7 @@
 //! looked at and moved.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use barrage_client::queue::{Begin, Queue, Receipt, Received, SettleError};
@@ -289,5 +290,71 @@ fn a_group_is_looked_at_purged_and_rewound() {
         let unknown = client.queue("nobody", "workers", QueueOptions::default()).await;
         assert_eq!(unknown.unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(peeked[0].partition, PartitionId(0));
+    });
+}
+
+/// Push: no more than there is credit for, more when some is settled; what nobody took is there for
+/// others at once, as if it had not been delivered.
+#[test]
+fn a_subscription_is_sent_what_it_has_credit_for() {
+    with_node("2", async |client| {
+        client.create_topic("orders", 3, None).await.unwrap();
+        let settings = QueueSettings::default();
+        client.create_group("orders", "workers", &settings, Begin::Start).await.unwrap();
+        let queue = Arc::new(open(&client, "orders").await);
+        let mut pushed = queue.subscribe(4, None);
+        produce(&client, "orders", 0..10).await;
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let delivery = tokio::time::timeout(LONG, pushed.next()).await.unwrap();
+            held.push(delivery.unwrap().unwrap());
+        }
+        assert!(tokio::time::timeout(2 * SECOND, pushed.next()).await.is_err(), "no credit");
+        assert_eq!(queue.counts().await.unwrap().leased, 4, "nothing is leased without credit");
+        let mut seen: Vec<_> = held.iter().map(|one| value(one)).collect();
+        for result in pushed.ack(held).await {
+            result.unwrap();
+        }
+        let next = tokio::time::timeout(LONG, pushed.next()).await.unwrap().unwrap().unwrap();
+        let given_back = value(&next);
+        pushed.nack(vec![next], Some(Duration::ZERO)).await.pop().unwrap().unwrap();
+        // Some wait to be taken now.
+        while queue.counts().await.unwrap().leased < 4 {
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        pushed.close().await;
+        let mut rest = BTreeMap::new();
+        while rest.len() < 6 {
+            let received = queue.receive(10, LONG, None).await.unwrap();
+            rest.extend(received.iter().map(|one| (value(one), one.deliveries)));
+        }
+        let counted: Vec<_> = rest.iter().filter(|(_, deliveries)| **deliveries > 1).collect();
+        assert_eq!(counted, [(&given_back, &2)], "only what the program had counts");
+        seen.extend(rest.into_keys());
+        seen.sort_unstable();
+        assert_eq!(seen, (0..10).collect::<Vec<_>>());
+    });
+}
+
+/// One that is dropped gives back what nobody took, and leases no more.
+#[test]
+fn a_subscription_that_is_dropped_lets_go() {
+    with_node("2", async |client| {
+        client.create_topic("orders", 1, None).await.unwrap();
+        let settings = QueueSettings::default();
+        client.create_group("orders", "workers", &settings, Begin::Start).await.unwrap();
+        let queue = Arc::new(open(&client, "orders").await);
+        produce(&client, "orders", 0..3).await;
+        let pushed = queue.subscribe(2, None);
+        while queue.counts().await.unwrap().leased < 2 {
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        drop(pushed);
+        while queue.counts().await.unwrap().visible < 3 {
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        produce(&client, "orders", 3..5).await;
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(queue.counts().await.unwrap().visible, 5);
     });
 }
