@@ -402,6 +402,8 @@ pub enum Settlement {
         /// The new length.
         visibility: Duration,
     },
+    /// Give it back at once, as if it had not been delivered.
+    Release,
 }
 
 /// Cancel or move a delayed record that waits. Where it does not wait any more that is refused.

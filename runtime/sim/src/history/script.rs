@@ -167,6 +167,7 @@ fn operation(words: &[&str], now: Nanos) -> Operation {
         "take" => Operation::Take(TakeLease { group: group(), topic, visibility: seconds(2) }),
         "ack" => settle(Settlement::Ack),
         "nack" => settle(Settlement::Nack { delay: seconds(3) }),
+        "release" => settle(Settlement::Release),
         "extend" => settle(Settlement::Extend { visibility: seconds(3) }),
         "beat" => Operation::Beat(beat(group(), &words[1..])),
         "leave" => Operation::Leave { group: group() },

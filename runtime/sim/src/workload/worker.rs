@@ -3,6 +3,7 @@
 //!
 //! Owns: what a receive and a settlement may be answered. Must never: settle what it was not given.
 
+use std::mem;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ const PAUSE: Duration = milliseconds(15);
 const PAUSE_WITHOUT_LEADER: Duration = milliseconds(30);
 /// How long the last reading leases records, in milliseconds: nothing comes back meanwhile.
 const LAST_VISIBILITY_MS: u64 = 600_000;
+/// So long after a lease has ended somebody else has the record, often.
+const LATE: Duration = milliseconds(300);
 /// Between two looks whether anything is left.
 const LOOK_EVERY: Duration = milliseconds(200);
 
@@ -162,11 +165,14 @@ struct Given {
 pub(crate) struct Worker {
     client: Client,
     group: Group,
+    /// Acked when their leases are over and somebody else may have them.
+    late: Vec<Given>,
+    late_from: Instant,
 }
 
 impl Worker {
     pub(crate) fn new(client: Client, group: Group) -> Self {
-        Self { client, group }
+        Self { client, group, late: Vec::new(), late_from: Instant::now() }
     }
 
     /// Works until it is told to stop.
@@ -175,7 +181,11 @@ impl Worker {
             let partition = self.client.random.below(u64::from(self.group.topic.partitions)) as u32;
             let given = self.receive(partition, &plan).await;
             sleep(between(&mut self.client.random, &plan.think_time)).await;
-            self.settle_all(given).await;
+            self.settle_all(given, &plan).await;
+            if Instant::now() >= self.late_from {
+                let late = mem::take(&mut self.late);
+                self.settle(late, Fate::Ack).await;
+            }
         }
         self.client.hang_up();
     }
@@ -269,17 +279,23 @@ impl Worker {
     }
 
     /// Does with what was given what workers do.
-    async fn settle_all(&mut self, mut given: Vec<Given>) {
+    async fn settle_all(&mut self, mut given: Vec<Given>, plan: &WorkerPlan) {
         while !given.is_empty() {
             let count = self.client.random.between(1, given.len() as u64) as usize;
             let rest = given.split_off(count);
             let fate = match self.client.random.below(20) {
-                0..=13 => Fate::Ack,
+                0..=12 => Fate::Ack,
+                13 => Fate::Release,
                 14 | 15 => Fate::Nack { delay_ms: None },
                 16 => Fate::Nack { delay_ms: Some(self.client.random.between(0, 3_000)) },
                 17 => Fate::Extend { visibility_ms: self.client.random.between(1_000, 4_000) },
-                // Forgotten: they come back when their time is over.
-                _ => {
+                // They come back when their time is over: forgotten, or remembered too late.
+                late => {
+                    if late == 19 {
+                        self.late = given;
+                        let lease = Duration::from_millis(plan.visibility_ms);
+                        self.late_from = Instant::now() + lease + LATE;
+                    }
                     given = rest;
                     continue;
                 }
@@ -301,6 +317,7 @@ impl Worker {
             Fate::Extend { visibility_ms } => {
                 Settlement::Extend { visibility: Duration::from_millis(visibility_ms) }
             }
+            Fate::Release => Settlement::Release,
         };
         let (client, group) = (&self.client.name, self.group.name);
         let calls: Vec<Call> =

@@ -249,6 +249,10 @@ impl Broker {
         }
         match settle.how {
             Settlement::Ack => leased.is_over = true,
+            Settlement::Release => {
+                leased.until = now;
+                leased.count -= 1;
+            }
             Settlement::Nack { delay: length } | Settlement::Extend { visibility: length } => {
                 leased.until = Nanos(now.0 + length.as_nanos() as u64);
             }

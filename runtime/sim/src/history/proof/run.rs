@@ -262,12 +262,13 @@ impl Run<'_> {
             return None;
         }
         let receipt = receipts.remove(self.rng.below(receipts.len()));
-        let how = match self.rng.below(4) {
+        let how = match self.rng.below(5) {
             0 => Settlement::Nack { delay: Duration::from_millis(self.rng.below(20) as u64) },
             1 => {
                 receipts.push(receipt);
                 Settlement::Extend { visibility: VISIBILITY }
             }
+            2 => Settlement::Release,
             _ => Settlement::Ack,
         };
         let Taken { fingerprint, count, .. } = receipt;

@@ -36,6 +36,7 @@ pub(crate) fn settled(
             Settlement::Ack => "ack",
             Settlement::Nack { .. } => "nack",
             Settlement::Extend { .. } => "extend",
+            Settlement::Release => "release",
         };
         let (old, new, at) = (open.count, newer.count, newer.at);
         let record = tell();

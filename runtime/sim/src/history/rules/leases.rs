@@ -1,7 +1,8 @@
 //! I9: a lease is exclusive until it ends, and every record of a queue ends in one place.
 //!
 //! Demands, of each group: a record is not delivered again before the lease of its earlier
-//! delivery can have ended; a later delivery has a higher count, and no count is given out twice.
+//! delivery can have ended; a later delivery has a higher count, and no count is given out twice
+//! but that of a delivery that may have been released.
 //! At the end each acknowledged record of a topic from which the group took was acked, or was
 //! delivered in the final reading, or is shown by it as the group's dead letter, once; what was
 //! acked or is dead is nowhere else.
@@ -48,6 +49,8 @@ pub(crate) struct Given {
     ends: Nanos,
     /// It may have been given back.
     is_nacked: bool,
+    /// And then does not count.
+    is_released: bool,
 }
 
 /// An ack that was accepted.
@@ -159,7 +162,8 @@ impl Leases {
     ) -> bool {
         let (count, done, at) = given;
         let ends = self.promised(take.begun_at, take.visibility);
-        let given = Given { count, begun: take.begun, done, at, ends, is_nacked: false };
+        let (is_nacked, is_released) = (false, false);
+        let given = Given { count, begun: take.begun, done, at, ends, is_nacked, is_released };
         let track = self.tracks.entry((take.group, message)).or_default();
         track.is_drained |= facts.is_final(take.begun);
         facts.counters.leases_compared += u64::from(!track.given.is_empty());
@@ -245,6 +249,7 @@ impl Leases {
                 None
             }
             Settlement::Nack { delay } => Some((delay, true)),
+            Settlement::Release => Some((Duration::ZERO, true)),
             Settlement::Extend { visibility } => Some((visibility, false)),
         };
         if let Some((length, is_nacked)) = sooner {
@@ -252,6 +257,7 @@ impl Leases {
             for given in track.given.iter_mut().filter(|given| given.count == count) {
                 given.ends = given.ends.min(ends);
                 given.is_nacked |= is_nacked;
+                given.is_released |= how == Settlement::Release;
             }
         }
         OpenSettlement { group, message, count, how, begun, begun_at, at: begun_at }
@@ -279,7 +285,7 @@ impl Leases {
                     given.ends = ends;
                 }
             }
-            Settlement::Nack { .. } => {}
+            Settlement::Nack { .. } | Settlement::Release => {}
         }
     }
 
@@ -386,7 +392,9 @@ impl Track {
         }
         for other in others {
             let (other_count, at) = (other.count, other.at);
-            if other_count == count || other.done < given.begun {
+            if other_count == count && other.is_released {
+                early(report, other, given);
+            } else if other_count == count || other.done < given.begun {
                 report.add(Rule::I9, given.at, || {
                     format!(
                         "{} was delivered with count {count} after count {other_count} at {at}",
@@ -450,6 +458,24 @@ mod tests {
                 "p send a -> 0; c take g 30 -> a*1; c extend g a*1 5 -> ok; wait 6; \
                  d take g 30 -> a*2",
                 &[],
+            ),
+            (
+                "after a release, which does not count",
+                "p send a -> 0; c take g 30 -> a*1; c release g a*1 -> ok; d take g 30 -> a*1; \
+                 d release g a*1 -> ?; c take g 30 -> a*1",
+                &[],
+            ),
+            (
+                "a release that may not have happened",
+                "p send a -> 0; c take g 30 -> a*1; c release g a*1 -> ?; wait 30; \
+                 d take g 30 -> a*2",
+                &[],
+            ),
+            (
+                "one that was released to two",
+                "p send a -> 0; c take g 30 -> a*1; c release g a*1 -> ok; d take g 30 -> a*1; \
+                 wait 5; c take g 30 -> a*1",
+                &[I9],
             ),
             (
                 "an answer was lost",

@@ -372,7 +372,7 @@ impl Life {
         let Some(floor) = ledger.latest().entry(index).map(|sent| sent.entry.id) else { return };
         let number = ledger.ask(Asked::Floor(floor));
         drop(ledger);
-        self.watch(number, self.log.set_floor(floor));
+        self.raise_floor(number, floor);
     }
 
     /// Lets the floor follow the records, as far as they were let go.
@@ -389,7 +389,15 @@ impl Life {
         }
         let number = ledger.ask(Asked::Floor(floor));
         drop(ledger);
+        self.raise_floor(number, floor);
+    }
+
+    fn raise_floor(&self, number: u64, floor: LogId) {
         self.watch(number, self.log.set_floor(floor));
+        // At once, while the floor is on its way to the disk.
+        if number.is_multiple_of(2) {
+            self.retain();
+        }
     }
 
     fn retain(&self) {

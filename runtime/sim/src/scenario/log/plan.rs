@@ -145,7 +145,10 @@ impl Plan {
         let steps = random.between(10, 300);
         let end = match random.below(10) {
             // The first operations of a life are recovery's.
-            0 => End::PowerAtOperation(random.between(1, 12)),
+            0 => match random.between(1, 12) {
+                10.. => return self.short_life(),
+                operations => End::PowerAtOperation(operations),
+            },
             1..=4 => End::PowerAtOperation(random.between(1, steps * 4)),
             5..=6 => End::Power,
             7..=8 => End::Kill,
@@ -164,6 +167,11 @@ impl Plan {
         let killed = fault == Some(DiskFault::FlushError) && random.one_in(2);
         let end = if killed { End::Kill } else { end };
         LifePlan { options, steps, end, fault, chaos, lying: false }
+    }
+
+    /// A life that finds what the last one left, and has not written anything when the power goes.
+    fn short_life(&self) -> LifePlan {
+        LifePlan { end: End::Power, ..self.calm_life(0) }
     }
 
     /// A life in which nothing goes wrong, with few steps or none.
