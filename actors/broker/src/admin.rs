@@ -57,6 +57,7 @@ impl Core {
                     name: spec.name,
                     partitions: spec.partitions,
                     retention: spec.retention.unwrap_or(self.options.retention),
+                    priorities: spec.priorities,
                 };
                 self.change_topic(command, deadline).await
             }

@@ -15,8 +15,8 @@ pub(crate) mod stream;
 
 use barrage_model::batch::BatchError;
 use barrage_model::{
-    CoreId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
-    ShardId, TopicId, TopicName,
+    CoreId, NodeId, Offset, PartitionId, PartitionKey, Priorities, ProducerEpoch, ProducerId,
+    Retention, ShardId, TopicId, TopicName,
 };
 use barrage_world::Instant;
 use barrage_world::Slice;
@@ -365,6 +365,8 @@ pub struct TopicSpec {
     pub partitions: u32,
     /// How long records are kept; `None` takes the node's default.
     pub retention: Option<Retention>,
+    /// Its levels; not more than partitions.
+    pub priorities: Priorities,
 }
 
 /// What is to change about a topic; `None` leaves it.
@@ -387,6 +389,8 @@ pub struct TopicInfo {
     pub partitions: u32,
     /// How long records are kept.
     pub retention: Retention,
+    /// Its levels.
+    pub priorities: Priorities,
     /// Log time of its creation in milliseconds since 1970.
     pub created_ms: i64,
 }

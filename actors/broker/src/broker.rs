@@ -557,6 +557,7 @@ pub(crate) fn info(topic: &Topic) -> TopicInfo {
         id: topic.id,
         partitions: u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX),
         retention: topic.retention,
+        priorities: topic.priorities,
         created_ms: topic.created_ms,
     }
 }

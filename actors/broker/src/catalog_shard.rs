@@ -154,6 +154,7 @@ fn admin_error(error: CatalogError) -> AdminError {
         CatalogError::Settings(_)
         | CatalogError::NotQueue
         | CatalogError::PartitionCount { .. }
+        | CatalogError::Priorities { .. }
         | CatalogError::PartitionsShrink { .. }
         | CatalogError::ShardCount { .. }
         | CatalogError::NoShards

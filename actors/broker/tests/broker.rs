@@ -17,7 +17,8 @@ use barrage_model::batch::{
     BatchBuilder, BatchView, Compression, NewRecord, batches, set_producer,
 };
 use barrage_model::{
-    Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention, Sequence, TopicName,
+    Offset, PartitionId, PartitionKey, Priorities, ProducerEpoch, ProducerId, Retention, Sequence,
+    TopicName,
 };
 use barrage_world::{Instant, run_local, spawn, unix_time_ms, yield_now};
 use bytes::Bytes;
@@ -58,7 +59,8 @@ async fn stop(brokers: Vec<Broker>) {
 }
 
 async fn create(broker: &Broker, text: &str, partitions: u32) -> TopicInfo {
-    let spec = TopicSpec { name: name(text), partitions, retention: None };
+    let spec =
+        TopicSpec { name: name(text), partitions, retention: None, priorities: Priorities::NONE };
     broker.create_topic(spec, soon()).await.unwrap()
 }
 
@@ -121,7 +123,12 @@ fn records_go_in_and_come_out_on_any_core_and_after_a_restart() {
     with_dir(|dir| async move {
         let brokers = start(&dir, 2, |_| {}).await;
         let topic = create(&brokers[1], "orders", 4).await;
-        let twice = TopicSpec { name: name("orders"), partitions: 1, retention: None };
+        let twice = TopicSpec {
+            name: name("orders"),
+            partitions: 1,
+            retention: None,
+            priorities: Priorities::NONE,
+        };
         assert_eq!(brokers[0].create_topic(twice, soon()).await, Err(AdminError::TopicExists));
         for broker in &brokers {
             for partition in 0..4 {

@@ -20,7 +20,9 @@ use std::sync::Arc;
 
 use barrage_model::group::SettingsError;
 use barrage_model::limits::{GROUPS_PER_TOPIC_MAX, PARTITIONS_PER_TOPIC_MAX};
-use barrage_model::{GroupId, NodeId, ProducerId, Retention, ShardId, TopicId, TopicName};
+use barrage_model::{
+    GroupId, NodeId, Priorities, ProducerId, Retention, ShardId, TopicId, TopicName,
+};
 use thiserror::Error;
 
 use crate::command::Command;
@@ -134,6 +136,17 @@ pub enum CatalogError {
         /// How many were asked for.
         asked: u32,
     },
+    /// A level without a partition.
+    #[error(
+        "a topic of {levels} priorities has at least as many partitions, not {partitions}: each is \
+         kept apart"
+    )]
+    Priorities {
+        /// How many levels were asked for.
+        levels: u8,
+        /// How many partitions.
+        partitions: u32,
+    },
     /// The number of partitions can only grow.
     #[error("the number of partitions can only grow: it is {current}, not {asked}")]
     PartitionsShrink {
@@ -245,8 +258,8 @@ impl Catalog {
                 let shards = (0..=self.shards).map(ShardId);
                 self.changed(|nodes| nodes.found(node, shards))
             }
-            Command::CreateTopic { name, partitions, retention } => {
-                self.create(name, partitions, retention, log_time_ms)
+            Command::CreateTopic { name, partitions, retention, priorities } => {
+                self.create(name, partitions, (retention, priorities), log_time_ms)
             }
             Command::AlterTopic { name, partitions, retention } => {
                 self.alter(&name, partitions, retention)
@@ -316,13 +329,17 @@ impl Catalog {
         &mut self,
         name: TopicName,
         partitions: u32,
-        retention: Retention,
+        (retention, priorities): (Retention, Priorities),
         log_time_ms: i64,
     ) -> Result<Reply, CatalogError> {
         if self.names.contains_key(&name) {
             return Err(CatalogError::TopicExists);
         }
         self.check_count(partitions, partitions)?;
+        let levels = priorities.levels();
+        if u32::from(levels) > partitions {
+            return Err(CatalogError::Priorities { levels, partitions });
+        }
         if self.topics.len() >= TOPICS_MAX {
             return Err(CatalogError::Full);
         }
@@ -336,6 +353,7 @@ impl Catalog {
             name: name.clone(),
             partitions,
             retention,
+            priorities,
             groups: Groups::default(),
             revision,
             created_ms: log_time_ms,
@@ -510,7 +528,15 @@ mod tests {
 
     fn create(catalog: &mut Catalog, text: &str, partitions: u32) -> Reply {
         let retention = Retention::default();
-        catalog.apply(Command::CreateTopic { name: name(text), partitions, retention }, 50)
+        catalog.apply(
+            Command::CreateTopic {
+                name: name(text),
+                partitions,
+                retention,
+                priorities: Priorities::NONE,
+            },
+            50,
+        )
     }
 
     fn topic(reply: Reply) -> Arc<Topic> {

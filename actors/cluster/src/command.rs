@@ -6,7 +6,9 @@
 //! before it; a golden test holds the layout still.
 
 use barrage_model::group::Order;
-use barrage_model::{GroupName, NodeId, QueueSettings, Retention, ShardId, TopicId, TopicName};
+use barrage_model::{
+    GroupName, NodeId, Priorities, QueueSettings, Retention, ShardId, TopicId, TopicName,
+};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::format::backoff::BackoffV1;
@@ -38,6 +40,8 @@ pub enum Command {
         partitions: u32,
         /// How long records are kept.
         retention: Retention,
+        /// Its levels; not more than partitions.
+        priorities: Priorities,
     },
     /// Changes a topic; `None` leaves a setting.
     AlterTopic {
@@ -173,7 +177,7 @@ pub(crate) struct SettingsV1 {
 enum CommandV1 {
     Found { cluster: String, shards: u32 },
     RegisterNode { node: u64 },
-    CreateTopic { name: String, partitions: u32, retention: RetentionV1 },
+    CreateTopic { name: String, partitions: u32, retention: RetentionV1, priorities: u8 },
     AlterTopic { name: String, partitions: Option<u32>, retention: Option<RetentionV1> },
     DeleteTopic { name: String },
     ForgetTopic { topic: u64 },
@@ -259,11 +263,14 @@ impl Command {
         let stored = match self.clone() {
             Self::Found { cluster, shards } => CommandV1::Found { cluster, shards },
             Self::RegisterNode { node } => CommandV1::RegisterNode { node: node.0 },
-            Self::CreateTopic { name, partitions, retention } => CommandV1::CreateTopic {
-                name: name.to_string(),
-                partitions,
-                retention: retention.into(),
-            },
+            Self::CreateTopic { name, partitions, retention, priorities } => {
+                CommandV1::CreateTopic {
+                    name: name.to_string(),
+                    partitions,
+                    retention: retention.into(),
+                    priorities: priorities.levels(),
+                }
+            }
             Self::AlterTopic { name, partitions, retention } => CommandV1::AlterTopic {
                 name: name.to_string(),
                 partitions,
@@ -320,11 +327,14 @@ impl Command {
         Ok(match format::decode::<CommandV1>(payload)? {
             CommandV1::Found { cluster, shards } => Self::Found { cluster, shards },
             CommandV1::RegisterNode { node } => Self::RegisterNode { node: NodeId(node) },
-            CommandV1::CreateTopic { name, partitions, retention } => Self::CreateTopic {
-                name: topic_name(name)?,
-                partitions,
-                retention: retention.into(),
-            },
+            CommandV1::CreateTopic { name, partitions, retention, priorities } => {
+                Self::CreateTopic {
+                    name: topic_name(name)?,
+                    partitions,
+                    retention: retention.into(),
+                    priorities: Priorities::new(priorities).ok_or(FormatError::Content)?,
+                }
+            }
             CommandV1::AlterTopic { name, partitions, retention } => Self::AlterTopic {
                 name: topic_name(name)?,
                 partitions,
@@ -406,6 +416,7 @@ mod tests {
                 name: name("orders"),
                 partitions: 4,
                 retention: Retention { time_ms: Some(1), bytes: None },
+                priorities: Priorities::new(3).unwrap_or_default(),
             },
             Command::AlterTopic {
                 name: name("orders"),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use barrage_model::limits::{GROUPS_PER_TOPIC_MAX, PARTITIONS_PER_TOPIC_MAX};
 use barrage_model::{
-    GroupId, Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId, TopicName,
+    GroupId, Offset, PartitionId, PartitionKey, Priorities, Retention, ShardId, TopicId, TopicName,
 };
 
 use crate::group::{Group, Groups};
@@ -52,6 +52,8 @@ pub struct Topic {
     pub partitions: Vec<Partition>,
     /// How long records are kept.
     pub retention: Retention,
+    /// Its levels; not more than it has partitions.
+    pub priorities: Priorities,
     /// Its groups, by name.
     pub groups: Groups,
     /// Catalog revision of the last change of the topic; groups have their own.
@@ -72,6 +74,7 @@ impl Topic {
     pub(crate) fn is_sound(&self) -> bool {
         let count = self.partitions.len();
         (1..=PARTITIONS_PER_TOPIC_MAX as usize).contains(&count)
+            && usize::from(self.priorities.levels()) <= count
             && self.partitions.iter().all(|partition| {
                 let offsets = partition.spans.iter().map(|span| span.first_offset);
                 !partition.spans.is_empty() && offsets.is_sorted_by(|left, right| left < right)

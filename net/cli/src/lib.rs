@@ -113,6 +113,11 @@ mod tests {
         let table = [
             ("topic create t --partitions 4 --retention 3d,10GiB --server h:1", true),
             ("topic create t --partitions 0", false),
+            ("topic create t --priorities 10", true),
+            ("topic create t --priorities 11", false),
+            ("produce t --priority 9", true),
+            ("produce t --priority 10", false),
+            ("produce t --priority 1 --partition 1", false),
             ("topic create t --retention soon", false),
             ("topic create bad/name", false),
             ("topic ls -o json", true),

@@ -54,6 +54,10 @@ pub struct ProduceArgs {
     /// goes to their dead-letter topics, or is done with
     #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
     ttl: Option<String>,
+    /// How urgent the records are, 0 to 9; what is above the topic's highest level is of that
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "partition")]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..10))]
+    priority: u8,
     #[command(flatten)]
     delay: DelayArgs,
     /// How batches are compressed: none, gzip, snappy, lz4, zstd
@@ -202,8 +206,9 @@ impl Feed<'_> {
         let (key, value) = split(line, self.args.key_separator.as_ref());
         let partition = self.args.partition.map(PartitionId);
         let (value, headers) = (Some(value), self.headers.as_slice());
-        let delay = self.args.delay.delay();
-        let record = Record { partition, key, value, headers, delay, token, ..Record::default() };
+        let (delay, priority) = (self.args.delay.delay(), self.args.priority);
+        let record = Record { priority, key, value, headers, delay, token, ..Record::default() };
+        let record = Record { partition, ..record };
         match self.producer.send(record).await {
             Ok(_delivery) => Ok(()),
             Err(error @ ClientError::Batch(_)) => {

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use barrage_model::{Retention, TopicName};
+use barrage_client::TopicOptions;
+use barrage_model::{Priorities, Retention, TopicName};
 use barrage_wire::{TopicDescription, TopicSummary};
 use serde::Serialize;
 
@@ -35,10 +36,14 @@ pub struct CreateArgs {
     /// 1 to 249 of a-z A-Z 0-9 . _ -
     #[arg(value_parser = TopicName::parse)]
     name: TopicName,
-    /// How many partitions
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// How many partitions [default: as many as priorities]
+    #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    partitions: u32,
+    partitions: Option<u32>,
+    /// How many levels of priority, 1 to 10, each with partitions of its own: workers of queue
+    /// groups are given the highest first
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_priorities)]
+    priorities: Priorities,
     /// How long records stay: a time, a size per partition, both with a comma, or unlimited
     /// [default: the server's, 3d]
     #[arg(long, value_name = "3d|10GiB|unlimited")]
@@ -112,6 +117,11 @@ pub(crate) async fn run(command: TopicCommand) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn parse_priorities(text: &str) -> Result<Priorities, String> {
+    let levels = text.parse().ok().and_then(Priorities::new);
+    levels.ok_or_else(|| format!("a number from 1 to {} is wanted", Priorities::LEVELS_MAX))
+}
+
 /// A server's no does not always name the topic.
 fn topic(name: &TopicName) -> impl FnOnce() -> String {
     let name = name.to_string();
@@ -121,8 +131,10 @@ fn topic(name: &TopicName) -> impl FnOnce() -> String {
 async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let client = args.server.connect().await?;
     let name = args.name.as_str();
+    let (retention, priorities) = (args.retention, args.priorities);
+    let partitions = args.partitions.unwrap_or(u32::from(priorities.levels()));
     let made = client
-        .create_topic(name, args.partitions, args.retention)
+        .create_topic_with(name, TopicOptions { partitions, retention, priorities })
         .await
         .with_context(topic(&args.name))?;
     say(&format!("created {}", in_words(&made)));
@@ -171,9 +183,14 @@ async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
     match args.output.output {
         Output::Json => print_json(&description),
         Output::Table => {
-            let Description { name, id, retention, created_ms, partitions } = description;
+            let Description { name, id, retention, priorities, created_ms, partitions } =
+                description;
             let created = when(created_ms);
-            say(&format!("{name}: id {id}, retention {retention}, created {created}"));
+            let levels = match priorities {
+                1 => String::new(),
+                levels => format!(", {levels} priorities"),
+            };
+            say(&format!("{name}: id {id}, retention {retention}{levels}, created {created}"));
             let cells = |row: PartitionRow| {
                 vec![
                     row.partition.to_string(),
@@ -196,7 +213,11 @@ async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
 fn in_words(topic: &TopicSummary) -> String {
     let count = topic.partitions;
     let partitions = if count == 1 { "partition" } else { "partitions" };
-    format!("{}: {count} {partitions}, retention {}", topic.name, topic.retention)
+    let levels = match topic.priorities {
+        1 => String::new(),
+        levels => format!(", {levels} priorities"),
+    };
+    format!("{}: {count} {partitions}, retention {}{levels}", topic.name, topic.retention)
 }
 
 #[derive(Serialize)]
@@ -205,6 +226,7 @@ struct TopicRow {
     id: u64,
     partitions: u32,
     retention: String,
+    priorities: u8,
     created_ms: i64,
 }
 
@@ -215,6 +237,7 @@ impl TopicRow {
             id: topic.topic.0,
             partitions: topic.partitions,
             retention: topic.retention.to_string(),
+            priorities: topic.priorities,
             created_ms: topic.created_ms,
         }
     }
@@ -225,6 +248,7 @@ struct Description {
     name: String,
     id: u64,
     retention: String,
+    priorities: u8,
     created_ms: i64,
     partitions: Vec<PartitionRow>,
 }
@@ -265,6 +289,7 @@ impl Description {
             name: summary.name,
             id: summary.id,
             retention: summary.retention,
+            priorities: summary.priorities,
             created_ms: summary.created_ms,
             partitions: description.partitions.into_iter().map(row).collect(),
         }

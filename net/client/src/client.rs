@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::connection::{Connection, decode};
 use crate::consumer::Consumer;
 use crate::error::ClientError;
-use crate::options::{ClientOptions, ConsumerOptions, ProducerOptions};
+use crate::options::{ClientOptions, ConsumerOptions, ProducerOptions, TopicOptions};
 use crate::pause::Pause;
 use crate::pool::Pool;
 use crate::producer::Producer;
@@ -127,7 +127,22 @@ impl Client {
         partitions: u32,
         retention: Option<Retention>,
     ) -> Result<TopicSummary, ClientError> {
-        let body = TopicCreate { name: name.to_owned(), partitions, retention };
+        let options = TopicOptions { partitions, retention, ..TopicOptions::default() };
+        self.create_topic_with(name, options).await
+    }
+
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// As [`Client::create_topic`].
+    pub async fn create_topic_with(
+        &self,
+        name: &str,
+        options: TopicOptions,
+    ) -> Result<TopicSummary, ClientError> {
+        let TopicOptions { partitions, retention, priorities } = options;
+        let (name, priorities) = (name.to_owned(), priorities.levels());
+        let body = TopicCreate { name, partitions, retention, priorities };
         let answer = self.ask(&Request::TopicCreate(body), Effect::Change).await?;
         match answer.decode()? {
             Response::TopicCreate(summary) => Ok(summary),

@@ -72,6 +72,6 @@ pub use delay::{Change, ChangeError, Delay, DelayedId, DelayedRecords, Waiting};
 pub use error::{ClientError, ErrorKind, Stage};
 pub use options::{
     ClientOptions, ConsumerOptions, From, ProducerOptions, QueueOptions, SERVER_DEFAULT,
-    StreamOptions,
+    StreamOptions, TopicOptions,
 };
 pub use producer::{Delivery, DeliveryError, OnReport, Outcome, Producer, Receipt, Record, Report};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use barrage_model::batch::Compression;
 use barrage_model::limits::BATCH_BYTES_MAX;
-use barrage_model::{Offset, PartitionId};
+use barrage_model::{Offset, PartitionId, Priorities, Retention};
 use barrage_wire::{Acks, Assignor};
 
 use crate::error::ClientError;
@@ -20,6 +20,17 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// For the answer to one request; a connection that misses it is given up.
     pub request_timeout: Duration,
+}
+
+/// What a new topic is like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TopicOptions {
+    /// How many partitions; 0 takes the server's default.
+    pub partitions: u32,
+    /// How long records are kept; `None` takes the server's default.
+    pub retention: Option<Retention>,
+    /// How many levels of priority, not more than partitions. They stay as they are.
+    pub priorities: Priorities,
 }
 
 /// Where a server listens unless told otherwise.

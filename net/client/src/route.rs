@@ -10,7 +10,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use barrage_model::{PartitionId, PartitionKey, TopicId};
+use barrage_model::{PartitionId, PartitionKey, Priorities, TopicId};
 use barrage_wire::{At, ErrorCode, ErrorReply, ListOffsetReply, TopicRoutes};
 use tokio::time::Instant;
 
@@ -25,6 +25,7 @@ pub(crate) struct Routes {
     name: String,
     topic: TopicId,
     partition_count: u32,
+    priorities: Priorities,
     state: Mutex<State>,
     /// Held while metadata is asked for.
     refreshed: tokio::sync::Mutex<Refreshed>,
@@ -53,13 +54,13 @@ const FRESH: Duration = Duration::from_millis(50);
 impl Routes {
     /// Asks for the topic's metadata.
     pub(crate) async fn resolve(client: &Client, name: &str) -> Result<Self, ClientError> {
-        let (topic, addresses) = ask(client, name, Whom::default()).await?;
+        let Found { topic, priorities, addresses } = ask(client, name, Whom::default()).await?;
         let partition_count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let state = Mutex::new(State { addresses, avoided: Vec::new() });
         let refreshed = Refreshed { at: Instant::now(), failure: None };
         let refreshed = tokio::sync::Mutex::new(refreshed);
         let (client, name) = (client.clone(), name.to_owned());
-        Ok(Self { client, name, topic, partition_count, state, refreshed })
+        Ok(Self { client, name, topic, partition_count, priorities, state, refreshed })
     }
 
     pub(crate) const fn client(&self) -> &Client {
@@ -68,6 +69,10 @@ impl Routes {
 
     pub(crate) const fn partition_count(&self) -> u32 {
         self.partition_count
+    }
+
+    pub(crate) const fn priorities(&self) -> Priorities {
+        self.priorities
     }
 
     pub(crate) const fn key(&self, partition: PartitionId) -> PartitionKey {
@@ -146,7 +151,7 @@ impl Routes {
     async fn refresh_now(&self, except: Option<&str>) -> Result<(), ClientError> {
         let last = except.filter(|address| !address.is_empty()).map(str::to_owned);
         let whom = Whom { last: last.into_iter().collect(), ..Whom::default() };
-        let (topic, addresses) = ask(&self.client, &self.name, whom).await?;
+        let Found { topic, addresses, .. } = ask(&self.client, &self.name, whom).await?;
         if topic < self.topic {
             // Ids only grow: that node has not heard yet that the topic was made again.
             let message = format!("a node does not know topic {} as it is now", self.name);
@@ -210,11 +215,15 @@ impl Routes {
     }
 }
 
-async fn ask(
-    client: &Client,
-    name: &str,
-    whom: Whom,
-) -> Result<(TopicId, Vec<String>), ClientError> {
+/// What metadata say of a topic.
+struct Found {
+    topic: TopicId,
+    priorities: Priorities,
+    /// By partition.
+    addresses: Vec<String>,
+}
+
+async fn ask(client: &Client, name: &str, whom: Whom) -> Result<Found, ClientError> {
     let unknown = || {
         let message = format!("topic {name} does not exist");
         ClientError::Refused(ErrorReply::new(ErrorCode::UnknownTopic, message))
@@ -236,6 +245,12 @@ async fn ask(
             return Err(ClientError::Refused(ErrorReply::new(code, message)));
         }
     }
+    let priorities = Priorities::new(row.priorities);
+    let is_sound = |it: &Priorities| usize::from(it.levels()) <= row.partitions.len();
+    let Some(priorities) = priorities.filter(is_sound) else {
+        let cause = format!("topic {name} has {} levels of priority", row.priorities);
+        return Err(ClientError::Protocol { server, cause });
+    };
     let addresses = row.partitions.into_iter().map(|route| as_seen_from(&server, route.address));
-    Ok((row.topic, addresses.collect()))
+    Ok(Found { topic: row.topic, priorities, addresses: addresses.collect() })
 }

@@ -224,7 +224,8 @@ impl Node {
             address: leader.map(address).unwrap_or_default(),
         };
         let topic = TopicId(7);
-        let row = TopicRoutes { name: "t".to_owned(), error: 0, topic, partitions: vec![route] };
+        let (name, partitions) = ("t".to_owned(), vec![route]);
+        let row = TopicRoutes { name, error: 0, topic, priorities: 1, partitions };
         let node = |index| NodeAddress { node: NodeId(index as u64 + 1), address: address(index) };
         MetadataReply {
             cluster: String::new(),

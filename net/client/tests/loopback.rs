@@ -189,6 +189,7 @@ impl Server {
             name: name.to_owned(),
             error: if known { 0 } else { ErrorCode::UnknownTopic.number() },
             topic: TopicId(7),
+            priorities: 1,
             partitions: (0..count).filter(|_| known).map(route).collect(),
         };
         MetadataReply { cluster: String::new(), topics: vec![row], nodes: Vec::new() }

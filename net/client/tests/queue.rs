@@ -179,6 +179,7 @@ impl Server {
             name: "orders".to_owned(),
             error: 0,
             topic: TopicId(7),
+            priorities: 1,
             partitions: (0..self.partitions).map(route).collect(),
         };
         MetadataReply { cluster: String::new(), topics: vec![row], nodes: Vec::new() }

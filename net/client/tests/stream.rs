@@ -239,6 +239,7 @@ impl Server {
             name: "orders".to_owned(),
             error: 0,
             topic: TOPIC,
+            priorities: 1,
             partitions: (0..partitions).map(route).collect(),
         };
         MetadataReply { cluster: String::new(), topics: vec![row], nodes: Vec::new() }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use barrage_broker as broker;
 use barrage_broker::Broker;
-use barrage_model::{CoreId, TopicName};
+use barrage_model::{CoreId, Priorities, TopicName};
 use barrage_wire as wire;
 use barrage_wire::{ErrorCode, ErrorReply, Response};
 use barrage_world::Instant;
@@ -97,7 +97,13 @@ pub(crate) async fn administer(
                 asked => asked,
             };
             let (name, retention) = (topic_name(&request.name)?, request.retention);
-            let spec = broker::TopicSpec { name, partitions, retention };
+            let priorities = Priorities::new(request.priorities).ok_or_else(|| {
+                let most = Priorities::LEVELS_MAX;
+                let asked = request.priorities;
+                let reason = format!("a topic has 1 to {most} levels of priority, not {asked}");
+                ErrorReply::new(ErrorCode::InvalidArgument, reason)
+            })?;
+            let spec = broker::TopicSpec { name, partitions, retention, priorities };
             let topic = broker.create_topic(spec, deadline).await.map_err(|e| error::admin(&e))?;
             Ok(Response::TopicCreate(summary(&topic)))
         }
@@ -175,6 +181,7 @@ fn topic_routes_of(name: &TopicName, known: &broker::Metadata) -> wire::TopicRou
             name: name.to_string(),
             error: ErrorCode::UnknownTopic.number(),
             topic: barrage_model::TopicId(0),
+            priorities: Priorities::NONE.levels(),
             partitions: Vec::new(),
         },
         topic_routes,
@@ -186,6 +193,7 @@ fn topic_routes(topic: &broker::TopicMetadata) -> wire::TopicRoutes {
         name: topic.topic.name.to_string(),
         error: 0,
         topic: topic.topic.id,
+        priorities: topic.topic.priorities.levels(),
         partitions: topic.partitions.iter().map(route).collect(),
     }
 }
@@ -206,6 +214,7 @@ fn summary(topic: &broker::TopicInfo) -> wire::TopicSummary {
         topic: topic.id,
         partitions: topic.partitions,
         retention: topic.retention,
+        priorities: topic.priorities.levels(),
         created_ms: topic.created_ms,
     }
 }

@@ -47,6 +47,7 @@ fn summary() -> TopicSummary {
         topic: TopicId(5),
         partitions: 4,
         retention: Retention { time_ms: Some(9), bytes: None },
+        priorities: 3,
         created_ms: 8,
     }
 }
@@ -106,6 +107,7 @@ fn requests() -> Vec<Request<'static>> {
             name: "t".to_owned(),
             partitions: 4,
             retention: Some(Retention { time_ms: Some(9), bytes: None }),
+            priorities: 3,
         }),
         Request::TopicAlter(TopicAlter {
             name: "t".to_owned(),
@@ -314,6 +316,7 @@ fn responses() -> Vec<Response<'static>> {
                 name: "t".to_owned(),
                 error: 0,
                 topic: TopicId(5),
+                priorities: 3,
                 partitions: vec![route()],
             }],
             nodes: vec![NodeAddress { node: NodeId(2), address: "h:2".to_owned() }],

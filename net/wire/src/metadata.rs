@@ -38,10 +38,13 @@ pub struct TopicRoutes {
     pub error: u16,
     /// The topic's id, for Produce and Fetch.
     pub topic: TopicId,
+    /// How many levels of priority it has: a partition is of the level that its number modulo this
+    /// is.
+    pub priorities: u8,
     /// Its partitions.
     pub partitions: Vec<PartitionRoute>,
 }
-fields!(TopicRoutes { name, error, topic, partitions });
+fields!(TopicRoutes { name, error, topic, priorities, partitions });
 
 /// Where clients reach one node.
 #[derive(Clone, Debug, PartialEq, Eq)]

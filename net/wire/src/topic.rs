@@ -14,8 +14,10 @@ pub struct TopicCreate {
     pub partitions: u32,
     /// How long records stay; `None` takes the server's default.
     pub retention: Option<Retention>,
+    /// How many levels of priority, 1 to 10 and not more than partitions; 1 is none.
+    pub priorities: u8,
 }
-fields!(TopicCreate { name, partitions, retention });
+fields!(TopicCreate { name, partitions, retention, priorities });
 
 /// Change a topic. Answered with a [`TopicSummary`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,10 +58,12 @@ pub struct TopicSummary {
     pub partitions: u32,
     /// How long records stay.
     pub retention: Retention,
+    /// How many levels of priority.
+    pub priorities: u8,
     /// When it was made, milliseconds since 1970.
     pub created_ms: i64,
 }
-fields!(TopicSummary { name, topic, partitions, retention, created_ms });
+fields!(TopicSummary { name, topic, partitions, retention, priorities, created_ms });
 
 /// Every topic, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -66,7 +66,8 @@ impl Mock {
             address: self.address.to_string(),
         };
         let partitions = (0..count).map(route).collect();
-        TopicRoutes { name: "bench".into(), error: 0, topic: TopicId(1), partitions }
+        let (name, topic) = ("bench".into(), TopicId(1));
+        TopicRoutes { name, error: 0, topic, priorities: 1, partitions }
     }
 
     /// The base sequences of a partition's batches, by producer.

@@ -76,7 +76,8 @@ impl Session {
 
     /// Creates a topic and says where its partitions live.
     pub(crate) fn create_topic(&mut self, name: &str, partitions: u32) -> Result<TopicRoutes> {
-        let create = TopicCreate { name: name.to_owned(), partitions, retention: None };
+        let create =
+            TopicCreate { name: name.to_owned(), partitions, retention: None, priorities: 1 };
         self.ask(&Request::TopicCreate(create), |response| match response {
             Response::TopicCreate(_) => Some(()),
             _ => None,

@@ -11,7 +11,8 @@ pub mod group;
 pub mod headers;
 pub mod ids;
 pub mod limits;
-pub mod retention;
+mod priority;
+mod retention;
 pub mod topic;
 pub mod units;
 
@@ -22,6 +23,7 @@ pub use ids::{
     ProducerId, Sequence, ShardId, Term, TopicId,
 };
 pub use limits::BLOCK_SIZE;
+pub use priority::Priorities;
 pub use retention::Retention;
 pub use topic::TopicName;
 pub use units::ByteSize;

@@ -193,7 +193,9 @@ mod tests {
     use super::super::machine;
     use super::*;
     use barrage_cluster::Command as CatalogCommand;
-    use barrage_model::{GroupName, PartitionId, QueueSettings, Retention, TopicId, TopicName};
+    use barrage_model::{
+        GroupName, PartitionId, Priorities, QueueSettings, Retention, TopicId, TopicName,
+    };
 
     fn catalog(topics: &[(&str, u32)]) -> Catalog {
         let mut catalog = Catalog::new();
@@ -207,7 +209,15 @@ mod tests {
     fn create(catalog: &mut Catalog, name: &str, partitions: u32) {
         let name = TopicName::parse(name).unwrap();
         let retention = Retention::DEFAULT;
-        catalog.apply(CatalogCommand::CreateTopic { name, partitions, retention }, 0);
+        catalog.apply(
+            CatalogCommand::CreateTopic {
+                name,
+                partitions,
+                retention,
+                priorities: Priorities::NONE,
+            },
+            0,
+        );
     }
 
     /// Applies the difference; what is open then must leave no further difference.

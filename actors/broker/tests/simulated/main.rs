@@ -22,8 +22,8 @@ use barrage_model::batch::{
     BatchBuilder, BatchView, Compression, NewRecord, batches, set_producer,
 };
 use barrage_model::{
-    Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention, Sequence, ShardId,
-    TopicName,
+    Offset, PartitionId, PartitionKey, Priorities, ProducerEpoch, ProducerId, Retention, Sequence,
+    ShardId, TopicName,
 };
 use barrage_world::sim::{CrashStyle, Disk, Fault, Injection, Operation, run_on};
 use barrage_world::{Instant, sleep, spawn, timeout};
@@ -55,7 +55,12 @@ async fn start(cores: u16) -> Vec<Broker> {
 
 async fn create(broker: &Broker, name: &str, partitions: u32) -> TopicInfo {
     let name = TopicName::parse(name).unwrap();
-    let spec = TopicSpec { name, partitions, retention: Some(Retention::UNLIMITED) };
+    let spec = TopicSpec {
+        name,
+        partitions,
+        retention: Some(Retention::UNLIMITED),
+        priorities: Priorities::NONE,
+    };
     broker.create_topic(spec, soon()).await.unwrap()
 }
 

@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
     use crate::command::Command;
-    use barrage_model::Retention;
+    use barrage_model::{Priorities, Retention};
 
     fn topic_name() -> TopicName {
         TopicName::parse("orders").unwrap()
@@ -139,7 +139,10 @@ mod tests {
         let mut catalog = Catalog::new();
         catalog.apply(Command::Found { cluster: "c".to_owned(), shards: 2 }, 0);
         let (name, retention) = (topic_name(), Retention::DEFAULT);
-        catalog.apply(Command::CreateTopic { name, partitions: 3, retention }, 0);
+        catalog.apply(
+            Command::CreateTopic { name, partitions: 3, retention, priorities: Priorities::NONE },
+            0,
+        );
         catalog
     }
 
@@ -190,7 +193,12 @@ mod tests {
     fn groups_are_bounded_by_the_partitions_they_are_in() {
         let mut catalog = catalog();
         let (name, retention) = (TopicName::parse("wide").unwrap(), Retention::DEFAULT);
-        let wide = Command::CreateTopic { name: name.clone(), partitions: 10_000, retention };
+        let wide = Command::CreateTopic {
+            name: name.clone(),
+            partitions: 10_000,
+            retention,
+            priorities: Priorities::NONE,
+        };
         assert!(matches!(catalog.apply(wide, 0), Reply::Topic(_)));
         let another = |number: u32| Command::CreateGroup {
             topic: name.clone(),

@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::command::Command;
-    use barrage_model::{QueueSettings, Retention};
+    use barrage_model::{Priorities, QueueSettings, Retention};
 
     fn topic_name(text: &str) -> TopicName {
         TopicName::parse(text).unwrap()
@@ -97,7 +97,15 @@ mod tests {
         catalog.apply(Command::Found { cluster: "c".to_owned(), shards: 3 }, 0);
         for name in ["a", "b"] {
             let (name, retention) = (topic_name(name), Retention::DEFAULT);
-            catalog.apply(Command::CreateTopic { name, partitions: 3, retention }, 0);
+            catalog.apply(
+                Command::CreateTopic {
+                    name,
+                    partitions: 3,
+                    retention,
+                    priorities: Priorities::NONE,
+                },
+                0,
+            );
         }
         catalog
     }

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use barrage_model::{GroupId, GroupName, NodeId, Offset, Retention, ShardId, TopicId, TopicName};
+use barrage_model::{
+    GroupId, GroupName, NodeId, Offset, Priorities, Retention, ShardId, TopicId, TopicName,
+};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Parts};
@@ -58,6 +60,7 @@ struct TopicV1 {
     partitions: Vec<Vec<(u64, u32)>>,
     retention_time_ms: Option<u64>,
     retention_bytes: Option<u64>,
+    priorities: u8,
     groups: Vec<GroupV1>,
     revision: u64,
     created_ms: i64,
@@ -175,6 +178,7 @@ fn store(topic: &Topic) -> TopicV1 {
         partitions: topic.partitions.iter().map(spans).collect(),
         retention_time_ms: topic.retention.time_ms,
         retention_bytes: topic.retention.bytes,
+        priorities: topic.priorities.levels(),
         groups: topic.groups.iter().map(|group| store_group(group)).collect(),
         revision: topic.revision,
         created_ms: topic.created_ms,
@@ -197,6 +201,7 @@ fn load(stored: TopicV1) -> Result<Topic, FormatError> {
         name: TopicName::parse(&stored.name).map_err(|_| FormatError::Content)?,
         partitions: stored.partitions.into_iter().map(partition).collect(),
         retention: Retention { time_ms: stored.retention_time_ms, bytes: stored.retention_bytes },
+        priorities: Priorities::new(stored.priorities).ok_or(FormatError::Content)?,
         groups,
         revision: stored.revision,
         created_ms: stored.created_ms,

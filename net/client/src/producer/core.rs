@@ -14,8 +14,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use barrage_model::PartitionId;
 use barrage_model::batch::{BatchBuilder, Compression, NewRecord};
+use barrage_model::{PartitionId, Priorities};
 use barrage_wire as wire;
 
 use super::lane::{
@@ -56,6 +56,7 @@ const DELAYED_BATCH_BYTES: usize = 64 << 10;
 pub(crate) struct New<'a> {
     pub(crate) record: NewRecord<'a>,
     pub(crate) delay: Option<Delay>,
+    pub(crate) priority: u8,
 }
 
 /// Where a record went.
@@ -93,12 +94,11 @@ pub(crate) struct Core<W: Waiting> {
 
 impl<W: Waiting> Core<W> {
     /// A producer for a topic of `partitions` partitions.
-    pub(crate) fn new(options: CoreOptions, partitions: u32) -> Self {
-        assert!(partitions > 0, "a topic has at least one partition");
+    pub(crate) fn new(options: CoreOptions, partitions: u32, priorities: Priorities) -> Self {
         assert!(options.batch_bytes > 0, "batches that hold nothing");
         Self {
             options,
-            partitioner: Partitioner::default(),
+            partitioner: Partitioner::new(partitions, priorities),
             open: (0..partitions).map(|_| None).collect(),
             open_count: 0,
             lanes: (0..partitions).map(|p| Lane::new(PartitionId(p), options.lane)).collect(),
@@ -129,14 +129,14 @@ impl<W: Waiting> Core<W> {
         if let Some(error) = &self.ended {
             return Err(error.clone());
         }
-        let New { record, delay } = new;
+        let New { record, delay, priority } = new;
         let size = record_size(record);
         if self.is_full(size) {
             return Ok(Pushed::Full);
         }
         let partitions = self.partition_count();
         let mut target =
-            partition.unwrap_or_else(|| self.partitioner.choose(record.key, partitions));
+            partition.unwrap_or_else(|| self.partitioner.choose(record.key, *priority));
         if target.0 >= partitions {
             return Err(ClientError::NoSuchPartition { partition: target, partitions });
         }
@@ -144,7 +144,7 @@ impl<W: Waiting> Core<W> {
         if overflows {
             self.seal(now, target);
             // Sealing passes the turn on: a record without a key goes with it.
-            target = partition.unwrap_or_else(|| self.partitioner.choose(record.key, partitions));
+            target = partition.unwrap_or_else(|| self.partitioner.choose(record.key, *priority));
             // There, another one may be open, and of another kind.
             if self.open_batch_has_no_room(target, size, *delay) {
                 self.seal(now, target);
@@ -357,7 +357,7 @@ impl<W: Waiting> Core<W> {
         let index = partition.0 as usize;
         let Some(batch) = self.open.get_mut(index).and_then(Option::take) else { return };
         self.open_count -= 1;
-        self.partitioner.handle_sealed(partition, self.partition_count());
+        self.partitioner.handle_sealed(partition);
         let record_count = batch.builder.count();
         let estimate = batch.builder.len_estimate();
         assert!(record_count > 0, "an open batch holds a record");
@@ -431,13 +431,13 @@ mod tests {
             buffer_bytes_max: 4 * batch_bytes,
             lane,
         };
-        Core::new(options, partitions)
+        Core::new(options, partitions, Priorities::NONE)
     }
 
     fn push(core: &mut Core<Tokens>, now: Duration, key: Option<&str>, token: u64) -> String {
         let key = key.map(str::as_bytes);
         let record = NewRecord { key, value: Some(&[b'x'; 100]), ..NewRecord::default() };
-        match core.push(now, None, &New { record, delay: None }, token) {
+        match core.push(now, None, &New { record, ..New::default() }, token) {
             Ok(Pushed::Buffered { partition, index, wake, .. }) => {
                 format!("p{partition} #{index}{}", if wake { " wake" } else { "" })
             }
@@ -479,7 +479,8 @@ mod tests {
         for turn in 0..60 {
             let delay = delays[turn % 7 % 3];
             let partition = (turn % 2 == 0).then_some(PartitionId((turn % 4 / 2) as u32));
-            core.push(START, partition, &New { record, delay }, turn as u64).unwrap();
+            core.push(START, partition, &New { record, delay, ..New::default() }, turn as u64)
+                .unwrap();
         }
         core.flush(START);
         core.handle_identity(Identity { id: ProducerId(1), epoch: ProducerEpoch(0) });
@@ -543,7 +544,7 @@ mod tests {
         let record = NewRecord { value: Some(&huge), ..NewRecord::default() };
         core.flush(START);
         assert_eq!(ack_all(&mut core, START).concat(), [1, 2]);
-        assert!(core.push(START, None, &New { record, delay: None }, 3).is_err());
+        assert!(core.push(START, None, &New { record, ..New::default() }, 3).is_err());
         let missing = core.push(START, Some(PartitionId(4)), &New::default(), 4);
         assert!(matches!(missing, Err(ClientError::NoSuchPartition { .. })));
         assert!(core.is_idle());

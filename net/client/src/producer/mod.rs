@@ -41,7 +41,10 @@ use crate::route::Routes;
 pub struct Record<'a> {
     /// Where to; `None` leaves it to key or turn.
     pub partition: Option<PartitionId>,
-    /// Records with the same key keep their order.
+    /// How urgent it is, for consumers of queue groups: 0 to the topic's highest level, which
+    /// is that of all above it. A `partition` has a level of its own.
+    pub priority: u8,
+    /// Records with the same key keep their order, each level by itself.
     pub key: Option<&'a [u8]>,
     /// The payload; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
@@ -121,7 +124,11 @@ impl Producer {
             },
         };
         let shared = Arc::new(Shared {
-            core: Mutex::new(Core::new(core_options, routes.partition_count())),
+            core: Mutex::new(Core::new(
+                core_options,
+                routes.partition_count(),
+                routes.priorities(),
+            )),
             routes,
             started: Instant::now(),
             wake: Notify::new(),
@@ -147,11 +154,12 @@ impl Producer {
     /// to a record that was taken is told by the [`Delivery`].
     pub async fn send(&self, record: Record<'_>) -> Result<Delivery, ClientError> {
         let timestamp_ms = record.timestamp_ms.unwrap_or_else(unix_time_ms);
-        let Record { partition, key, value, headers, delay, token, .. } = record;
+        let Record { partition, priority, key, value, headers, delay, token, .. } = record;
         if let Some(Delay::Until(due_ms)) = delay {
             check_due(due_ms)?;
         }
-        let new = New { record: NewRecord { key, value, headers, timestamp_ms }, delay };
+        let record = NewRecord { key, value, headers, timestamp_ms };
+        let new = New { record, delay, priority };
         loop {
             if let Some(delivery) = self.try_send(partition, &new, token)? {
                 return Ok(delivery);

@@ -3,17 +3,19 @@
 //! A round asks the partition whose turn it is for all that is wanted: with a backlog that is one
 //! request. Only when it has less, all others are asked at once, without leasing, whether they have
 //! any; then those who do, one after the other, for what is still missing. So nothing is leased
-//! that was not asked for.
+//! that was not asked for. Where a topic has priorities, all are asked to begin with who has any,
+//! and those of the highest level come first.
 //!
 //! Owns: whose turn it is. Must never: let records in hand wait for longer than [`PATIENCE`]
 //! for partitions in trouble; they are asked in earnest when there is nothing else.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use barrage_model::PartitionId;
+use barrage_model::{PartitionId, Priorities};
 use barrage_wire::{QueueReceive, Request, Response};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -134,7 +136,13 @@ impl Gatherer {
         let around = (0..count).map(|step| PartitionId((first + step) % count));
         let mut next: VecDeque<PartitionId> = around.collect();
         let mut in_trouble = Vec::new();
-        let mut all_asked = false;
+        let priorities = self.shared.routes.priorities();
+        let mut all_asked = priorities != Priorities::NONE;
+        if all_asked {
+            // The most urgent first, as long as there is any: it must be known who has some.
+            next.make_contiguous().sort_by_key(|partition| Reverse(priorities.of(*partition)));
+            next = self.with_some(next, &mut in_trouble).await;
+        }
         let terms = Terms { wait: Duration::ZERO, patience: PATIENCE };
         while let Some(partition) = next.pop_front() {
             if let Err(error) = self.take(partition, terms, &mut basket).await {

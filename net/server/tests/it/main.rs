@@ -24,6 +24,7 @@ mod node;
 mod order;
 mod peer;
 mod pipeline;
+mod priority;
 mod queue;
 mod queue_commands;
 mod round_trip;

@@ -10,7 +10,7 @@ use barrage_cluster::node::{Birth, Presence};
 use barrage_cluster::{Catalog, Command};
 use barrage_model::group::Order;
 use barrage_model::{
-    Backoff, GroupName, NodeId, QueueSettings, Retention, ShardId, TopicId, TopicName,
+    Backoff, GroupName, NodeId, Priorities, QueueSettings, Retention, ShardId, TopicId, TopicName,
 };
 
 use super::history;
@@ -105,6 +105,7 @@ fn commands() -> Vec<Command> {
             name,
             partitions: 4,
             retention: Retention { time_ms: Some(1), bytes: None },
+            priorities: Priorities::NONE,
         }),
         named("orders", |name| Command::AlterTopic {
             name,
@@ -115,6 +116,7 @@ fn commands() -> Vec<Command> {
             name,
             partitions: 1,
             retention: Retention::DEFAULT,
+            priorities: Priorities::NONE,
         }),
         grouped(|topic, name| Command::CreateGroup {
             topic,
@@ -173,16 +175,30 @@ fn large() -> Vec<Seed> {
         let name = TopicName::parse(&number.to_string());
         assert!(name.is_ok(), "a number is a name");
         let retention = Retention::UNLIMITED;
-        drop(
-            name.map(|name| {
-                topics.apply(Command::CreateTopic { name, partitions: 1, retention }, 0)
-            }),
-        );
+        drop(name.map(|name| {
+            topics.apply(
+                Command::CreateTopic {
+                    name,
+                    partitions: 1,
+                    retention,
+                    priorities: Priorities::NONE,
+                },
+                0,
+            )
+        }));
     }
     let mut partitions = topics.clone();
     let (count, retention) = (10_000, Retention::UNLIMITED);
     for name in ["a", "b", "c", "d"].into_iter().flat_map(TopicName::parse) {
-        drop(partitions.apply(Command::CreateTopic { name, partitions: count, retention }, 0));
+        drop(partitions.apply(
+            Command::CreateTopic {
+                name,
+                partitions: count,
+                retention,
+                priorities: Priorities::NONE,
+            },
+            0,
+        ));
     }
     let mut groups = partitions.clone();
     for number in 0..LARGE_BYTES / 120 {

@@ -75,6 +75,7 @@ pub(super) fn seeds() -> Vec<Seed> {
             name: name(),
             partitions: 4,
             retention: Some(retention),
+            priorities: 3,
         }),
         Request::TopicAlter(TopicAlter { name: name(), partitions, retention: unlimited }),
         Request::TopicDelete(TopicDelete { name: name() }),

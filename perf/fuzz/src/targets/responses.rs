@@ -137,6 +137,7 @@ fn topics() -> Vec<Response<'static>> {
         topic: TopicId(5),
         partitions: 4,
         retention: Retention { time_ms: Some(9), bytes: None },
+        priorities: 3,
         created_ms: 8,
     };
     let route = |partition| PartitionRoute {
@@ -156,6 +157,7 @@ fn topics() -> Vec<Response<'static>> {
         name: name.to_owned(),
         error: 0,
         topic: TopicId(5),
+        priorities: 3,
         partitions: (0..count).map(route).collect(),
     };
     let topics = vec![routes("a", 0), routes("b", 3)];
@@ -339,6 +341,7 @@ fn large() -> Vec<Seed> {
         topic: TopicId(5),
         partitions: 4,
         retention: Retention::UNLIMITED,
+        priorities: 1,
         created_ms: 8,
     };
     let route = PartitionRoute {
@@ -355,7 +358,10 @@ fn large() -> Vec<Seed> {
         bytes: 3,
     };
     let (error, topic) = (0, TopicId(5));
-    let routes = |partitions| TopicRoutes { name: String::new(), error, topic, partitions };
+    let routes = |partitions| {
+        let (name, priorities) = (String::new(), 1);
+        TopicRoutes { name, error, topic, priorities, partitions }
+    };
     let metadata =
         |topics, nodes| Response::Metadata(MetadataReply { cluster: String::new(), topics, nodes });
     let address = NodeAddress { node: NodeId(2), address: String::new() };

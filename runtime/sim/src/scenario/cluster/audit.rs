@@ -183,8 +183,12 @@ async fn make_and_ask(
     }
     let maker = connections.iter().find(|(place, _)| *place == door);
     let Some((_, maker)) = maker else { return };
-    let topic =
-        TopicCreate { name: name.clone(), partitions: 1, retention: Some(Retention::UNLIMITED) };
+    let topic = TopicCreate {
+        name: name.clone(),
+        partitions: 1,
+        priorities: 1,
+        retention: Some(Retention::UNLIMITED),
+    };
     let made = maker.call(&Request::TopicCreate(topic), MADE_WITHIN).await;
     let made = made.is_ok_and(|frame| {
         let response = Response::decode(&frame.header, &frame.body);

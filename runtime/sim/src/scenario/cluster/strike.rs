@@ -139,7 +139,12 @@ impl Nemesis {
 
 fn create(name: &str) -> Request<'static> {
     let retention = Some(Retention::UNLIMITED);
-    Request::TopicCreate(TopicCreate { name: name.to_owned(), partitions: 1, retention })
+    Request::TopicCreate(TopicCreate {
+        name: name.to_owned(),
+        partitions: 1,
+        retention,
+        priorities: 1,
+    })
 }
 
 fn delete(name: &str) -> Request<'static> {
