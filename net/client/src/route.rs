@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::client::{Client, PATIENCE, Whom, as_seen_from, leader_of};
 use crate::connection::Connection;
 use crate::error::ClientError;
+use crate::pause::about;
 
 /// See the module.
 #[derive(Debug)]
@@ -49,7 +50,11 @@ struct Refreshed {
 /// Bound on remembered bad addresses; a cluster announces a few dozen.
 const AVOIDED_MAX: usize = 1024;
 /// Metadata this fresh serves all who asked for it meanwhile.
-const FRESH: Duration = Duration::from_millis(50);
+const FRESH: Duration = Duration::from_millis(15);
+/// A planned change of leader takes some 40 ms: where nobody is known to lead, metadata is looked at
+/// again that soon, a few times, before a caller hears of it and takes its time.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+const LOOKS_MAX: u32 = 4;
 
 impl Routes {
     /// Asks for the topic's metadata.
@@ -116,14 +121,22 @@ impl Routes {
                 Err(error) => unreachable = Some(error),
             }
         }
-        if let Err(error) = self.refresh(Some(&address)).await {
-            // What is gone is gone; if only nobody answers, the leader's silence says more.
-            return Err(unreachable.filter(|_| error.is_retriable()).unwrap_or(error));
-        }
-        let fresh = self.address(partition);
-        if fresh.is_empty() {
-            return Err(self.no_leader(partition));
-        }
+        let mut looks = 0;
+        let fresh = loop {
+            if let Err(error) = self.refresh(Some(&address)).await {
+                // What is gone is gone; if only nobody answers, the leader's silence says more.
+                return Err(unreachable.filter(|_| error.is_retriable()).unwrap_or(error));
+            }
+            let fresh = self.address(partition);
+            if !fresh.is_empty() {
+                break fresh;
+            }
+            looks += 1;
+            if looks == LOOKS_MAX {
+                return Err(self.no_leader(partition));
+            }
+            tokio::time::sleep(about(LOOK_PAUSE)).await;
+        };
         if fresh != address {
             return pool.get_within(&fresh, PATIENCE).await;
         }
