@@ -170,6 +170,17 @@ impl Core {
         }
     }
 
+    /// On the first core: takes in where a node is said to be.
+    pub(crate) fn hear_where(&self, node: NodeId, peer_address: &str) {
+        let is_here = peer_address == self.options.peer_address;
+        if is_here || self.catalog().nodes().get(node).is_none() {
+            return;
+        }
+        if self.note(|board| board.hear_where(node, peer_address, now_ms())) {
+            self.hand_on_board();
+        }
+    }
+
     /// Changes the board; answers whether there was news.
     fn note(&self, change: impl FnOnce(&mut Board) -> bool) -> bool {
         let catalog = self.catalog();

@@ -2,7 +2,6 @@
 //!
 //! Must never: trust what one node says of another over what that other says itself.
 
-use barrage_cluster::beacon::Beacon;
 use barrage_model::NodeId;
 
 use crate::beacons::now_ms;
@@ -38,7 +37,7 @@ impl Broker {
     /// and not where it is heard now.
     pub fn hear_where(&self, node: NodeId, peer_address: String) {
         if node != self.node() {
-            self.core.hear_of(Beacon { node, peer_address, ..Beacon::default() });
+            self.core.hear_where(node, &peer_address);
         }
     }
 

@@ -116,12 +116,26 @@ impl Board {
     pub fn hear_of(&mut self, beacon: Beacon, now_ms: u64) -> bool {
         let known = self.heard.get(&beacon.node);
         let is_news = known.is_none_or(|known| {
-            let is_same = known.beacon.life == beacon.life
-                && known.beacon.peer_address == beacon.peer_address;
-            !is_present(known.at_ms, now_ms) && !is_same
+            !is_present(known.at_ms, now_ms) && known.beacon.life != beacon.life
         });
         if is_news {
             self.heard.insert(beacon.node, Heard { beacon: Arc::new(beacon), at_ms: None });
+        }
+        is_news
+    }
+
+    /// Somebody says where a node is reached; answers whether that is news. All else that is known
+    /// of it stays, and nothing is taken from one that is there.
+    pub fn hear_where(&mut self, node: NodeId, peer_address: &str, now_ms: u64) -> bool {
+        let known = self.heard.get(&node);
+        let is_news = known.is_none_or(|known| {
+            !is_present(known.at_ms, now_ms) && known.beacon.peer_address != peer_address
+        });
+        if is_news {
+            let nothing = || Beacon { node, ..Beacon::default() };
+            let known = known.map_or_else(nothing, |known| Beacon::clone(&known.beacon));
+            let beacon = Beacon { peer_address: peer_address.to_owned(), ..known };
+            self.heard.insert(node, Heard { beacon: Arc::new(beacon), at_ms: None });
         }
         is_news
     }
@@ -327,21 +341,22 @@ mod tests {
 
     #[test]
     fn where_a_node_is_said_to_be_counts_until_it_is_heard() {
+        let node = NodeId(1);
         let at = |life, address: &str| Beacon {
             life,
             peer_address: address.to_owned(),
-            ..beacon(1, 0, Vec::new())
+            ..beacon(1, 0, vec![row(1, 2, true, 1)])
         };
         let mut board = Board::default();
-        let address =
-            |board: &Board| board.beacon(NodeId(1)).map(|beacon| beacon.peer_address.clone());
-        assert!(board.hear_of(at(0, "a:1"), 0));
-        assert!(!board.hear_of(at(0, "a:1"), 1));
-        assert!(board.hear_of(at(0, "b:1"), 2), "it has moved on");
+        let address = |board: &Board| board.beacon(node).map(|beacon| beacon.peer_address.clone());
+        assert!(board.hear_where(node, "a:1", 0));
+        assert!(!board.hear_where(node, "a:1", 1));
+        assert!(board.hear_where(node, "b:1", 2), "it has moved on");
         assert_eq!(address(&board).as_deref(), Some("b:1"));
         assert!(board.hear(at(7, "c:1"), 3));
-        assert!(!board.hear_of(at(0, "b:1"), 4));
-        assert_eq!(address(&board).as_deref(), Some("c:1"));
+        assert!(!board.hear_where(node, "b:1", 4), "it is there");
+        assert!(board.hear_where(node, "b:1", 3 + PRESENT_MS));
+        assert_eq!(board.beacon(node), Some(&at(7, "b:1")), "all else stays");
     }
 
     /// Who may leave its shard to be made anew, of three voters.

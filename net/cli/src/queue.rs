@@ -224,9 +224,10 @@ async fn receive(args: ReceiveArgs) -> anyhow::Result<ExitCode> {
         }
     };
     if printed.is_err() {
-        // Nobody knows their receipts: others may have them at once.
+        // Nobody knows their receipts: others may have them at once. Part of them may have been
+        // read, so that counts as a delivery.
         let receipts: Vec<Receipt> = received.iter().map(|one| one.receipt).collect();
-        drop(queue.release(&receipts).await);
+        drop(queue.nack(&receipts, Some(Duration::ZERO)).await);
     }
     printed.map(|()| ExitCode::SUCCESS)
 }
@@ -353,7 +354,7 @@ impl Worker {
             let receipts: Vec<Receipt> = received.iter().map(|one| one.receipt).collect();
             if let Err(error) = write(&received) {
                 // What was not written is for others, at once.
-                drop(self.queue.release(&receipts).await);
+                drop(self.queue.nack(&receipts, Some(Duration::ZERO)).await);
                 return Err(error);
             }
             for (receipt, result) in receipts.iter().zip(self.queue.ack(&receipts).await) {

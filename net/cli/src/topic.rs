@@ -36,7 +36,7 @@ pub struct CreateArgs {
     /// 1 to 249 of a-z A-Z 0-9 . _ -
     #[arg(value_parser = TopicName::parse)]
     name: TopicName,
-    /// How many partitions [default: as many as priorities]
+    /// How many partitions [default: the server's, 1 for each level of priority]
     #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     partitions: Option<u32>,
@@ -132,7 +132,7 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let client = args.server.connect().await?;
     let name = args.name.as_str();
     let (retention, priorities) = (args.retention, args.priorities);
-    let partitions = args.partitions.unwrap_or(u32::from(priorities.levels()));
+    let partitions = args.partitions.unwrap_or(0);
     let made = client
         .create_topic_with(name, TopicOptions { partitions, retention, priorities })
         .await

@@ -51,8 +51,8 @@ struct Refreshed {
 const AVOIDED_MAX: usize = 1024;
 /// Metadata this fresh serves all who asked for it meanwhile.
 const FRESH: Duration = Duration::from_millis(15);
-/// A planned change of leader takes some 40 ms: where nobody is known to lead, metadata is looked at
-/// again that soon, a few times, before a caller hears of it and takes its time.
+/// A planned change of leader takes some 40 ms: where nobody is known to lead, the metadata is
+/// asked for again that soon, a few times, before a caller hears of it and takes its time.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 const LOOKS_MAX: u32 = 4;
 

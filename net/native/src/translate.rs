@@ -92,10 +92,6 @@ pub(crate) async fn administer(
         }
         Administration::ListOffset(request) => list_offset(broker, &request, deadline).await,
         Administration::TopicCreate(request) => {
-            let partitions = match request.partitions {
-                0 => PARTITIONS_DEFAULT,
-                asked => asked,
-            };
             let (name, retention) = (topic_name(&request.name)?, request.retention);
             let priorities = Priorities::new(request.priorities).ok_or_else(|| {
                 let most = Priorities::LEVELS_MAX;
@@ -103,6 +99,10 @@ pub(crate) async fn administer(
                 let reason = format!("a topic has 1 to {most} levels of priority, not {asked}");
                 ErrorReply::new(ErrorCode::InvalidArgument, reason)
             })?;
+            let partitions = match request.partitions {
+                0 => PARTITIONS_DEFAULT.max(u32::from(priorities.levels())),
+                asked => asked,
+            };
             let spec = broker::TopicSpec { name, partitions, retention, priorities };
             let topic = broker.create_topic(spec, deadline).await.map_err(|e| error::admin(&e))?;
             Ok(Response::TopicCreate(summary(&topic)))

@@ -44,17 +44,12 @@ impl Seeds {
         if config.join.is_empty() {
             return Ok(seeds);
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(Failure::new)?;
         let (servers, cluster) = (config.join.clone(), cluster.to_owned());
         let shared = Arc::downgrade(&seeds);
         let keep = move || {
             while let Some(wanted) = is_wanted(&shared) {
-                for server in servers.iter().filter(|_| wanted) {
-                    match runtime.block_on(ask(server, &cluster)) {
-                        Ok(found) => hand_over(&shared, found),
-                        Err(error) => tracing::debug!(server, %error, "no word of the others"),
-                    }
+                if wanted {
+                    hand_over(&shared, ask_all(&servers, &cluster));
                 }
                 thread::sleep(LOOK_INTERVAL);
             }
@@ -89,6 +84,25 @@ fn hand_over(seeds: &Weak<Seeds>, found: Members) {
     if let Some(seeds) = seeds.upgrade() {
         seeds.found.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
     }
+}
+
+/// Asks one address after the other. The runtime ends with it, and with it every connection.
+fn ask_all(servers: &[String], cluster: &str) -> Members {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::warn!(%error, "nobody can be asked where the others are");
+            return Members::new();
+        }
+    };
+    let mut all = Members::new();
+    for server in servers {
+        match runtime.block_on(ask(server, cluster)) {
+            Ok(found) => all.extend(found),
+            Err(error) => tracing::debug!(server, %error, "no word of the others"),
+        }
+    }
+    all
 }
 
 /// Whom the node at an address hears lately, itself among them. An address may belong to another

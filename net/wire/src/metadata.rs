@@ -38,13 +38,13 @@ pub struct TopicRoutes {
     pub error: u16,
     /// The topic's id, for Produce and Fetch.
     pub topic: TopicId,
+    /// Its partitions.
+    pub partitions: Vec<PartitionRoute>,
     /// How many levels of priority it has: a partition is of the level that its number modulo this
     /// is.
     pub priorities: u8,
-    /// Its partitions.
-    pub partitions: Vec<PartitionRoute>,
 }
-fields!(TopicRoutes { name, error, topic, priorities, partitions });
+fields!(TopicRoutes { name, error, topic, partitions, priorities });
 
 /// Where clients reach one node.
 #[derive(Clone, Debug, PartialEq, Eq)]

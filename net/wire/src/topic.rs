@@ -58,12 +58,12 @@ pub struct TopicSummary {
     pub partitions: u32,
     /// How long records stay.
     pub retention: Retention,
-    /// How many levels of priority.
-    pub priorities: u8,
     /// When it was made, milliseconds since 1970.
     pub created_ms: i64,
+    /// How many levels of priority.
+    pub priorities: u8,
 }
-fields!(TopicSummary { name, topic, partitions, retention, priorities, created_ms });
+fields!(TopicSummary { name, topic, partitions, retention, created_ms, priorities });
 
 /// Every topic, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Which partition a record goes to.
 //!
 //! Owns: the hash of keys and the turn of records without one. A key always lands where Kafka's
-//! default partitioner would put it, so both kinds of clients agree on one topic. Records without
-//! a key fill one batch after the other, partition by partition: large batches, even load.
+//! default partitioner would put it, so both kinds of clients agree on one topic; of a topic with
+//! priorities it does so within the partitions of its level, which Kafka does not know. Records
+//! without a key fill one batch after the other, partition by partition: large batches, even load.
 //! Must never: depend on time or on anything that differs between two runs.
 
 use barrage_model::{PartitionId, Priorities};

@@ -3,8 +3,7 @@
 //! A round asks the partition whose turn it is for all that is wanted: with a backlog that is one
 //! request. Only when it has less, all others are asked at once, without leasing, whether they have
 //! any; then those who do, one after the other, for what is still missing. So nothing is leased
-//! that was not asked for. Where a topic has priorities, all are asked to begin with who has any,
-//! and those of the highest level come first.
+//! that was not asked for. Where a topic has priorities a round goes from the highest level down.
 //!
 //! Owns: whose turn it is. Must never: let records in hand wait for longer than [`PATIENCE`]
 //! for partitions in trouble; they are asked in earnest when there is nothing else.
@@ -15,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use barrage_model::{PartitionId, Priorities};
+use barrage_model::PartitionId;
 use barrage_wire::{QueueReceive, Request, Response};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -136,13 +135,10 @@ impl Gatherer {
         let around = (0..count).map(|step| PartitionId((first + step) % count));
         let mut next: VecDeque<PartitionId> = around.collect();
         let mut in_trouble = Vec::new();
+        let mut all_asked = false;
+        // The most urgent first; those of one level keep their turn.
         let priorities = self.shared.routes.priorities();
-        let mut all_asked = priorities != Priorities::NONE;
-        if all_asked {
-            // The most urgent first, as long as there is any: it must be known who has some.
-            next.make_contiguous().sort_by_key(|partition| Reverse(priorities.of(*partition)));
-            next = self.with_some(next, &mut in_trouble).await;
-        }
+        next.make_contiguous().sort_by_key(|partition| Reverse(priorities.of(*partition)));
         let terms = Terms { wait: Duration::ZERO, patience: PATIENCE };
         while let Some(partition) = next.pop_front() {
             if let Err(error) = self.take(partition, terms, &mut basket).await {
@@ -182,14 +178,19 @@ impl Gatherer {
             let terms = Terms { wait: Duration::ZERO, patience: PATIENCE };
             tasks.spawn(async move { (partition, shared.has_some(partition, terms).await) });
         }
-        let mut with_some = Vec::new();
-        while let Some(done) = tasks.join_next().await {
+        let (mut with_some, mut without) = (Vec::new(), Vec::new());
+        // The patience of an attempt ends between two of them; this one ends in any case, or a node
+        // that stands still would hold up what others have.
+        let until = Instant::now() + PATIENCE;
+        while let Ok(Some(done)) = tokio::time::timeout_at(until, tasks.join_next()).await {
             match done {
                 Ok((partition, Ok(true))) => with_some.push(partition),
-                Ok((partition, Err(_))) => in_trouble.push(partition),
-                Ok((_, Ok(false))) | Err(_) => {}
+                Ok((partition, Ok(false))) => without.push(partition),
+                Ok((_, Err(_))) | Err(_) => {}
             }
         }
+        let is_open = |it: &PartitionId| !with_some.contains(it) && !without.contains(it);
+        in_trouble.extend(partitions.iter().copied().filter(is_open));
         partitions.into_iter().filter(|partition| with_some.contains(partition)).collect()
     }
 

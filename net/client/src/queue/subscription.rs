@@ -66,6 +66,10 @@ impl Queue {
     /// Has records sent as they become visible, at most `credit` of them unsettled at a time, each
     /// leased for `visibility` or as long as the group's settings say.
     ///
+    /// A lease runs from when its record was sent, and one that ends before the record is taken
+    /// counts as a delivery: give no more credit than is worked off within a lease. With
+    /// priorities, what is urgent comes behind what was sent before it: give little credit.
+    ///
     /// # Panics
     /// Without credit nothing would ever come; outside of a tokio runtime nothing would run it.
     #[must_use]
