@@ -1,20 +1,24 @@
 //! Push: records come as they become visible, as long as there is credit.
 //!
 //! ```text
-//!  task: receives --> records, each with a credit --> next --> the program
-//!         ^                                                      |
-//!         +---- credit, when a delivery is settled or dropped ---+
+//!  task: receives --> shelf: leased, each with a credit --> next --> the program
+//!         ^             | half of its lease is over                     |
+//!         |             v                                               |
+//!         +---- credit, when a delivery is given back, settled or dropped
 //! ```
 //!
 //! Owns: the credit, and what was leased until the program takes it.
-//! Must never: lease more than there is credit for; keep what nobody will take.
+//! Must never: lease more than there is credit for; keep what nobody will take; let a delivery
+//! count that nobody has seen.
 //! Invariant: credits are as many as were given, in the semaphore or with a delivery.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::{Queue, Receipt, Received, SettleError};
@@ -24,26 +28,17 @@ use crate::error::ClientError;
 const WAIT: Duration = Duration::from_secs(1);
 /// After an error that may pass.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Deliveries that wait to be taken, at most, whatever the credit: the rest waits for them.
-const WAITING_MAX: usize = 1_000;
+/// How often it is looked for what has lain on the shelf for too long: the shortest lease is 1 s.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Records of a queue group, as they become visible. When it ends, by [`Subscription::close`] or
-/// dropped, what nobody took is given back, and that delivery of it does not count.
+/// Records of a queue group, as they become visible. What the program does not take is given back,
+/// also when it ends, by [`Subscription::close`] or dropped, and that delivery does not count.
 #[derive(Debug)]
 pub struct Subscription {
     queue: Arc<Queue>,
-    /// None when it has ended.
-    open: Option<Open>,
+    shelf: Arc<Shelf>,
+    ended: watch::Sender<bool>,
     task: Option<JoinHandle<()>>,
-}
-
-type Deliveries = mpsc::Receiver<Result<Delivery, ClientError>>;
-
-#[derive(Debug)]
-struct Open {
-    deliveries: Deliveries,
-    /// Takes them back when it ends.
-    ended: oneshot::Sender<Deliveries>,
 }
 
 /// A leased record, and the credit that it was given for. Dropped without being settled it gives
@@ -51,6 +46,8 @@ struct Open {
 #[derive(Debug)]
 pub struct Delivery {
     received: Received,
+    /// From then on it is for others: half of its lease has passed.
+    stale_at: Instant,
     _credit: OwnedSemaphorePermit,
 }
 
@@ -62,13 +59,62 @@ impl Deref for Delivery {
     }
 }
 
+/// What was leased and nobody has taken.
+#[derive(Debug, Default)]
+struct Shelf {
+    content: Mutex<Content>,
+    /// For the one that takes.
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    /// By level, as they came.
+    deliveries: BTreeMap<u8, VecDeque<Delivery>>,
+    /// The last one that was not told.
+    error: Option<ClientError>,
+    /// No more will come.
+    is_over: bool,
+}
+
+impl Shelf {
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Content {
+    /// The oldest of the highest level.
+    fn take(&mut self, now: Instant) -> Option<Delivery> {
+        let mut levels = self.deliveries.values_mut().rev();
+        let front = |level: &mut VecDeque<Delivery>| match level.front() {
+            // Too little is left of its lease: it is about to be given back.
+            Some(delivery) if delivery.stale_at <= now => None,
+            _ => level.pop_front(),
+        };
+        levels.find_map(front)
+    }
+
+    /// Those whose time on the shelf is over by `now`.
+    fn stale(&mut self, now: Instant) -> Vec<Delivery> {
+        let mut stale = Vec::new();
+        for level in self.deliveries.values_mut() {
+            let fresh = level.partition_point(|delivery| delivery.stale_at <= now);
+            stale.extend(level.drain(..fresh));
+        }
+        stale
+    }
+
+    fn clear(&mut self) -> Vec<Delivery> {
+        std::mem::take(&mut self.deliveries).into_values().flatten().collect()
+    }
+}
+
 impl Queue {
     /// Has records sent as they become visible, at most `credit` of them unsettled at a time, each
-    /// leased for `visibility` or as long as the group's settings say.
-    ///
-    /// A lease runs from when its record was sent, and one that ends before the record is taken
-    /// counts as a delivery: give no more credit than is worked off within a lease. With
-    /// priorities, what is urgent comes behind what was sent before it: give little credit.
+    /// leased for `visibility` or as long as the group's settings say. One that the program does
+    /// not take within half of that is given back. With priorities the highest level is had first
+    /// of what was sent; an urgent record waits for credit as any other.
     ///
     /// # Panics
     /// Without credit nothing would ever come; outside of a tokio runtime nothing would run it.
@@ -76,26 +122,40 @@ impl Queue {
     pub fn subscribe(self: &Arc<Self>, credit: u32, visibility: Option<Duration>) -> Subscription {
         assert!(credit > 0, "a subscription has credit");
         let credit = (credit as usize).min(Semaphore::MAX_PERMITS);
-        let (sender, deliveries) = mpsc::channel(credit.min(WAITING_MAX));
-        let (ended, left) = oneshot::channel();
-        let credit = Arc::new(Semaphore::new(credit));
-        let feed = Feed { queue: Arc::clone(self), credit, visibility, sender, unsent: Vec::new() };
-        let task = Some(tokio::spawn(feed.run(left)));
-        Subscription { queue: Arc::clone(self), open: Some(Open { deliveries, ended }), task }
+        let (ended, is_ended) = watch::channel(false);
+        let shelf = Arc::new(Shelf::default());
+        let feed = Feed {
+            queue: Arc::clone(self),
+            shelf: Arc::clone(&shelf),
+            credit: Arc::new(Semaphore::new(credit)),
+            visibility,
+            is_ended,
+        };
+        let task = Some(tokio::spawn(feed.run()));
+        Subscription { queue: Arc::clone(self), shelf, ended, task }
     }
 }
 
 impl Subscription {
-    /// The next record; waits for it. `None` after an error that will not pass. One whose lease was
-    /// over before anybody took it is passed over: it comes again.
+    /// The next record; waits for it. `None` after an error that will not pass.
     ///
     /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Result<Delivery, ClientError>> {
         loop {
-            match self.open.as_mut()?.deliveries.recv().await? {
-                Ok(delivery) if delivery.lease_end <= Instant::now() => {}
-                other => return Some(other),
+            {
+                let mut content = self.shelf.content();
+                if let Some(delivery) = content.take(Instant::now()) {
+                    return Some(Ok(delivery));
+                }
+                if let Some(error) = content.error.take() {
+                    return Some(Err(error));
+                }
+                if content.is_over {
+                    return None;
+                }
             }
+            // Whoever put something there meanwhile has left word.
+            self.shelf.news.notified().await;
         }
     }
 
@@ -118,25 +178,17 @@ impl Subscription {
     /// stay leased. Takes as long as a receive that is under way: about a second, or up to the
     /// request timeout while the leader of a partition is away.
     pub async fn close(mut self) {
-        self.end();
+        self.ended.send_replace(true);
         if let Some(task) = self.task.take() {
             // It panicked, or its runtime ends: what is leased comes back when its time is over.
             drop(task.await);
-        }
-    }
-
-    fn end(&mut self) {
-        if let Some(Open { mut deliveries, ended }) = self.open.take() {
-            // From here on the task finds nobody to send to; it takes back what it has sent.
-            deliveries.close();
-            drop(ended.send(deliveries));
         }
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.end();
+        self.ended.send_replace(true);
     }
 }
 
@@ -147,77 +199,101 @@ fn receipts(deliveries: &[Delivery]) -> Vec<Receipt> {
 /// The task that receives.
 struct Feed {
     queue: Arc<Queue>,
+    shelf: Arc<Shelf>,
     credit: Arc<Semaphore>,
     visibility: Option<Duration>,
-    sender: mpsc::Sender<Result<Delivery, ClientError>>,
-    /// Leased when there was nobody left to send it to.
-    unsent: Vec<Receipt>,
+    is_ended: watch::Receiver<bool>,
 }
 
 impl Feed {
-    async fn run(mut self, left: oneshot::Receiver<Deliveries>) {
-        while let Some(credit) = self.take_credit().await {
-            let count_max = credit.num_permits();
+    async fn run(self) {
+        while let Some(credit) = self.keep(self.take_credit()).await {
+            let (count_max, asked_at) = (credit.num_permits(), Instant::now());
             // Not cut short: what it has leased would be away until its time is over.
-            let received = self.queue.receive(count_max, WAIT, self.visibility).await;
-            let goes_on = match received {
-                Ok(received) => self.hand_out(received, credit).await,
-                Err(error) => self.tell(error, credit).await,
-            };
-            if !goes_on {
-                break;
+            let received = self.queue.receive(count_max, WAIT, self.visibility);
+            match self.keep(received).await {
+                Ok(received) => self.hand_out(received, credit, asked_at).await,
+                Err(error) => {
+                    drop(credit);
+                    let may_pass = error.is_retriable();
+                    self.shelf.content().error = Some(error);
+                    self.shelf.news.notify_one();
+                    if !may_pass {
+                        break;
+                    }
+                    self.keep(tokio::time::sleep(PAUSE)).await;
+                }
             }
         }
+        self.shelf.content().is_over = true;
+        self.shelf.news.notify_one();
         // After an error that does not pass the program may still take what was sent before.
-        let Self { queue, sender, mut unsent, .. } = self;
-        drop(sender);
-        if let Ok(mut left) = left.await {
-            while let Some(delivery) = left.recv().await {
-                unsent.extend(delivery.ok().map(|delivery| delivery.receipt));
+        let mut is_ended = self.is_ended.clone();
+        let ended = async { drop(is_ended.wait_for(|is_ended| *is_ended).await) };
+        self.keep(ended).await;
+        let left = self.shelf.content().clear();
+        self.give_back(&receipts(&left)).await;
+    }
+
+    /// Does this, and meanwhile gives back what has lain on the shelf for too long.
+    async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    let stale = self.shelf.content().stale(Instant::now());
+                    self.give_back(&receipts(&stale)).await;
+                    if !stale.is_empty() {
+                        // What lay behind them may be had.
+                        self.shelf.news.notify_one();
+                    }
+                }
             }
-        }
-        if !unsent.is_empty() {
-            // What cannot be given back comes back when its lease is over.
-            drop(queue.release(&unsent).await);
         }
     }
 
-    /// Whether somebody wants more.
+    /// What cannot be given back comes back when its lease is over.
+    async fn give_back(&self, receipts: &[Receipt]) {
+        if !receipts.is_empty() {
+            drop(self.queue.release(receipts).await);
+        }
+    }
+
     async fn hand_out(
-        &mut self,
+        &self,
         received: Vec<Received>,
         mut credit: OwnedSemaphorePermit,
-    ) -> bool {
-        for received in received {
-            let receipt = received.receipt;
-            // A server that sends more than was asked for gets it back.
-            let Some(one) = credit.split(1) else {
-                self.unsent.push(receipt);
-                continue;
-            };
-            if self.sender.send(Ok(Delivery { received, _credit: one })).await.is_err() {
-                self.unsent.push(receipt);
+        asked_at: Instant,
+    ) {
+        let priorities = self.queue.shared.routes.priorities();
+        let mut unasked = Vec::new();
+        {
+            let mut content = self.shelf.content();
+            for received in received {
+                // A server that sends more than was asked for gets it back.
+                let Some(one) = credit.split(1) else {
+                    unasked.push(received.receipt);
+                    continue;
+                };
+                let half = received.lease_end.saturating_duration_since(asked_at) / 2;
+                let stale_at = asked_at + half;
+                let level = priorities.of(received.receipt.partition());
+                let delivery = Delivery { received, stale_at, _credit: one };
+                content.deliveries.entry(level).or_default().push_back(delivery);
             }
         }
-        !self.sender.is_closed()
-    }
-
-    /// Whether it may pass, and somebody waits for that.
-    async fn tell(&self, error: ClientError, credit: OwnedSemaphorePermit) -> bool {
-        drop(credit);
-        let may_pass = error.is_retriable();
-        let is_told = self.sender.send(Err(error)).await.is_ok();
-        if may_pass && is_told {
-            tokio::time::sleep(PAUSE).await;
-        }
-        may_pass && is_told
+        self.shelf.news.notify_one();
+        self.give_back(&unasked).await;
     }
 
     /// All the credit that is free, once there is any; none when nobody wants more.
     async fn take_credit(&self) -> Option<OwnedSemaphorePermit> {
+        let mut is_ended = self.is_ended.clone();
         let mut credit = tokio::select! {
             biased;
-            () = self.sender.closed() => return None,
+            // Told to, or dropped.
+            _ = is_ended.wait_for(|is_ended| *is_ended) => return None,
             free = Arc::clone(&self.credit).acquire_owned() => free.ok()?,
         };
         let more = self.credit.available_permits();

@@ -336,6 +336,27 @@ fn a_subscription_is_sent_what_it_has_credit_for() {
     });
 }
 
+/// What a slow program does not take in time is given back before its lease is over: it does not
+/// become a dead letter that nobody has seen.
+#[test]
+fn what_a_subscriber_does_not_take_does_not_count() {
+    with_node("1", async |client| {
+        client.create_topic("orders", 1, None).await.unwrap();
+        let settings = QueueSettings::default();
+        client.create_group("orders", "workers", &settings, Begin::Start).await.unwrap();
+        let queue = Arc::new(open(&client, "orders").await);
+        produce(&client, "orders", 0..3).await;
+        let mut pushed = queue.subscribe(2, Some(6 * SECOND));
+        tokio::time::sleep(8 * SECOND).await;
+        for _ in 0..3 {
+            let delivery = tokio::time::timeout(LONG, pushed.next()).await.unwrap();
+            let delivery = delivery.unwrap().unwrap();
+            assert_eq!(delivery.deliveries, 1);
+            pushed.ack(vec![delivery]).await.pop().unwrap().unwrap();
+        }
+    });
+}
+
 /// One that is dropped gives back what nobody took, and leases no more.
 #[test]
 fn a_subscription_that_is_dropped_lets_go() {
