@@ -32,8 +32,8 @@ pub(crate) async fn create(
     partitions: u32,
     retention: Retention,
 ) -> Topic {
-    let (name, retention) = (name.to_owned(), Some(retention));
-    let request = TopicCreate { name, partitions, retention, priorities: 1 };
+    let (of, kept) = (name.to_owned(), Some(retention));
+    let request = TopicCreate { name: of, partitions, retention: kept, priorities: 1 };
     let request = Request::TopicCreate(request);
     // An order whose outcome is unknown may have been carried out.
     let mut unknown = false;
