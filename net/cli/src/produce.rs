@@ -15,7 +15,7 @@ use barrage_model::batch::Compression;
 use barrage_model::headers::{ROUTING_KEY, TAG, TTL_MS};
 use barrage_model::limits::RECORD_BYTES_MAX;
 use barrage_model::units::{parse_duration, parse_duration_ms};
-use barrage_model::{PartitionId, TopicName};
+use barrage_model::{PartitionId, Priorities, TopicName};
 use barrage_wire::Acks;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -56,7 +56,7 @@ pub struct ProduceArgs {
     ttl: Option<String>,
     /// How urgent the records are, 0 to 9; what is above the topic's highest level is of that
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "partition")]
-    #[arg(value_parser = clap::value_parser!(u8).range(0..10))]
+    #[arg(value_parser = clap::value_parser!(u8).range(..i64::from(Priorities::LEVELS_MAX)))]
     priority: u8,
     #[command(flatten)]
     delay: DelayArgs,

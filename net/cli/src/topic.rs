@@ -186,10 +186,7 @@ async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
             let Description { name, id, retention, priorities, created_ms, partitions } =
                 description;
             let created = when(created_ms);
-            let levels = match priorities {
-                1 => String::new(),
-                levels => format!(", {levels} priorities"),
-            };
+            let levels = levels_in_words(priorities);
             say(&format!("{name}: id {id}, retention {retention}{levels}, created {created}"));
             let cells = |row: PartitionRow| {
                 vec![
@@ -213,11 +210,16 @@ async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
 fn in_words(topic: &TopicSummary) -> String {
     let count = topic.partitions;
     let partitions = if count == 1 { "partition" } else { "partitions" };
-    let levels = match topic.priorities {
+    let levels = levels_in_words(topic.priorities);
+    format!("{}: {count} {partitions}, retention {}{levels}", topic.name, topic.retention)
+}
+
+/// What is said behind the rest: nothing of a topic without priorities.
+fn levels_in_words(levels: u8) -> String {
+    match levels {
         1 => String::new(),
         levels => format!(", {levels} priorities"),
-    };
-    format!("{}: {count} {partitions}, retention {}{levels}", topic.name, topic.retention)
+    }
 }
 
 #[derive(Serialize)]

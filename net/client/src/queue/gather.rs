@@ -9,7 +9,7 @@
 //! for partitions in trouble; they are asked in earnest when there is nothing else.
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -178,20 +178,18 @@ impl Gatherer {
             let terms = Terms { wait: Duration::ZERO, patience: PATIENCE };
             tasks.spawn(async move { (partition, shared.has_some(partition, terms).await) });
         }
-        let (mut with_some, mut without) = (Vec::new(), Vec::new());
+        let mut has_some = BTreeMap::new();
         // The patience of an attempt ends between two of them; this one ends in any case, or a node
         // that stands still would hold up what others have.
         let until = Instant::now() + PATIENCE;
         while let Ok(Some(done)) = tokio::time::timeout_at(until, tasks.join_next()).await {
-            match done {
-                Ok((partition, Ok(true))) => with_some.push(partition),
-                Ok((partition, Ok(false))) => without.push(partition),
-                Ok((_, Err(_))) | Err(_) => {}
+            if let Ok((partition, Ok(some))) = done {
+                has_some.insert(partition, some);
             }
         }
-        let is_open = |it: &PartitionId| !with_some.contains(it) && !without.contains(it);
-        in_trouble.extend(partitions.iter().copied().filter(is_open));
-        partitions.into_iter().filter(|partition| with_some.contains(partition)).collect()
+        let unheard = partitions.iter().filter(|partition| !has_some.contains_key(partition));
+        in_trouble.extend(unheard.copied());
+        partitions.into_iter().filter(|partition| has_some.get(partition) == Some(&true)).collect()
     }
 
     /// Leases records of one partition, as many as there are and the basket has room for.

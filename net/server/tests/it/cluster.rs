@@ -314,9 +314,8 @@ fn a_node_is_replaced_and_a_minority_refuses() {
     assert!(words(&output).contains("acked 0"), "{}", words(&output));
 }
 
-/// Two that come back at other ports know each other's old ones only.
-#[test]
-fn nodes_that_moved_at_the_same_time_find_each_other() {
+/// Each node moves twice, two of the three at a time: what comes back has another port.
+fn move_by_twos(after_each: impl Fn(&Cluster)) {
     let mut cluster = Cluster::start(3);
     for round in 0..3 {
         let (one, other) = (round, (round + 1) % 3);
@@ -324,23 +323,22 @@ fn nodes_that_moved_at_the_same_time_find_each_other() {
         cluster.down(other).kill();
         cluster.up(one);
         cluster.up(other);
-        cluster.await_healthy();
+        after_each(&cluster);
     }
+    cluster.await_healthy();
+}
+
+/// Two that come back at other ports know each other's old ones only.
+#[test]
+fn nodes_that_moved_at_the_same_time_find_each_other() {
+    move_by_twos(Cluster::await_healthy);
 }
 
 /// Before anybody has stored where the first one is now, the two others move as well: only the
 /// addresses that they were told to join by lead to it.
 #[test]
 fn nodes_that_moved_one_after_the_other_find_each_other() {
-    let mut cluster = Cluster::start(3);
-    for round in 0..3 {
-        let (one, other) = (round, (round + 1) % 3);
-        cluster.down(one).kill();
-        cluster.down(other).kill();
-        cluster.up(one);
-        cluster.up(other);
-    }
-    cluster.await_healthy();
+    move_by_twos(|_| ());
 }
 
 /// One bit of the first segment of every shard: records that only a read of them shows.
