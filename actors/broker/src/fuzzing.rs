@@ -132,6 +132,7 @@ impl State {
                 max_timestamp: 0,
                 byte_len: 0,
                 batches: Vec::new(),
+                gone: None,
             });
         }
         runs

@@ -68,8 +68,16 @@ fn entries(mut bytes: &mut [u8]) {
 }
 
 /// An entry of the log that fills `bytes`: body length at 8, CRC of the body at 12, CRC of
-/// `[8, 80)` at 4.
+/// `[8, 80)` at 4. A thin one has its length at 8, the CRC of `[8, end)` at 4, and the header of
+/// the entry, which is right as to itself, at 16.
 pub(crate) fn entry(bytes: &mut [u8]) {
+    if bytes.starts_with(b"BRT1") && bytes.len() >= 96 {
+        if let Some(head) = bytes.get_mut(16..96) {
+            seal(head, 4, 8);
+        }
+        put(bytes, 8, &(bytes.len() as u32).to_le_bytes());
+        return seal(bytes, 4, 8);
+    }
     let Some((head, body)) = bytes.split_at_mut_checked(80) else { return };
     put(head, 8, &(body.len() as u32).to_le_bytes());
     put(head, 12, &crc32c::crc32c(body).to_le_bytes());

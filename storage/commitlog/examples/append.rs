@@ -60,6 +60,7 @@ async fn measure(dir: PathBuf, batch_bytes: usize, in_flight: usize) {
             max_timestamp: 0,
             byte_len: bytes.len() as u32,
             batches: vec![batch],
+            gone: None,
         };
         let id = LogId { term: Term(1), index: LogIndex(index) };
         let entry = Entry {

@@ -130,9 +130,9 @@ impl CommitLog {
         Ok(match known {
             Some(Known::Placed(place) | Known::Entry(_, Some(place))) => Some(place.len as usize),
             Some(Known::Entry(entry, None)) => Some(entry_format::encoded_len(&entry)),
-            Some(Known::Cold(segment)) => {
-                let place = places::find_cold(&self.shared, index, segment).await?;
-                place.map(|place| place.len as usize)
+            Some(Known::Cold(_)) => {
+                let found = places::find_cold(&self.shared, index).await?;
+                found.map(|(_, place)| place.len as usize)
             }
             None => None,
         })
@@ -186,7 +186,7 @@ impl CommitLog {
     /// Names of the files of a log in `dir`: segments, index files, checkpoints, spares.
     pub async fn file_names(dir: &Path) -> io::Result<Vec<String>> {
         let mut names = fs::list(dir).await?;
-        let ours = [".log", ".idx", ".ckp", ".free", ".tmp"];
+        let ours = [".log", ".idx", ".ckp", ".free", ".tmp", ".rewrite"];
         names.retain(|name| ours.iter().any(|ending| name.ends_with(ending)));
         Ok(names)
     }
@@ -271,19 +271,21 @@ impl Raw<'_> {
             let Some(found) = slots.id_at(index).zip(slots.at(index)) else { return Ok(None) };
             found
         };
-        let place = match known {
-            Known::Placed(place) | Known::Entry(_, Some(place)) => place,
+        let (segment, place) = match known {
+            Known::Placed(place) | Known::Entry(_, Some(place)) => {
+                let state = self.log.state.borrow();
+                let Some(segment) = state.segments.get(&place.segment) else { return Ok(None) };
+                (segment.clone(), place)
+            }
             // Not written yet: all of it is in memory.
             Known::Entry(entry, None) => {
                 return Ok(Some(Bytes::Built(entry.encode(self.log.shard))));
             }
-            Known::Cold(segment) => match places::find_cold(self.log, index, segment).await? {
-                Some(place) => place,
+            Known::Cold(_) => match places::find_cold(self.log, index).await? {
+                Some(found) => found,
                 None => return Ok(None),
             },
         };
-        let found = self.log.state.borrow().segments.get(&place.segment).cloned();
-        let Some(segment) = found else { return Ok(None) };
         let len = place.len as usize;
         let own = {
             let state = self.log.state.borrow();

@@ -50,6 +50,9 @@ pub struct Run {
     /// The batches. Empty when the payload lies in the log only: position and length are known
     /// there, and apply needs no payload.
     pub batches: Vec<Batch>,
+    /// The batches are nowhere any more: when the log was rewritten nobody could read them. The
+    /// CRC of the entry's body as it was, which tells the entry from any other still.
+    pub gone: Option<u32>,
 }
 
 /// One record batch as the producer sent it. The log stamps it while copying it.
@@ -107,6 +110,7 @@ impl Run {
             max_timestamp: self.max_timestamp,
             byte_len: self.byte_len,
             batches: Vec::new(),
+            gone: self.gone,
         }
     }
 }
@@ -141,9 +145,11 @@ impl Entry {
         entry_format::decode_whole(bytes, shard).map_err(|error| EntryError(error.to_string()))
     }
 
-    /// Whether every run carries its payload.
+    /// Whether every run carries its payload, as far as there is any.
     pub(crate) fn is_whole(&self) -> bool {
-        self.runs.iter().all(|run| run.byte_len == 0 || !run.batches.is_empty())
+        let is_whole =
+            |run: &Run| run.byte_len == 0 || !run.batches.is_empty() || run.gone.is_some();
+        self.runs.iter().all(is_whole)
     }
 
     /// The entry without its payload: what stays in memory once the payload is in the tail cache.

@@ -149,7 +149,7 @@ impl Checkpoint {
 pub fn scan_entry(bytes: &[u8], shard: ShardId) -> Option<usize> {
     let header = entry::decode_header(bytes, shard).ok()?;
     entry::decode_runs(&header, bytes).ok()?;
-    Some(entry::HEADER_BYTES + header.body_len as usize)
+    Some(header.len())
 }
 
 /// A segment's header with everything in it.
@@ -164,7 +164,17 @@ pub fn sample_segment(shard: ShardId) -> Segment {
         hard: sample_hard_state(),
         first_group: 6,
         previous_hash: 7,
+        original: None,
     })
+}
+
+/// The header of a segment that was rewritten.
+#[must_use]
+pub fn sample_rewritten_segment(shard: ShardId) -> Segment {
+    let Segment(header) = sample_segment(shard);
+    let (start, end) = (BLOCK_BYTES as u64, 5 * BLOCK_BYTES as u64);
+    let original = Some(segment::Original { start, end });
+    Segment(segment::Header { position: segment::REWRITTEN_START, original, ..header })
 }
 
 /// A group of `entries`, which are `count`.

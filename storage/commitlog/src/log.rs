@@ -21,6 +21,7 @@ use barrage_model::{LogId, LogIndex, Offset, PartitionKey, ShardId};
 use barrage_world::channel::{Mutex, event::Event, oneshot};
 use barrage_world::{Slice, fs, planted, spawn, timeout};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
@@ -47,8 +48,12 @@ pub(crate) struct Shared {
     pub(crate) housekeeping: Event,
     pub(crate) poisoned: Event,
     pub(crate) closed: Event,
-    /// Segments are being dropped.
+    /// Segments are being dropped, or one takes another's place.
     pub(crate) retaining: Cell<bool>,
+    /// A segment is being rewritten: files are made in the folder.
+    pub(crate) rewriting: Cell<bool>,
+    /// What was wanted of segments that were not worth rewriting, by their identity.
+    pub(crate) kept: RefCell<BTreeMap<(u64, u64), u64>>,
 }
 
 impl Shared {
@@ -146,6 +151,8 @@ impl CommitLog {
             poisoned: Event::new(),
             closed: Event::new(),
             retaining: Cell::new(false),
+            rewriting: Cell::new(false),
+            kept: RefCell::default(),
         });
         drop(spawn(writer::run(shared.clone())));
         drop(spawn(roll::housekeeping(shared.clone())));
@@ -477,7 +484,7 @@ impl CommitLog {
             let listener = self.shared.closed.listen();
             let is_over = {
                 let state = self.shared.state.borrow();
-                state.closed && state.housekeeping_over
+                state.closed && state.housekeeping_over && !self.shared.rewriting.get()
             };
             if is_over {
                 return;

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// One entry of the segment.
-struct Found {
+pub(crate) struct Found {
     id: LogId,
     row: EntryRow,
     runs: Vec<(PartitionKey, RunPlace)>,
@@ -33,19 +33,18 @@ struct Found {
 pub(crate) async fn write_again(log: &Rc<Shared>, segment: &Rc<Segment>) -> Result<(), ReadError> {
     let before = segment.mended();
     let _one = log.mending.lock().await;
-    if segment.mended() != before {
+    if segment.mended() != before || !log.state.borrow().is_current(segment) {
         return Ok(());
     }
     let entries = scan(log, segment).await?;
-    let contents = contents(log, segment, entries)?;
+    let contents = contents(log, segment, &entries, partitions)?;
     let index = Encoded::of(&contents);
     let path = segment.index_path();
     let failed = |source| ReadError::Io { path: path.clone(), source };
     fs::write_atomic(&path, &index.bytes).await.map_err(failed)?;
-    let number = segment.number();
     segment.is_mended();
-    log.places.borrow_mut().forget(number);
-    log.loaded.borrow_mut().forget(number);
+    log.places.borrow_mut().forget(segment);
+    log.loaded.borrow_mut().forget(segment);
     if seal::put_to_use(log, segment, index) {
         return Ok(());
     }
@@ -53,7 +52,7 @@ pub(crate) async fn write_again(log: &Rc<Shared>, segment: &Rc<Segment>) -> Resu
 }
 
 /// The entries in the segment, but for those that a record in it has cut off.
-async fn scan(log: &Rc<Shared>, segment: &Rc<Segment>) -> Result<Vec<Found>, ReadError> {
+pub(crate) async fn scan(log: &Rc<Shared>, segment: &Rc<Segment>) -> Result<Vec<Found>, ReadError> {
     let mut scanner = Scanner::new(Rc::clone(segment), segment.end());
     let (mut at, end) = (segment.header.position, segment.end().unwrap_or(0));
     let mut found = Vec::new();
@@ -87,14 +86,14 @@ fn add_entries(
         let damaged = |error| segment.format_damage(position, error);
         let bytes = group.bytes.get(at..end).unwrap_or_default();
         let header = entry_format::decode_header(bytes, log.shard).map_err(damaged)?;
-        let head = bytes.get(..entry_format::HEADER_BYTES).unwrap_or_default();
-        let len = entry_format::HEADER_BYTES + header.body_len as usize;
-        let hash = entry_format::header_hash(head);
+        let len = header.len();
+        let hash = entry_format::header_hash(entry_format::head(bytes));
         let runs = entry_format::decode_runs(&header, bytes).map_err(damaged)?;
         let refused = &log.state.borrow().refused;
         let accepted = runs
             .iter()
             .enumerate()
+            .filter(|(_, (run, _))| run.gone.is_none())
             .filter(|(number, _)| !refused.contains(&(header.id.index.0, *number as u32)));
         let runs = accepted.map(|(_, (run, start))| {
             (run.key, RunPlace::new(run, position + *start as u64, header.log_time_ms))
@@ -109,8 +108,17 @@ fn add_entries(
     Ok(())
 }
 
-/// What the file must hold: exactly what memory knows it to hold.
-fn contents(log: &Shared, segment: &Segment, found: Vec<Found>) -> Result<Contents, ReadError> {
+/// What was found of the runs of a segment, and what memory knows of them, as they go to its file.
+pub(crate) type JoinRuns =
+    fn(&Index, &Index, &Segment) -> Result<Vec<(Row, Vec<RunPlace>)>, ReadError>;
+
+/// What the file must hold: exactly the entries that memory knows, and what `join` makes of runs.
+pub(crate) fn contents(
+    log: &Shared,
+    segment: &Segment,
+    found: &[Found],
+    join: JoinRuns,
+) -> Result<Contents, ReadError> {
     let state = log.state.borrow();
     let indexes = state.slots.indexes_in(segment.number());
     let floor_next = state.slots.floor().map_or(0, |floor| floor.index.0 + 1);
@@ -130,7 +138,7 @@ fn contents(log: &Shared, segment: &Segment, found: Vec<Found>) -> Result<Conten
             index.add(segment.number(), *key, *run);
         }
     }
-    let partitions = partitions(&index, &state.index, segment)?;
+    let partitions = join(&index, &state.index, segment)?;
     Ok(Contents {
         cover: seal::cover(&state, segment),
         held: segment.held(),

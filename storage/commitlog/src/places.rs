@@ -33,13 +33,13 @@ pub(crate) struct Places {
 /// Rows of one table, one after the other.
 #[derive(Debug)]
 struct Window {
-    segment: u64,
+    segment: (u64, u64),
     first: u64,
     rows: Vec<Row>,
 }
 
 impl Places {
-    fn find(&self, segment: u64, index: u64) -> Option<Row> {
+    fn find(&self, segment: (u64, u64), index: u64) -> Option<Row> {
         self.recent.iter().filter(|window| window.segment == segment).find_map(|window| {
             window.rows.get(usize::try_from(index.checked_sub(window.first)?).ok()?).copied()
         })
@@ -53,56 +53,67 @@ impl Places {
     }
 
     /// Nothing of this segment is kept any more.
-    pub(crate) fn forget(&mut self, segment: u64) {
-        self.recent.retain(|window| window.segment != segment);
+    pub(crate) fn forget(&mut self, segment: &Segment) {
+        self.recent.retain(|window| window.segment != segment.identity());
     }
 }
 
-/// Where the cold entry at `index` lies, in this segment. None when the floor has passed it.
+/// Where the cold entry at `index` lies, and in which segment. None when the floor has passed it.
+/// The place is one in that segment: it may be rewritten meanwhile, and what was found is read
+/// from what it was.
 pub(crate) async fn find_cold(
     log: &Rc<Shared>,
     index: u64,
-    number: u64,
-) -> Result<Option<Place>, ReadError> {
-    let Some(segment) = log.state.borrow().segments.get(&number).cloned() else {
-        // The floor has passed it meanwhile.
-        return Ok(None);
-    };
+) -> Result<Option<(Rc<Segment>, Place)>, ReadError> {
+    loop {
+        let Some(segment) = cold_segment(log, index) else { return Ok(None) };
+        match find_in(log, &segment, index).await {
+            Ok(place) => return Ok(Some((segment, place))),
+            // It was rewritten, or has gone: its index file went with it.
+            Err(_) if !log.state.borrow().is_current(&segment) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn cold_segment(log: &Shared, index: u64) -> Option<Rc<Segment>> {
+    let state = log.state.borrow();
+    match state.slots.at(index)? {
+        Known::Cold(number) => state.segments.get(&number).cloned(),
+        Known::Placed(_) | Known::Entry(..) => None,
+    }
+}
+
+/// Where the entry lies in this segment.
+async fn find_in(log: &Rc<Shared>, segment: &Rc<Segment>, index: u64) -> Result<Place, ReadError> {
     let row = match planted("commitlog-row-of-next-entry") {
         // Wrong: another entry's row, whole and right as it is.
         true => index + 1,
         false => index,
     };
-    let found = log.places.borrow().find(number, row);
+    let found = log.places.borrow().find(segment.identity(), row);
     let found = match found {
         Some(found) => found,
-        None => match read_window(log, &segment, row).await {
+        None => match read_window(log, segment, row).await {
             Ok(found) => found,
-            Err(error) => {
-                if !is_in_log(log, index, number) {
-                    return Ok(None);
-                }
+            Err(source) => {
                 let path = segment.index_path();
-                tracing::warn!(path = %path.display(), %error, "entry table unreadable, rebuilt");
-                mend::write_again(log, &segment).await?;
-                let again = read_window(log, &segment, row).await;
+                if !log.state.borrow().is_current(segment) {
+                    return Err(ReadError::Io { path, source });
+                }
+                tracing::warn!(path = %path.display(), error = %source, "entry table rebuilt");
+                mend::write_again(log, segment).await?;
+                let again = read_window(log, segment, row).await;
                 again.map_err(|source| ReadError::Io { path, source })?
             }
         },
     };
-    Ok(Some(Place {
+    Ok(Place {
         position: segment.header.position + u64::from(found.offset),
         len: found.len,
-        segment: number,
+        segment: segment.number(),
         header_hash: found.header_hash,
-    }))
-}
-
-/// Whether the entry is still where it was: the floor may have passed it meanwhile.
-fn is_in_log(log: &Shared, index: u64, number: u64) -> bool {
-    let state = log.state.borrow();
-    let cold = matches!(state.slots.at(index), Some(Known::Cold(segment)) if segment == number);
-    cold && state.segments.contains_key(&number)
+    })
 }
 
 /// Reads the row of `index` and what follows it, and keeps them.
@@ -131,7 +142,7 @@ async fn read_window(log: &Rc<Shared>, segment: &Segment, index: u64) -> io::Res
     let skip = usize::try_from(index - first).map_err(|_| io::ErrorKind::InvalidData)?;
     let found = rows.get(skip).copied().ok_or(io::ErrorKind::InvalidData)?;
     if segment.table() == Some(place) {
-        log.places.borrow_mut().keep(Window { segment: segment.number(), first, rows });
+        log.places.borrow_mut().keep(Window { segment: segment.identity(), first, rows });
     }
     Ok(found)
 }

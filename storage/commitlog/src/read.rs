@@ -8,7 +8,7 @@ use crate::error::ReadError;
 use crate::format::entry as entry_format;
 use crate::format::index as index_format;
 use crate::format::{BLOCK_BYTES, round_up_to_block};
-use crate::index::{self, RunPlace, Runs, SharedRuns, Stored};
+use crate::index::{self, Partition, RunPlace, Runs, SharedRuns, Span, Stored};
 use crate::log::Shared;
 use crate::mend;
 use crate::places;
@@ -39,12 +39,13 @@ pub(crate) async fn read_entries(
         let entry = match known {
             Known::Entry(entry, _) => entry,
             Known::Placed(place) => {
-                let entry = Rc::new(read_entry(log, id, place).await?);
+                let entry =
+                    Rc::new(read_entry(log, id, &segment(log, place.segment)?, place).await?);
                 log.state.borrow_mut().slots.keep(&entry);
                 entry
             }
-            Known::Cold(segment) => match places::find_cold(log, index, segment).await? {
-                Some(place) => Rc::new(read_entry(log, id, place).await?),
+            Known::Cold(_) => match places::find_cold(log, index).await? {
+                Some((segment, place)) => Rc::new(read_entry(log, id, &segment, place).await?),
                 None => break,
             },
         };
@@ -69,13 +70,15 @@ pub(crate) async fn read_whole_entries(
         let Some((id, known)) = known(log, index) else { break };
         let place = match known {
             Known::Entry(entry, _) if entry.is_whole() => Err(entry),
-            Known::Entry(_, place) => Ok(place),
-            Known::Placed(place) => Ok(Some(place)),
-            Known::Cold(segment) => Ok(places::find_cold(log, index, segment).await?),
+            Known::Entry(_, None) => Ok(None),
+            Known::Entry(_, Some(place)) | Known::Placed(place) => {
+                Ok(Some((segment(log, place.segment)?, place)))
+            }
+            Known::Cold(_) => Ok(places::find_cold(log, index).await?),
         };
         let entry = match place {
             Err(entry) => Entry::clone(&entry),
-            Ok(Some(place)) => read_whole_entry(log, id, place).await?,
+            Ok(Some((segment, place))) => read_whole_entry(log, id, &segment, place).await?,
             // The floor has passed it between the two looks: the range ends here.
             Ok(None) => break,
         };
@@ -93,19 +96,27 @@ fn known(log: &Shared, index: u64) -> Option<(LogId, Known)> {
     state.slots.id_at(index).zip(state.slots.at(index))
 }
 
-async fn read_entry(log: &Rc<Shared>, id: LogId, place: Place) -> Result<Entry, ReadError> {
-    let segment = segment(log, place.segment)?;
-    let (bytes, _) = read_ahead(log, &segment, place.position, place.len as usize).await?;
-    check_is_at(place, id, log.shard, &bytes, &segment)?;
+async fn read_entry(
+    log: &Rc<Shared>,
+    id: LogId,
+    segment: &Rc<Segment>,
+    place: Place,
+) -> Result<Entry, ReadError> {
+    let (bytes, _) = read_ahead(log, segment, place.position, place.len as usize).await?;
+    check_is_at(place, id, log.shard, &bytes, segment)?;
     let decoded = entry_format::decode(&bytes, log.shard);
     Ok(decoded.map_err(|error| segment.format_damage(place.position, error))?)
 }
 
 /// Reads an entry with its payload, which is copied once: it leaves this core's buffers.
-async fn read_whole_entry(log: &Rc<Shared>, id: LogId, place: Place) -> Result<Entry, ReadError> {
-    let segment = segment(log, place.segment)?;
-    let (bytes, _) = read_ahead(log, &segment, place.position, place.len as usize).await?;
-    check_is_at(place, id, log.shard, &bytes, &segment)?;
+async fn read_whole_entry(
+    log: &Rc<Shared>,
+    id: LogId,
+    segment: &Rc<Segment>,
+    place: Place,
+) -> Result<Entry, ReadError> {
+    let (bytes, _) = read_ahead(log, segment, place.position, place.len as usize).await?;
+    check_is_at(place, id, log.shard, &bytes, segment)?;
     let decoded = entry_format::decode_whole(&Bytes::copy_from_slice(&bytes), log.shard);
     Ok(decoded.map_err(|error| segment.format_damage(place.position, error))?)
 }
@@ -119,9 +130,9 @@ pub(crate) fn check_is_at(
     bytes: &[u8],
     segment: &Segment,
 ) -> Result<(), ReadError> {
-    let head = bytes.get(..entry_format::HEADER_BYTES).unwrap_or_default();
+    let head = entry_format::head(bytes);
     if entry_format::header_hash(head) == place.header_hash {
-        let header = entry_format::decode_header(head, shard);
+        let header = entry_format::decode_header(bytes, shard);
         let header = header.map_err(|error| segment.format_damage(place.position, error))?;
         // Where it lies may come from an index file, which is never trusted over the log.
         if header.id == id || planted("commitlog-row-of-next-entry") {
@@ -204,22 +215,42 @@ async fn span_at(
     key: PartitionKey,
     offset: Offset,
 ) -> Result<Option<(Rc<Segment>, SharedRuns)>, ReadError> {
-    let found = {
-        let state = log.state.borrow();
-        let Some(span) = state.index.partition(key).and_then(|p| p.span_at(offset)) else {
-            return Ok(None);
+    span_where(log, key, |partition| partition.span_at(offset)).await
+}
+
+/// The segment of a span and the runs there, which are places in that segment: it may be rewritten
+/// meanwhile, and they are read from what it was.
+async fn span_where(
+    log: &Rc<Shared>,
+    key: PartitionKey,
+    find: impl Fn(&Partition) -> Option<&Span>,
+) -> Result<Option<(Rc<Segment>, SharedRuns)>, ReadError> {
+    loop {
+        let found = {
+            let state = log.state.borrow();
+            let span = state.index.partition(key).and_then(&find);
+            span.map(|span| (span.segment, span.runs.clone()))
         };
-        (span.segment, span.runs.clone())
-    };
-    let (number, runs) = found;
-    let segment = segment(log, number)?;
-    let runs = load(log, &segment, key, runs).await?;
-    Ok(Some((segment, runs)))
+        let Some((number, runs)) = found else { return Ok(None) };
+        let segment = segment(log, number)?;
+        match load(log, &segment, key, runs).await {
+            Ok(runs) => return Ok(Some((segment, runs))),
+            // Its index file went with it when it was rewritten.
+            Err(_) if is_rewritten(log, &segment) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether another file has taken the segment's place.
+fn is_rewritten(log: &Shared, segment: &Rc<Segment>) -> bool {
+    let state = log.state.borrow();
+    state.segments.contains_key(&segment.number()) && !state.is_current(segment)
 }
 
 /// The runs of a span, from memory or from the segment's index file; one that cannot be read is
 /// written again.
-pub(crate) async fn load(
+async fn load(
     log: &Rc<Shared>,
     segment: &Rc<Segment>,
     key: PartitionKey,
@@ -229,22 +260,23 @@ pub(crate) async fn load(
         Runs::Memory(runs) => return Ok(runs),
         Runs::File(stored) => stored,
     };
-    if let Some(runs) = log.loaded.borrow().find(segment.number(), key) {
+    if let Some(runs) = log.loaded.borrow().find(segment, key) {
         return Ok(runs);
     }
     let read = match read_runs(segment, stored).await {
         Ok(runs) => runs,
         Err(error) => {
             let path = segment.index_path();
-            let is_here =
-                |log: &Shared| log.state.borrow().segments.contains_key(&segment.number());
-            if !is_here(log) {
+            if !log.state.borrow().is_current(segment) {
                 return Err(ReadError::Io { path, source: error });
             }
             tracing::warn!(path = %path.display(), %error, "runs unreadable, rebuilt");
             mend::write_again(log, segment).await?;
             let stored = {
                 let state = log.state.borrow();
+                if !state.is_current(segment) {
+                    return Err(ReadError::Io { path, source: io::ErrorKind::NotFound.into() });
+                }
                 let partition = state.index.partition(key);
                 match partition.and_then(|p| p.span_of(segment.number())).map(|s| &s.runs) {
                     Some(Runs::File(stored)) => *stored,
@@ -257,11 +289,12 @@ pub(crate) async fn load(
         }
     };
     let runs = Rc::new(read);
-    log.loaded.borrow_mut().keep(segment.number(), key, runs.clone());
+    log.loaded.borrow_mut().keep(segment, key, runs.clone());
     Ok(runs)
 }
 
-async fn read_runs(segment: &Segment, stored: Stored) -> io::Result<Vec<RunPlace>> {
+/// The runs that an index file holds of one partition.
+pub(crate) async fn read_runs(segment: &Segment, stored: Stored) -> io::Result<Vec<RunPlace>> {
     let file = File::open(&segment.index_path()).await?;
     let start = stored.start - stored.start % BLOCK_BYTES as u64;
     let skip = (stored.start - start) as usize;
@@ -335,15 +368,17 @@ pub(crate) async fn offset_at_time(
     key: PartitionKey,
     time_ms: i64,
 ) -> Result<Option<Offset>, ReadError> {
-    let found = {
+    fn since(partition: &Partition, time_ms: i64) -> Option<&Span> {
+        partition.live().find(|span| span.last_time_ms >= time_ms)
+    }
+    let first = {
         let state = log.state.borrow();
-        let Some(partition) = state.index.partition(key) else { return Ok(None) };
-        let span = partition.live().find(|span| span.last_time_ms >= time_ms);
-        span.map(|span| (span.segment, span.first, span.runs.clone()))
+        let span = state.index.partition(key).and_then(|partition| since(partition, time_ms));
+        let Some(span) = span else { return Ok(None) };
+        span.first
     };
-    let Some((number, first, runs)) = found else { return Ok(None) };
-    let segment = segment(log, number)?;
-    let runs = load(log, &segment, key, runs).await?;
+    let found = span_where(log, key, |partition| since(partition, time_ms)).await?;
+    let runs = found.map_or_else(SharedRuns::default, |(_, runs)| runs);
     let at = runs.partition_point(|run| run.log_time_ms < time_ms);
     // Where the runs have gone meanwhile: nothing of this segment is said to be older.
     Ok(Some(runs.get(at).map_or(first, |run| run.base_offset)))
@@ -363,26 +398,28 @@ pub(crate) async fn time_of(
 /// Index files' runs that were read lately; bounded by count.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    recent: Vec<(u64, PartitionKey, SharedRuns)>,
+    recent: Vec<((u64, u64), PartitionKey, SharedRuns)>,
 }
 
 impl Loaded {
     const COUNT_MAX: usize = 64;
 
-    fn find(&self, segment: u64, key: PartitionKey) -> Option<SharedRuns> {
-        let right = |kept: &&(u64, PartitionKey, SharedRuns)| kept.0 == segment && kept.1 == key;
+    fn find(&self, segment: &Segment, key: PartitionKey) -> Option<SharedRuns> {
+        let right = |kept: &&((u64, u64), PartitionKey, SharedRuns)| {
+            (kept.0, kept.1) == (segment.identity(), key)
+        };
         self.recent.iter().find(right).map(|kept| kept.2.clone())
     }
 
     /// Nothing of this segment is kept any more.
-    pub(crate) fn forget(&mut self, segment: u64) {
-        self.recent.retain(|kept| kept.0 != segment);
+    pub(crate) fn forget(&mut self, segment: &Segment) {
+        self.recent.retain(|kept| kept.0 != segment.identity());
     }
 
-    fn keep(&mut self, segment: u64, key: PartitionKey, runs: SharedRuns) {
+    fn keep(&mut self, segment: &Segment, key: PartitionKey, runs: SharedRuns) {
         if self.recent.len() >= Self::COUNT_MAX {
             self.recent.remove(0);
         }
-        self.recent.push((segment, key, runs));
+        self.recent.push((segment.identity(), key, runs));
     }
 }

@@ -12,12 +12,14 @@ use crate::format::segment::{self as segment_format, DATA_START, Header};
 use crate::options::Options;
 use crate::quarantine;
 use crate::replay::{IndexFiles, Replay};
+use crate::rewrite;
 use crate::roll;
 use crate::scan::Tail;
 use crate::segment::{self, Segment};
 use crate::state::State;
 use barrage_model::LogId;
 use barrage_world::{File, fs, planted, random_u64};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -158,6 +160,9 @@ async fn finish(
     let mut state = old.reopened(end);
     for segment in &segments {
         state.segments.insert(segment.number(), segment.clone());
+        if segment.header.original.is_some() {
+            state.rewritten_to = state.rewritten_to.max(segment.capacity_end());
+        }
     }
     if let Some(last) = segments.last()
         && !torn
@@ -183,6 +188,7 @@ async fn finish(
         hard: state.hard,
         first_group: state.group_number + 1,
         previous_hash: state.previous_hash,
+        original: None,
     };
     if let Some(last) = segments.last() {
         // The new header vouches for everything before it, so it must be on the medium first.
@@ -208,6 +214,9 @@ async fn open_segments(
     for name in fs::list(dir).await.map_err(failed)? {
         if let Some(number) = segment::number_of(&name) {
             numbers.push(number);
+        } else if rewrite::is_rewrite_name(&name) {
+            // A crash came before it took its segment's place.
+            fs::remove(&dir.join(name)).await.ok();
         } else if roll::is_pool_name(&name) {
             // What a pool file holds is unknown after a crash; its space is what counts.
             let path = dir.join(name);
@@ -224,7 +233,26 @@ async fn open_segments(
     for number in numbers {
         segments.push(Rc::new(open_segment(dir, number, options).await?));
     }
+    if let Some(last) = segments.last().filter(|last| last.header.original.is_some()) {
+        let reason = format!("segment {}, which was there when it was rewritten, is gone", {
+            last.number() + 1
+        });
+        return Err(last.damage(last.header.position, reason).into());
+    }
+    remove_needless_indexes(dir, &segments).await.map_err(failed)?;
     Ok((segments, pool))
+}
+
+/// Index files of segments that are gone, or of what a segment was before it was rewritten.
+async fn remove_needless_indexes(dir: &Path, segments: &[Rc<Segment>]) -> io::Result<()> {
+    let needed: BTreeSet<PathBuf> = segments.iter().map(|segment| segment.index_path()).collect();
+    for name in fs::list(dir).await? {
+        let path = dir.join(&name);
+        if name.ends_with(".idx") && !needed.contains(&path) {
+            fs::remove(&path).await.ok();
+        }
+    }
+    Ok(())
 }
 
 /// Whether a pool file has the right length, also after a power loss.
@@ -313,7 +341,7 @@ async fn write_again(segment: &Rc<Segment>, mark: u64, end: u64) -> Result<(), O
 
 /// The log must reach from its floor without a gap.
 fn reaches_back(state: &State, segments: &[Rc<Segment>]) -> Result<(), String> {
-    let first_position = segments.first().map_or(0, |segment| segment.header.position);
+    let first_position = segments.first().map_or(0, |segment| segment.log_start());
     let next = state.slots.floor().map_or(0, |floor| floor.index.0 + 1);
     let first = state.slots.first_index();
     // A log that never let a segment go may begin with any entry.

@@ -69,7 +69,7 @@ impl Replay {
     ) -> Self {
         let first = segments.first().map(|segment| segment.header);
         let hard = first.map_or_else(Default::default, |header| header.hard);
-        let mark = first.map_or(0, |header| header.position);
+        let mark = segments.first().map_or(0, |segment| segment.log_start());
         let mut state = State::new(options.clone(), hard, mark);
         if let Some(floor) = hard.floor {
             state.slots.set_floor(floor);
@@ -123,13 +123,13 @@ impl Replay {
                     report.skipped_segments += 1;
                     self.state.unindexed.pop_back();
                     self.state.hard = next.header.hard;
-                    clean_end = limit;
+                    clean_end = next.log_start();
                     continue;
                 }
             }
             report.scanned_segments += 1;
             let (end, tail) = self.scan(segment, limit).await?;
-            clean_end = end;
+            clean_end = segment.log_end().unwrap_or(end);
             torn = tail.filter(|tail| tail.torn);
         }
         Ok((clean_end, torn))
@@ -143,7 +143,7 @@ impl Replay {
     ) -> Result<(u64, Option<Tail>), OpenError> {
         let mut scanner = Scanner::new(segment.clone(), limit);
         // Its header was written when all before it was on the medium.
-        self.mark = self.mark.max(segment.header.position);
+        self.mark = self.mark.max(segment.log_start());
         self.state.hard = segment.header.hard;
         self.state.previous_hash = segment.header.previous_hash;
         self.state.group_number = segment.header.first_group.saturating_sub(1);
@@ -311,8 +311,8 @@ impl Replay {
         let damaged = |reason: &dyn ToString| segment.damage(position, reason.to_string());
         let shard = self.state.options.shard;
         let header = entry_format::decode_header(bytes, shard).map_err(|e| damaged(&e))?;
-        let head = bytes.get(..entry_format::HEADER_BYTES).unwrap_or_default();
-        let len = entry_format::HEADER_BYTES + header.body_len as usize;
+        let head = entry_format::head(bytes);
+        let len = header.len();
         if len > bytes.len() {
             return Err(damaged(&"the entry is longer than its group").into());
         }
@@ -345,7 +345,7 @@ impl Replay {
             let runs = entry_format::decode_runs(&header, bytes).map_err(|e| damaged(&e))?;
             for (number, (run, start)) in runs.into_iter().enumerate() {
                 let index = header.id.index.0;
-                if self.state.refused.contains(&(index, number as u32)) {
+                if run.gone.is_some() || self.state.refused.contains(&(index, number as u32)) {
                     continue;
                 }
                 let start = position + start as u64;
@@ -389,7 +389,7 @@ async fn read_index(
 fn follows(head: &Head, segment: &Segment, slots: &Slots, floor: Option<LogId>) -> bool {
     let Head { held, table, .. } = head;
     let floor_next = floor.max(slots.floor()).map_or(0, |floor| floor.index.0 + 1);
-    let begins_anywhere = floor_next == 0 && segment.header.position == 0;
+    let begins_anywhere = floor_next == 0 && segment.log_start() == 0;
     let expected = match slots.next_index().filter(|_| !slots.is_empty()) {
         Some(next) => next.max(floor_next),
         None if begins_anywhere => held.low,
@@ -422,9 +422,9 @@ async fn read_head(path: &Path) -> io::Result<Slice> {
 }
 
 fn segment_follows(segment: &Segment, end: u64) -> Result<(), OpenError> {
-    if segment.header.position == end {
+    if segment.log_start() == end {
         return Ok(());
     }
-    let reason = format!("it begins at log position {}, not {end}", segment.header.position);
+    let reason = format!("it begins at log position {}, not {end}", segment.log_start());
     Err(segment.damage(segment.header.position, reason).into())
 }

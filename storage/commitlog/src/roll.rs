@@ -70,6 +70,7 @@ async fn try_roll(log: &Rc<Shared>) -> Result<(), OpenError> {
             },
             first_group: state.group_number + 1,
             previous_hash: state.previous_hash,
+            original: None,
         }
     };
     let spare = match buggify("commitlog-no-spare", 4) {
@@ -297,7 +298,7 @@ async fn drop_file(log: &Rc<Shared>, segment: &Rc<Segment>) -> io::Result<()> {
 
 /// Makes the names in the log's folder durable. A failure is final, as that of a flush is: what
 /// is seen and what would survive differ from then on, and only a new start sorts that out.
-async fn sync_names(log: &Shared) -> io::Result<()> {
+pub(crate) async fn sync_names(log: &Shared) -> io::Result<()> {
     let synced = fs::sync_dir(&log.dir).await;
     if let Err(error) = &synced {
         log.poison(format!("sync of {}: {error}", log.dir.display()));
@@ -311,7 +312,7 @@ pub(crate) fn released(log: &Shared, before: LogIndex) -> Option<LogId> {
     let state = log.state.borrow();
     let mut floor = None;
     for (number, segment) in &state.segments {
-        let Some(end) = segment.end() else { break };
+        let Some(end) = segment.log_end() else { break };
         let free = segment.next_index() <= state.applied_next
             && end <= state.synced_to()
             // Wrong when planted: a follower is not given records that are still promised.
@@ -330,7 +331,7 @@ pub(crate) fn released(log: &Shared, before: LogIndex) -> Option<LogId> {
 fn releasable(log: &Shared, floor: Option<LogId>) -> Option<Rc<Segment>> {
     let state = log.state.borrow();
     let (number, segment) = state.segments.first_key_value()?;
-    let end = segment.end()?;
+    let end = segment.log_end()?;
     let floor_next = floor.map_or(0, |floor| floor.index.0 + 1);
     let free = segment.next_index() <= floor_next
         && segment.next_index() <= state.applied_next

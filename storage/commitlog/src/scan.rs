@@ -54,7 +54,7 @@ impl Scanner {
     pub(crate) fn new(segment: Rc<Segment>, limit: Option<u64>) -> Self {
         let limit = limit.unwrap_or_else(|| segment.capacity_end());
         let number = segment.header.first_group;
-        let mark = segment.header.position;
+        let mark = segment.log_start();
         Self { segment, window: None, limit, number, previous_crc: 0, mark }
     }
 

@@ -47,11 +47,16 @@ impl CommitLog {
             let end = segment.end().unwrap_or(at);
             while at < end && checked < bytes_max {
                 let group = scanner.group(at).await.map_err(OpenError::into_read_error)?;
-                let group = group.map_err(|reason| segment.format_damage(at, reason))?;
+                let group = match group {
+                    Ok(group) => group,
+                    // It was rewritten meanwhile: what it was is no part of the log.
+                    Err(_) if !self.shared.state.borrow().is_current(&segment) => break,
+                    Err(reason) => return Err(segment.format_damage(at, reason).into()),
+                };
                 checked += group.end() - at;
                 at = group.end();
             }
-            if at < end {
+            if at < end && self.shared.state.borrow().is_current(&segment) {
                 scanner.let_go();
                 scrub.under_way = Some((segment, scanner, at));
             }

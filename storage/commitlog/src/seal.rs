@@ -58,9 +58,9 @@ async fn write_index(log: &Rc<Shared>, segment: &Rc<Segment>) -> std::io::Result
 }
 
 /// An index file was written: from now on it is read. False when its segment is gone.
-pub(crate) fn put_to_use(log: &Shared, segment: &Segment, index: Encoded) -> bool {
+pub(crate) fn put_to_use(log: &Shared, segment: &Rc<Segment>, index: Encoded) -> bool {
     let mut state = log.state.borrow_mut();
-    let here = state.segments.contains_key(&segment.number());
+    let here = state.is_current(segment);
     if here {
         index.put_to_use(&mut state, segment);
     }
@@ -70,8 +70,8 @@ pub(crate) fn put_to_use(log: &Shared, segment: &Segment, index: Encoded) -> boo
 /// An index file that is to be written.
 pub(crate) struct Encoded {
     pub(crate) bytes: Vec<u8>,
-    stored: Vec<(PartitionKey, Stored)>,
-    table: TablePlace,
+    pub(crate) stored: Vec<(PartitionKey, Stored)>,
+    pub(crate) table: TablePlace,
 }
 
 impl Encoded {

@@ -17,7 +17,7 @@ pub(crate) struct Segment {
     pub(crate) header: Header,
     pub(crate) path: PathBuf,
     pub(crate) file: File,
-    /// Log position after the last group; none while the segment is active.
+    /// Position after the last group; none while the segment is active.
     end: Cell<Option<u64>>,
     /// Index after the last entry that lies here; 0 while there is none.
     next_index: Cell<u64>,
@@ -64,12 +64,29 @@ impl Segment {
         self.header.number
     }
 
-    /// Log position after the last byte the file can hold.
+    /// What tells it from any other, and from what it was before it was rewritten: number, salt.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        (self.header.number, self.header.salt)
+    }
+
+    /// Where the part of the log that is here begins: the position of the first group, unless the
+    /// segment was rewritten.
+    pub(crate) fn log_start(&self) -> u64 {
+        self.header.original.map_or(self.header.position, |original| original.start)
+    }
+
+    /// Where the next segment begins; none while this one is active.
+    pub(crate) fn log_end(&self) -> Option<u64> {
+        let end = self.end()?;
+        Some(self.header.original.map_or(end, |original| original.end))
+    }
+
+    /// Position after the last byte the file can hold.
     pub(crate) fn capacity_end(&self) -> u64 {
         self.header.position + (self.header.file_bytes - DATA_START)
     }
 
-    /// Where a log position lies in the file.
+    /// Where a position lies in the file.
     pub(crate) fn file_position(&self, position: u64) -> u64 {
         assert!(position >= self.header.position, "position lies before the segment");
         assert!(position <= self.capacity_end(), "position lies behind the segment");
@@ -78,9 +95,14 @@ impl Segment {
 
     /// Where the segment ends because `next` begins there.
     pub(crate) fn limit(&self, next: &Self) -> Result<u64, Damage> {
-        let limit = next.header.position;
-        if (self.header.position..=self.capacity_end()).contains(&limit) {
-            return Ok(limit);
+        let limit = next.log_start();
+        match self.header.original {
+            None if (self.header.position..=self.capacity_end()).contains(&limit) => {
+                return Ok(limit);
+            }
+            // It was written whole, and fills its file.
+            Some(original) if original.end == limit => return Ok(self.capacity_end()),
+            _ => {}
         }
         let reason = format!("segment {} begins at log position {limit}", next.number());
         Err(self.damage(self.header.position, reason))
@@ -162,9 +184,13 @@ impl Segment {
         self.low_index.get()
     }
 
-    /// Path of the index file beside the segment.
+    /// Path of the index file beside the segment. A rewritten one has another than it had before:
+    /// who still reads the old one finds what belongs to it, or nothing.
     pub(crate) fn index_path(&self) -> PathBuf {
-        self.path.with_extension("idx")
+        match self.header.original {
+            None => self.path.with_extension("idx"),
+            Some(_) => self.path.with_extension(format!("{:016x}.idx", self.header.salt)),
+        }
     }
 
     /// Reads `[position, position + len)` of the log; the window read is whole blocks and may be

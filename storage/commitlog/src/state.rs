@@ -12,6 +12,7 @@ use crate::cache::Cache;
 use crate::entry::{Entry, HardState, Vote};
 use crate::error::LogError;
 use crate::format::group::{self, Truncate};
+use crate::format::segment::REWRITTEN_START;
 use crate::format::{BLOCK_BYTES, entry as entry_format};
 use crate::index::Index;
 use crate::options::Options;
@@ -110,6 +111,8 @@ pub(crate) struct State {
     pub(crate) refused: BTreeSet<(u64, u32)>,
     /// Sealed segments without an index file, oldest first.
     pub(crate) unindexed: VecDeque<Rc<Segment>>,
+    /// Behind the last position in a rewritten segment.
+    pub(crate) rewritten_to: u64,
     /// The last index file could not be written: the next one waits for a while.
     pub(crate) index_rests: bool,
     /// Writes that wait for space.
@@ -151,6 +154,7 @@ impl State {
             incomplete: false,
             refused: BTreeSet::new(),
             unindexed: VecDeque::new(),
+            rewritten_to: REWRITTEN_START,
             index_rests: false,
             stalled_writes: 0,
             written_hard: hard,
@@ -453,6 +457,11 @@ impl State {
         for segment in self.segments.values() {
             segment.cut(next);
         }
+    }
+
+    /// Whether the segment is part of the log as it is: neither gone nor rewritten.
+    pub(crate) fn is_current(&self, segment: &Rc<Segment>) -> bool {
+        self.segments.get(&segment.number()).is_some_and(|current| Rc::ptr_eq(current, segment))
     }
 
     pub(crate) fn written_hard(&self) -> HardState {

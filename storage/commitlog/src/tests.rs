@@ -10,5 +10,6 @@ mod life;
 mod regression;
 #[cfg(sim)]
 mod replica;
+mod rewrite;
 #[cfg(sim)]
 mod workload;

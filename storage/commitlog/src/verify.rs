@@ -185,7 +185,7 @@ fn verify_group(
         if let Err(reason) = verify_entry(&header, bytes, partitions) {
             report.damage.push(segment.damage(position, reason));
         }
-        at += entry_format::HEADER_BYTES + header.body_len as usize;
+        at += header.len();
     }
 }
 
@@ -196,7 +196,7 @@ fn verify_entry(
 ) -> Result<(), String> {
     entry_format::decode(bytes, header.shard).map_err(|error| error.to_string())?;
     let runs = entry_format::decode_runs(header, bytes).map_err(|error| error.to_string())?;
-    for (run, start) in runs {
+    for (run, start) in runs.into_iter().filter(|(run, _)| run.gone.is_none()) {
         let payload = bytes.get(start..start + run.byte_len as usize).unwrap_or_default();
         verify_batches(payload).map_err(|error| format!("{:?}: {error}", run.key))?;
         let found = partitions.entry(run.key).or_insert(VerifiedPartition {

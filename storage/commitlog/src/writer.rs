@@ -158,9 +158,13 @@ pub(crate) fn index_run(state: &mut State, index: LogIndex, run: usize) {
     let Some(accepted) = entry.runs.get(run) else {
         panic!("entry {index:?} has no run {run}");
     };
-    let before: u64 = entry.runs.iter().take(run).map(|r| u64::from(r.byte_len)).sum();
-    let table = entry_format::HEADER_BYTES + entry.runs.len() * entry_format::RUN_BYTES;
-    let position = place.position + (table + entry.command.len()) as u64 + before;
+    if accepted.gone.is_some() {
+        // A leader that has let them go sent the entry: who reads here has applied why.
+        return;
+    }
+    let before = entry.runs.iter().take(run).filter(|run| run.gone.is_none());
+    let before: u64 = before.map(|run| u64::from(run.byte_len)).sum();
+    let position = place.position + entry_format::payload_start(&entry) as u64 + before;
     let run_place = RunPlace::new(accepted, position, entry.log_time_ms);
     state.index.add(place.segment, accepted.key, run_place);
 }

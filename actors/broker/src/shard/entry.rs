@@ -210,6 +210,7 @@ impl<R> Building<R> {
                 max_timestamp: i64::MIN,
                 byte_len: 0,
                 batches: Vec::new(),
+                gone: None,
             });
             self.rows.push(Vec::new());
             self.waiters.push(RunWaiters {

@@ -575,6 +575,7 @@ mod tests {
             max_timestamp: 0,
             byte_len: 100,
             batches: Vec::new(),
+            gone: None,
         }
     }
 

@@ -94,6 +94,7 @@ pub(crate) fn record(offset: u64, value: &[u8]) -> Proposal {
         max_timestamp: 1_000,
         byte_len,
         batches: vec![batch],
+        gone: None,
     };
     Proposal { command: Bytes::from_static(b"store"), runs: vec![run], log_time_ms: 42 }
 }

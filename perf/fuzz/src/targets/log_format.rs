@@ -97,15 +97,21 @@ fn checkpoint(bytes: &[u8]) -> bool {
 fn seeds() -> Vec<Seed> {
     let entry = sample::entry(LogId { term: Term(3), index: LogIndex(7) });
     let blank = Entry { kind: EntryKind::Blank, runs: Vec::new(), ..entry.clone() };
-    let entries = [blank.encode(SHARD), entry.encode(SHARD)];
-    let group = fuzzing::sample_group(SHARD, SALT, &entries.concat(), 2);
-    let [blank, whole] = entries;
+    let mut thin = entry.clone();
+    for run in thin.runs.iter_mut().skip(1) {
+        (run.gone, run.batches) = (Some(5), Vec::new());
+    }
+    let entries = [blank.encode(SHARD), entry.encode(SHARD), thin.encode(SHARD)];
+    let group = fuzzing::sample_group(SHARD, SALT, &entries.concat(), 3);
+    let [blank, whole, thin] = entries;
     let structures = [
         ("segment", 0, fuzzing::sample_segment(SHARD).encode()),
+        ("segment-rewritten", 0, fuzzing::sample_rewritten_segment(SHARD).encode()),
         ("group", 1, group),
         ("group-empty", 1, fuzzing::sample_group(SHARD, SALT, &[], 0)),
         ("entry-blank", 2, blank),
         ("entry", 2, whole),
+        ("entry-thin", 2, thin),
         ("index", 3, fuzzing::sample_index(SHARD, 2, 5, 6)),
         ("index-empty", 3, fuzzing::sample_index(SHARD, 0, 0, 0)),
         ("checkpoint", 4, fuzzing::sample_checkpoint(SHARD, 1, &[b"state", b"more"])),

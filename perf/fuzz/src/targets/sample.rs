@@ -50,5 +50,6 @@ fn run(partition: u32, base: Offset, counts: &[i64]) -> Run {
         max_timestamp: 5,
         byte_len: batches.iter().map(|batch| batch.bytes.len() as u32).sum(),
         batches,
+        gone: None,
     }
 }

@@ -10,7 +10,18 @@
 //! 20 u32 runs                  72 u64 reserved, zero
 //! 24 u32 command length        80 body: run table, command, batches in the order of the table
 //! run: u64 topic | u32 partition | u32 records | u64 base offset | i64 max timestamp
-//!      | u32 bytes | u32 reserved
+//!      | u32 bytes | u32 1: its batches are gone (in a thin entry), else 0
+//! ```
+//!
+//! A thin entry is one that was written again without batches that nobody may read any more. It is
+//! the same entry: its header tells the body as it was, so that hashes and fingerprints stay. What
+//! is left of the body has a checksum of its own.
+//!
+//! ```text
+//!  0 u32 magic "BRT1"          16 the entry's header, as it was
+//!  4 u32 CRC32C of [8, length) 96 run table with what is gone, command, the batches that are left
+//!  8 u32 length
+//! 12 u32 reserved, zero
 //! ```
 
 use super::{Fields, FormatError, Writer, part};
@@ -26,9 +37,12 @@ use bytes::Bytes;
 pub(crate) const HEADER_BYTES: usize = 80;
 /// Bytes of one row of the run table.
 pub(crate) const RUN_BYTES: usize = 40;
+/// Bytes before the header of a thin entry.
+const THIN_BYTES: usize = 16;
 /// Where the hash of the entry before stands in the header.
 const PREVIOUS_HASH: std::ops::Range<usize> = 56..64;
 const MAGIC: u32 = u32::from_le_bytes(*b"BRE1");
+const THIN_MAGIC: u32 = u32::from_le_bytes(*b"BRT1");
 const VERSION: u16 = 1;
 /// Bytes at the head of a batch that the leader stamps; the batch's own CRC starts behind them.
 const STAMPED_BYTES: usize = 21;
@@ -47,12 +61,51 @@ pub(crate) struct Header {
     pub(crate) id: LogId,
     pub(crate) log_time_ms: i64,
     pub(crate) previous_hash: u64,
+    /// Bytes of all that is here, when batches of the entry are gone.
+    thin_len: Option<u32>,
+}
+
+impl Header {
+    /// Bytes that the entry takes here.
+    pub(crate) fn len(&self) -> usize {
+        match self.thin_len {
+            Some(len) => len as usize,
+            None => HEADER_BYTES + self.body_len as usize,
+        }
+    }
+
+    /// Where the run table begins.
+    fn table_start(&self) -> usize {
+        HEADER_BYTES + if self.thin_len.is_some() { THIN_BYTES } else { 0 }
+    }
 }
 
 /// Bytes the entry takes in a group.
 pub(crate) fn encoded_len(entry: &Entry) -> usize {
-    let payload: usize = entry.runs.iter().map(|run| run.byte_len as usize).sum();
-    HEADER_BYTES + entry.runs.len() * RUN_BYTES + entry.command.len() + payload
+    let kept = entry.runs.iter().filter(|run| run.gone.is_none());
+    let payload: usize = kept.map(|run| run.byte_len as usize).sum();
+    lead_start(entry) + lead_len(entry) + payload
+}
+
+/// Where the first batch of the entry begins in it.
+pub(crate) fn payload_start(entry: &Entry) -> usize {
+    lead_start(entry) + lead_len(entry)
+}
+
+fn lead_start(entry: &Entry) -> usize {
+    HEADER_BYTES + if gone(entry).is_some() { THIN_BYTES } else { 0 }
+}
+
+/// The CRC of the body as it was, when batches are gone.
+fn gone(entry: &Entry) -> Option<u32> {
+    entry.runs.iter().find_map(|run| run.gone)
+}
+
+/// The bytes of the header of an entry that begins with `entry`.
+pub(crate) fn head(entry: &[u8]) -> &[u8] {
+    let is_thin = entry.first_chunk().is_some_and(|magic| *magic == THIN_MAGIC.to_le_bytes());
+    let start = if is_thin { THIN_BYTES } else { 0 };
+    entry.get(start..start + HEADER_BYTES).unwrap_or_default()
 }
 
 /// Hash that the next entry's header carries.
@@ -71,6 +124,9 @@ pub(crate) fn encode(
 ) -> (usize, u64, Running) {
     let len = encoded_len(entry);
     assert!(entry.runs.len() <= RUNS_MAX, "too many runs in one entry");
+    if let Some(body_crc) = gone(entry) {
+        return encode_thin(entry, (shard, previous_hash, body_crc), out);
+    }
     let Some((head, body)) = out.get_mut(..len).and_then(|o| o.split_at_mut_checked(HEADER_BYTES))
     else {
         panic!("an entry of {len} bytes does not fit its group");
@@ -82,26 +138,88 @@ pub(crate) fn encode(
     (len, header_hash(head), whole)
 }
 
+/// As [`encode`], of an entry some of whose batches are gone.
+fn encode_thin(
+    entry: &Entry,
+    (shard, previous_hash, body_crc): (ShardId, u64, u32),
+    out: &mut [u8],
+) -> (usize, u64, Running) {
+    let len = encoded_len(entry);
+    let Some((thin, rest)) = out.get_mut(..len).and_then(|o| o.split_at_mut_checked(THIN_BYTES))
+    else {
+        panic!("an entry of {len} bytes does not fit its group");
+    };
+    let (head, body) = rest.split_at_mut(HEADER_BYTES);
+    let kept_crc = encode_body(entry, body);
+    write_header(entry, shard, previous_hash, body_len(entry), body_crc, head);
+    write_thin(len, thin);
+    let mut crc = Running::over(thin.get(8..).unwrap_or_default());
+    crc.add(head);
+    crc.known(body, kept_crc);
+    put_crc(thin, crc.value());
+    let mut whole = Running::over(thin);
+    whole.add(head);
+    whole.known(body, kept_crc);
+    (len, header_hash(head), whole)
+}
+
+/// Bytes of the body with all of its batches.
+fn body_len(entry: &Entry) -> usize {
+    lead_len(entry) + entry.runs.iter().map(|run| run.byte_len as usize).sum::<usize>()
+}
+
+/// What stands before the header of a thin entry, but for the checksum.
+fn write_thin(len: usize, thin: &mut [u8]) {
+    let mut writer = Writer::new(thin);
+    writer.u32(THIN_MAGIC);
+    writer.u32(0);
+    writer.u32(len as u32);
+    writer.u32(0);
+    assert_eq!(writer.position(), THIN_BYTES);
+}
+
+/// Writes a CRC to where headers have theirs.
+fn put_crc(head: &mut [u8], crc: u32) {
+    if let Some(slot) = head.get_mut(4..8) {
+        slot.copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
 /// As [`encode`], in pieces: the payload stays where it is, and is not read either, but for
 /// batches that are cheaper to copy. The hash of the entry before is left out.
 pub(crate) fn encode_pieces(entry: &Entry, shard: ShardId, out: &mut Pieces) {
     assert!(entry.runs.len() <= RUNS_MAX, "too many runs in one entry");
-    let mut lead = vec![0; HEADER_BYTES + lead_len(entry)];
-    let (head, rest) = lead.split_at_mut(HEADER_BYTES);
+    let mut lead = vec![0; payload_start(entry)];
+    let (thin, lead_bytes) = lead.split_at_mut(lead_start(entry) - HEADER_BYTES);
+    let (head, rest) = lead_bytes.split_at_mut(HEADER_BYTES);
     write_lead(entry, rest);
-    let mut crc = Running::over(rest);
-    let mut body_len = rest.len();
+    let was = gone(entry);
+    if let Some(body_crc) = was {
+        write_header(entry, shard, 0, body_len(entry), body_crc, head);
+        write_thin(encoded_len(entry), thin);
+    }
+    // Of a body as it was, or of all that is left.
+    let mut crc = Running::default();
+    if was.is_some() {
+        crc.add(thin.get(8..).unwrap_or_default());
+        crc.add(head);
+    }
+    crc.add(rest);
     for run in &entry.runs {
-        let start = body_len;
+        let mut len = 0;
         for batch in &run.batches {
             let (stamped, records) = stamp(batch);
             crc.add(&stamped);
             crc.known(records, batch.crc);
-            body_len += batch.bytes.len();
+            len += batch.bytes.len();
         }
-        assert_eq!(body_len - start, run.byte_len as usize, "byte_len must match the batches");
+        let right = if run.gone.is_some() { 0 } else { run.byte_len as usize };
+        assert_eq!(len, right, "byte_len must match the batches");
     }
-    write_header(entry, shard, 0, body_len, crc.value(), head);
+    match was {
+        Some(_) => put_crc(thin, crc.value()),
+        None => write_header(entry, shard, 0, body_len(entry), crc.value(), head),
+    }
     out.copy(&lead);
     for batch in entry.runs.iter().flat_map(|run| &run.batches) {
         out.copy(&stamp(batch).0);
@@ -141,9 +259,7 @@ fn write_header(
     assert_eq!(writer.position(), HEADER_BYTES);
     let (_, covered) = head.split_at(8);
     let crc = crc32c::crc32c(covered);
-    if let Some(slot) = head.get_mut(4..8) {
-        slot.copy_from_slice(&crc.to_le_bytes());
-    }
+    put_crc(head, crc);
 }
 
 /// Writes run table and command.
@@ -156,7 +272,7 @@ fn write_lead(entry: &Entry, lead: &mut [u8]) {
         writer.u64(run.base_offset.0);
         writer.i64(run.max_timestamp);
         writer.u32(run.byte_len);
-        writer.u32(0);
+        writer.u32(u32::from(run.gone.is_some()));
     }
     writer.put(&entry.command);
 }
@@ -181,7 +297,8 @@ fn encode_body(entry: &Entry, body: &mut [u8]) -> u32 {
             add_stamped(&mut crc, batch, room);
             at = end;
         }
-        assert_eq!(at - start, run.byte_len as usize, "byte_len must match the run's batches");
+        let right = if run.gone.is_some() { 0 } else { run.byte_len as usize };
+        assert_eq!(at - start, right, "byte_len must match the run's batches");
     }
     assert_eq!(at, body.len(), "the body must be filled exactly");
     crc.value()
@@ -214,7 +331,22 @@ fn stamp(batch: &Batch) -> ([u8; STAMPED_BYTES], &[u8]) {
 
 /// Reads and checks a header. The body is not looked at.
 pub(crate) fn decode_header(bytes: &[u8], shard: ShardId) -> Result<Header, FormatError> {
-    let bytes = part(bytes, 0, HEADER_BYTES)?;
+    let mut fields = Fields::new(bytes);
+    if fields.u32()? != THIN_MAGIC {
+        return decode_head(part(bytes, 0, HEADER_BYTES)?, shard);
+    }
+    fields.u32()?;
+    let len = fields.u32()?;
+    let header = decode_head(part(bytes, THIN_BYTES, THIN_BYTES + HEADER_BYTES)?, shard)?;
+    let least = header.run_count as usize * RUN_BYTES + header.command_len as usize;
+    let body_len = (len as usize).checked_sub(THIN_BYTES + HEADER_BYTES);
+    if body_len.is_none_or(|left| !(least..=header.body_len as usize).contains(&left)) {
+        return Err(FormatError::Field("length of a thin entry"));
+    }
+    Ok(Header { thin_len: Some(len), ..header })
+}
+
+fn decode_head(bytes: &[u8], shard: ShardId) -> Result<Header, FormatError> {
     let mut fields = Fields::new(bytes);
     if fields.u32()? != MAGIC {
         return Err(FormatError::Magic);
@@ -243,6 +375,7 @@ pub(crate) fn decode_header(bytes: &[u8], shard: ShardId) -> Result<Header, Form
         id,
         log_time_ms: fields.i64()?,
         previous_hash: fields.u64()?,
+        thin_len: None,
     };
     kind_of(kind)?;
     let table = run_count as usize * RUN_BYTES;
@@ -254,9 +387,15 @@ pub(crate) fn decode_header(bytes: &[u8], shard: ShardId) -> Result<Header, Form
 
 /// Checks the body of a whole entry against its header.
 pub(crate) fn check_body(entry: &[u8], shard: ShardId) -> Result<(), FormatError> {
-    let header = decode_header(entry, shard)?;
-    let body = part(entry, HEADER_BYTES, HEADER_BYTES + header.body_len as usize)?;
-    if crc32c::crc32c(body) != header.body_crc {
+    check_all(&decode_header(entry, shard)?, entry)
+}
+
+fn check_all(header: &Header, entry: &[u8]) -> Result<(), FormatError> {
+    let (covered, crc) = match header.thin_len {
+        None => (part(entry, HEADER_BYTES, header.len())?, header.body_crc),
+        Some(_) => (part(entry, 8, header.len())?, Fields::new(part(entry, 4, 8)?).u32()?),
+    };
+    if crc32c::crc32c(covered) != crc {
         return Err(FormatError::Checksum);
     }
     Ok(())
@@ -264,7 +403,7 @@ pub(crate) fn check_body(entry: &[u8], shard: ShardId) -> Result<(), FormatError
 
 /// A hash of all of the header that is the same on every replica, the CRC of the body among it.
 pub(crate) fn fingerprint(entry: &[u8]) -> Option<u64> {
-    let mut head: [u8; HEADER_BYTES] = *entry.first_chunk()?;
+    let mut head: [u8; HEADER_BYTES] = *head(entry).first_chunk()?;
     // Its own CRC covers the hash of the entry before, which a log begun behind a floor lacks.
     head.get_mut(4..8)?.fill(0);
     head.get_mut(PREVIOUS_HASH)?.fill(0);
@@ -273,16 +412,18 @@ pub(crate) fn fingerprint(entry: &[u8]) -> Option<u64> {
 
 /// How the entry hangs together with the one before it, in the log it was read from.
 pub(crate) fn link(entry: &[u8]) -> Option<Link> {
-    let head: &[u8; HEADER_BYTES] = entry.first_chunk()?;
+    let head: &[u8; HEADER_BYTES] = head(entry).first_chunk()?;
     let previous = head.get(PREVIOUS_HASH)?.first_chunk()?;
     Some(Link { previous: u64::from_le_bytes(*previous), own: header_hash(head) })
 }
 
 /// Reads the run table. Gives each run without payload and the start of its bytes in the entry.
 pub(crate) fn decode_runs(header: &Header, entry: &[u8]) -> Result<Vec<(Run, usize)>, FormatError> {
-    let table_end = HEADER_BYTES + header.run_count as usize * RUN_BYTES;
-    let mut fields = Fields::new(part(entry, HEADER_BYTES, table_end)?);
+    let table_start = header.table_start();
+    let table_end = table_start + header.run_count as usize * RUN_BYTES;
+    let mut fields = Fields::new(part(entry, table_start, table_end)?);
     let mut at = table_end + header.command_len as usize;
+    let mut body_len = at - table_start;
     let mut runs = Vec::with_capacity(header.run_count as usize);
     for _ in 0..header.run_count {
         let topic = TopicId(fields.u64()?);
@@ -291,15 +432,24 @@ pub(crate) fn decode_runs(header: &Header, entry: &[u8]) -> Result<Vec<(Run, usi
         let base_offset = Offset(fields.count("offset")?);
         let max_timestamp = fields.i64()?;
         let byte_len = fields.u32()?;
-        fields.u32()?;
+        let gone = match (fields.u32()?, header.thin_len) {
+            (0, _) => None,
+            (1, Some(_)) => Some(header.body_crc),
+            _ => return Err(FormatError::Field("flags of a run")),
+        };
         let key = PartitionKey { topic, partition };
-        let run =
-            Run { key, base_offset, record_count, max_timestamp, byte_len, batches: Vec::new() };
+        let batches = Vec::new();
+        let run = Run { key, base_offset, record_count, max_timestamp, byte_len, batches, gone };
+        let here = if run.gone.is_some() { 0 } else { byte_len as usize };
         runs.push((run, at));
-        at = at.checked_add(byte_len as usize).ok_or(FormatError::Field("run bytes"))?;
+        let bytes = |sum: usize, more| sum.checked_add(more).ok_or(FormatError::Field("run bytes"));
+        (at, body_len) = (bytes(at, here)?, bytes(body_len, byte_len as usize)?);
     }
-    if at != HEADER_BYTES + header.body_len as usize {
+    if at != header.len() || body_len != header.body_len as usize {
         return Err(FormatError::Field("run bytes"));
+    }
+    if header.thin_len.is_some() && runs.iter().all(|(run, _)| run.gone.is_none()) {
+        return Err(FormatError::Field("a thin entry with all of its batches"));
     }
     Ok(runs)
 }
@@ -307,12 +457,9 @@ pub(crate) fn decode_runs(header: &Header, entry: &[u8]) -> Result<Vec<(Run, usi
 /// Reads a whole entry that lies at the start of `bytes`; its runs carry no payload.
 pub(crate) fn decode(bytes: &[u8], shard: ShardId) -> Result<Entry, FormatError> {
     let header = decode_header(bytes, shard)?;
-    let end = HEADER_BYTES + header.body_len as usize;
-    if crc32c::crc32c(part(bytes, HEADER_BYTES, end)?) != header.body_crc {
-        return Err(FormatError::Checksum);
-    }
+    check_all(&header, bytes)?;
     let runs = decode_runs(&header, bytes)?.into_iter().map(|(run, _)| run).collect();
-    let command_start = HEADER_BYTES + header.run_count as usize * RUN_BYTES;
+    let command_start = header.table_start() + header.run_count as usize * RUN_BYTES;
     let command = part(bytes, command_start, command_start + header.command_len as usize)?;
     Ok(Entry {
         id: header.id,
@@ -327,10 +474,13 @@ pub(crate) fn decode(bytes: &[u8], shard: ShardId) -> Result<Entry, FormatError>
 pub(crate) fn decode_whole(bytes: &Bytes, shard: ShardId) -> Result<Entry, FormatError> {
     let mut entry = decode(bytes, shard)?;
     let header = decode_header(bytes, shard)?;
-    if bytes.len() != HEADER_BYTES + header.body_len as usize {
+    if bytes.len() != header.len() {
         return Err(FormatError::Field("entry length"));
     }
     for (run, (_, start)) in entry.runs.iter_mut().zip(decode_runs(&header, bytes)?) {
+        if run.gone.is_some() {
+            continue;
+        }
         let end = start + run.byte_len as usize;
         part(bytes, start, end)?;
         run.batches = split_run(run, &bytes.slice(start..end))?;
@@ -407,6 +557,7 @@ mod tests {
             max_timestamp: 5,
             byte_len: len as u32,
             batches: vec![batch],
+            gone: None,
         };
         Entry { runs: vec![run], ..sample() }
     }
@@ -443,6 +594,56 @@ mod tests {
     }
     const COMBINED: usize = 100_000;
 
+    /// An entry of two runs, and the same without the batches of the first.
+    fn thinned(len: usize) -> (Entry, Entry) {
+        let mut whole = with_run(len);
+        whole.runs.extend(with_run(61).runs);
+        let mut out = vec![0; encoded_len(&whole)];
+        encode(&whole, ShardId(1), 42, &mut out);
+        let body_crc = decode_header(&out, ShardId(1)).unwrap().body_crc;
+        let mut thin = whole.clone();
+        thin.runs[0].gone = Some(body_crc);
+        thin.runs[0].batches.clear();
+        (whole, thin)
+    }
+
+    #[test]
+    fn a_thin_entry_is_the_same_entry() {
+        for len in [61, 4096, COMBINED] {
+            let (whole, thin) = thinned(len);
+            let [mut was, mut is] = [&whole, &thin].map(|entry| vec![0; encoded_len(entry)]);
+            let (_, hash, _) = encode(&whole, ShardId(1), 42, &mut was);
+            let (written, own, crc) = encode(&thin, ShardId(1), 42, &mut is);
+            assert_eq!((written, own), (was.len() - len + THIN_BYTES, hash));
+            assert_eq!(crc.value(), crc32c::crc32c(&is));
+            assert_eq!((head(&is), fingerprint(&is)), (head(&was), fingerprint(&was)));
+            assert_eq!(link(&is), link(&was));
+            let back = decode(&is, ShardId(1)).unwrap();
+            assert_eq!((back.id, &back.command), (whole.id, &whole.command));
+            assert_eq!(back.runs[0].gone, thin.runs[0].gone);
+            assert_eq!((back.runs[0].byte_len, back.runs[1].gone), (len as u32, None));
+            let header = decode_header(&is, ShardId(1)).unwrap();
+            assert_eq!(header.len(), is.len());
+            let runs = decode_runs(&header, &is).unwrap();
+            assert_eq!(runs[1].1, is.len() - 61);
+            let mut pieces = Pieces::default();
+            encode_pieces(&thin, ShardId(1), &mut pieces);
+            encode(&thin, ShardId(1), 0, &mut is);
+            assert!(pieces.into_bytes() == is);
+        }
+    }
+
+    #[test]
+    fn golden_bytes_of_a_thin_entry() {
+        let (_, thin) = thinned(61);
+        let mut out = vec![0; encoded_len(&thin)];
+        encode(&thin, ShardId(1), 0, &mut out);
+        let hex: String = out.iter().take(THIN_BYTES).map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, GOLDEN_THIN);
+        assert_eq!(&out[THIN_BYTES + HEADER_BYTES + 36..][..4], [1, 0, 0, 0]);
+    }
+    const GOLDEN_THIN: &str = "42525431a590ccddf000000000000000";
+
     #[test]
     fn pieces_are_the_same_bytes() {
         let blank = Entry { kind: EntryKind::Blank, command: Bytes::new(), ..sample() };
@@ -457,16 +658,17 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_found() {
-        let entry = with_run(61);
-        let mut out = vec![0; encoded_len(&entry)];
-        encode(&entry, ShardId(1), 42, &mut out);
-        for at in 0..out.len() {
-            let mut bad = out.clone();
-            bad[at] ^= 1;
-            assert!(decode(&bad, ShardId(1)).is_err(), "a flip at {at} went unseen");
-        }
-        for len in 0..out.len() {
-            assert!(decode(&out[..len], ShardId(1)).is_err(), "cut to {len} went unseen");
+        for entry in [with_run(61), thinned(61).1] {
+            let mut out = vec![0; encoded_len(&entry)];
+            encode(&entry, ShardId(1), 42, &mut out);
+            for at in 0..out.len() {
+                let mut bad = out.clone();
+                bad[at] ^= 1;
+                assert!(decode(&bad, ShardId(1)).is_err(), "a flip at {at} went unseen");
+            }
+            for len in 0..out.len() {
+                assert!(decode(&out[..len], ShardId(1)).is_err(), "cut to {len} went unseen");
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) use partition::{Partition, Runs, Span};
 use crate::entry::Run;
 use barrage_model::{Offset, PartitionKey};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::rc::Rc;
 
 /// Where one run lies, and what a search needs to know of it.
@@ -96,7 +97,22 @@ impl Index {
         }
     }
 
-    /// The in-memory spans of a segment, for writing its index file.
+    /// A segment was rewritten: it holds these spans, and nothing else any more.
+    pub(crate) fn rewritten(&mut self, segment: u64, mut spans: BTreeMap<PartitionKey, Span>) {
+        for (key, partition) in &mut self.partitions {
+            partition.rewritten(segment, spans.remove(key));
+        }
+    }
+
+    /// The partitions from `from` on.
+    pub(crate) fn partitions_from(
+        &self,
+        from: Bound<PartitionKey>,
+    ) -> impl Iterator<Item = (PartitionKey, &Partition)> {
+        self.partitions.range((from, Bound::Unbounded)).map(|(key, partition)| (*key, partition))
+    }
+
+    /// The spans of a segment.
     pub(crate) fn spans_of(&self, segment: u64) -> Vec<(PartitionKey, Span)> {
         let of = |(key, partition): (&PartitionKey, &Partition)| {
             partition.span_of(segment).map(|span| (*key, span.clone()))

@@ -113,6 +113,21 @@ impl Partition {
         self.spans.retain(|span| span.segment != segment);
     }
 
+    /// The segment holds this now, a part of what it held, or nothing.
+    pub(crate) fn rewritten(&mut self, segment: u64, span: Option<Span>) {
+        let at = self.spans.partition_point(|span| span.segment < segment);
+        match (self.spans.get_mut(at).filter(|old| old.segment == segment), span) {
+            (Some(old), Some(new)) => *old = new,
+            (Some(_), None) => drop(self.spans.remove(at)),
+            (None, _) => {}
+        }
+    }
+
+    /// Records from here on may be read.
+    pub(crate) fn start(&self) -> Offset {
+        self.start
+    }
+
     pub(crate) fn span_of(&self, segment: u64) -> Option<&Span> {
         let at = self.spans.partition_point(|span| span.segment < segment);
         self.spans.get(at).filter(|span| span.segment == segment)

@@ -90,6 +90,11 @@ async fn remove_indexes() {
     }
 }
 
+fn forget_places(log: &CommitLog, segment: u64) {
+    let segment = log.shared.state.borrow().segments[&segment].clone();
+    log.shared.places.borrow_mut().forget(&segment);
+}
+
 fn index_of(segment: u64) -> PathBuf {
     PathBuf::from(format!("{DIR}/{segment:020}.idx"))
 }
@@ -239,7 +244,7 @@ fn lost_index_files_are_written_again_by_whoever_reads() {
         assert!(fs::exists(index_of(1)).await.unwrap());
         // Only when the log itself is damaged is that said, with the place.
         remove_indexes().await;
-        log.shared.places.borrow_mut().forget(2);
+        forget_places(&log, 2);
         let segment = Path::new(DIR).join(format!("{:020}.log", 2));
         disk.flip_bit(&segment, 3 * 4096 + 300, 1).unwrap();
         match log.read_entries(FEW..FEW + 1, 1).await {
@@ -268,7 +273,7 @@ fn a_row_is_not_trusted_over_the_log() {
         rows.rotate_left(1);
         format::table::encode(salt, 0, &rows, &mut bytes[start..]);
         fs::write_atomic(&path, &bytes).await.unwrap();
-        log.shared.places.borrow_mut().forget(1);
+        forget_places(&log, 1);
         let read = log.read_whole_entries(3..4, usize::MAX).await;
         assert!(matches!(read, Err(ReadError::Damaged(_))), "{read:?}");
     });
@@ -310,7 +315,7 @@ fn what_a_later_segment_cuts_off_is_not_in_the_table() {
             assert!(report.skipped_segments >= 4, "{report:?}");
             check(&log).await;
             remove_indexes().await;
-            log.shared.places.borrow_mut().forget(2);
+            forget_places(&log, 2);
             check(&log).await;
             log.close().await;
             let (log, _) = open(Some(id(9, 39))).await;

@@ -57,6 +57,7 @@ pub(super) fn entry(term: u64, index: u64, offset: u64, value: &[u8]) -> Entry {
         max_timestamp: 1_000,
         byte_len: batch.bytes.len() as u32,
         batches: vec![batch],
+        gone: None,
     };
     Entry { runs: vec![run], ..blank(term, index) }
 }

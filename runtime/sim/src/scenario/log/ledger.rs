@@ -31,6 +31,22 @@ impl Sent {
         let bytes = entry.encode(SHARD);
         Rc::new(Self { entry, bytes })
     }
+
+    /// Whether this is what was read, but for runs that are gone since: whether they may be is for
+    /// who reads records.
+    pub(super) fn is(&self, read: &Entry) -> bool {
+        if read.runs.iter().all(|run| run.gone.is_none()) {
+            return self.bytes == read.encode(SHARD);
+        }
+        let mut sent = self.entry.clone();
+        for (run, read) in sent.runs.iter_mut().zip(&read.runs) {
+            if read.gone.is_some() {
+                run.gone = read.gone;
+                run.batches.clear();
+            }
+        }
+        sent.encode(SHARD) == read.encode(SHARD)
+    }
 }
 
 /// One thing the log was asked for.
@@ -122,7 +138,7 @@ impl Content {
             if sent.entry.id != found.id {
                 return Some(format!("entry {}, found {}", Short(ids(sent)), Short(found.id)));
             }
-            if sent.bytes != found.encode(SHARD) {
+            if !sent.is(found) {
                 return Some(format!("entry {} has other bytes", Short(found.id)));
             }
         }
@@ -234,7 +250,7 @@ impl Ledger {
     fn known(&self, found: &Found) -> Result<(), String> {
         for entry in &found.entries {
             let sent = self.appended.get(&entry.id);
-            if sent.is_none_or(|sent| sent.bytes != entry.encode(SHARD)) {
+            if sent.is_none_or(|sent| !sent.is(entry)) {
                 return Err(format!("entry {} was never appended like this", Short(entry.id)));
             }
         }

@@ -6,12 +6,13 @@
 
 use std::cell::Cell;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_commitlog::{Checkpoint, CommitLog, Floor, OpenError, Ticket, Vote};
-use barrage_model::{LogId, LogIndex, NodeId, Term};
+use barrage_commitlog::{Checkpoint, CommitLog, Floor, OpenError, Pace, Ticket, Vote};
+use barrage_model::{LogId, LogIndex, NodeId, Offset, Term};
 use barrage_world::sim::Disk;
 use barrage_world::{Instant, fs, sleep, spawn, timeout};
 
@@ -154,7 +155,7 @@ impl Life {
         let partitions = bench.machine.borrow().partitions.clone();
         self.log.keep_only(|known| partitions.contains_key(&known.partition.0));
         for (partition, extent) in &partitions {
-            self.log.set_start(key(*partition), barrage_model::Offset(extent.start));
+            self.log.set_start(key(*partition), Offset(extent.start));
         }
         // A vote that was found binds; so does an entry's term.
         let next = {
@@ -209,6 +210,7 @@ impl Life {
                 Floor::Records => self.released_floor().await,
             },
             Step::Retain => self.retain(),
+            Step::Rewrite => self.rewrite(),
             Step::Read => reading::read_once(self).await,
             Step::Settle => self.settle().await,
             Step::Rest => {
@@ -409,6 +411,22 @@ impl Life {
             // What could not be dropped now goes the next time.
             log.retain().await.ok();
             running.set(false);
+        }));
+    }
+
+    /// Sealed segments are written again without what lies before the partitions' starts.
+    fn rewrite(self: &Rc<Self>) {
+        let life = Rc::clone(self);
+        let mut pace = Pace::new(1 << self.bench.draw(|random| random.between(20, 30)));
+        drop(spawn(async move {
+            let all = |_, range: Range<Offset>| range.end.0 - range.start.0;
+            loop {
+                match life.log.rewrite(&all, &mut pace).await {
+                    Ok(Some(_)) => life.bench.outcome.borrow_mut().fault("rewritten", 1),
+                    Ok(None) => return,
+                    Err(error) => return life.read_failed("a segment to rewrite", &error),
+                }
+            }
         }));
     }
 

@@ -47,6 +47,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             FaultGate { kind: "kill", once_in_seeds: 8 },
             FaultGate { kind: "damage-refused", once_in_seeds: 10 },
             FaultGate { kind: "disk-flush-error", once_in_seeds: 50 },
+            FaultGate { kind: "rewritten", once_in_seeds: 4 },
         ],
     },
 };

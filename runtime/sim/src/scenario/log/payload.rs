@@ -109,6 +109,7 @@ fn run(bench: &Bench, partition: u32, base: u64, term: Term) -> Run {
         max_timestamp: 1_000,
         byte_len: batches.iter().map(|batch| batch.bytes.len() as u32).sum(),
         batches,
+        gone: None,
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Plan {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weights(pub(super) [(Step, u64); STEPS]);
 
-const STEPS: usize = 10;
+const STEPS: usize = 11;
 
 /// What a life does next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +57,7 @@ pub(super) enum Step {
     Checkpoint,
     Floor,
     Retain,
+    Rewrite,
     Read,
     Settle,
     Rest,
@@ -245,6 +246,7 @@ fn weights(random: &mut Rng) -> Weights {
         (Step::Checkpoint, some(3)),
         (Step::Floor, some(3)),
         (Step::Retain, some(5)),
+        (Step::Rewrite, some(4)),
         (Step::Read, some(4)),
         (Step::Settle, some(6)),
         (Step::Rest, some(3)),

@@ -235,7 +235,7 @@ async fn read_entries(life: &Life) {
     }
     for (entry, sent) in entries.iter().zip(&before) {
         let equal = if whole {
-            entry.encode(SHARD) == sent.bytes
+            sent.is(entry)
         } else {
             entry.id == sent.entry.id && entry.command == sent.entry.command
         };
@@ -281,7 +281,7 @@ async fn read_raw(life: &Life) {
         let read = Entry::decode_raw(&raw, SHARD).map(|(entry, _)| entry);
         let known = life.log.log_id_at(sent.entry.id.index);
         let same = match &read {
-            Ok(entry) if entry.id == sent.entry.id => entry.encode(SHARD) == sent.bytes,
+            Ok(entry) if entry.id == sent.entry.id => sent.is(entry),
             // Cut off while it was read.
             Ok(entry) => known != Some(entry.id),
             Err(_) => false,
@@ -312,7 +312,7 @@ pub(super) async fn entries(life: &Life) {
                 continue;
             }
         };
-        let same = |(read, sent): (&Entry, &Rc<Sent>)| read.encode(SHARD) == sent.bytes;
+        let same = |(read, sent): (&Entry, &Rc<Sent>)| sent.is(read);
         if read.is_empty() || !read.iter().zip(rest).all(same) {
             return bench.violation(format!("entries from {from} on are not those sent"));
         }

@@ -163,6 +163,7 @@ fn proposal(request: &Request, term: Term) -> Proposal {
         max_timestamp: TIMESTAMP_MS,
         byte_len,
         batches: vec![Batch { bytes, base_offset: offset, leader_epoch, crc }],
+        gone: None,
     };
     Proposal { command: Bytes::from(command.encode()), runs: vec![run], log_time_ms: TIMESTAMP_MS }
 }
