@@ -202,6 +202,7 @@ impl Core {
         drop(spawn(shard.clone().expire_old()));
         drop(spawn(Broker { core: Rc::clone(self) }.keep_burying(shard.clone())));
         drop(spawn(shard.clone().keep_retention(self.options.retention_tick)));
+        drop(spawn(shard.clone().keep_reclaiming()));
         drop(spawn(Rc::clone(self).keep_members(shard.group().clone())));
         drop(spawn(Rc::clone(self).keep_telling_leads(shard.group().clone())));
         drop(spawn(Rc::clone(self).keep_agreeing(shard.clone())));

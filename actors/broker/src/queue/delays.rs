@@ -17,6 +17,8 @@
 //! Owns: who waits, and until when: 32 bytes each. Must never: let a record out early, or twice.
 //! Invariants: the cost of a command is that of the records it names; a clone shares chunks.
 
+use std::ops::Range;
+
 use barrage_model::Offset;
 use barrage_world::planted;
 
@@ -131,6 +133,11 @@ impl Delays {
         self.window.mark(id).map(|mark| mark.until_ms)
     }
 
+    /// How many of these wait.
+    pub(crate) fn waiting_in(&self, range: Range<Offset>) -> u64 {
+        self.window.marked_in(range)
+    }
+
     /// The oldest record that waits, or where the next one goes if none does.
     pub(crate) fn start(&self) -> Offset {
         self.window.start()
@@ -182,6 +189,8 @@ mod tests {
         delays.release(&ids(&[1, 2]));
         assert!(!delays.may_release(&ids(&[1]), 99), "again");
         assert_eq!((delays.waiting(), delays.start()), (1, Offset(0)));
+        let waiting_in = |start, end| delays.waiting_in(Offset(start)..Offset(end));
+        assert_eq!((waiting_in(0, 3), waiting_in(0, 1), waiting_in(1, 3)), (1, 1, 0));
 
         assert_eq!(delays.cancel(Offset(1)), Err(DelayError::Gone));
         assert_eq!(delays.cancel(Offset(3)), Err(DelayError::Unknown));

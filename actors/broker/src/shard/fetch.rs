@@ -154,13 +154,16 @@ impl Shard {
             let read = self.inner.group.log().read_batches(key, at, bytes_max).await;
             let read = read.map_err(|error| self.read_error(error))?;
             let mut start = self.bounds(key.owner())?.start_offset;
+            let mut is_wanted = true;
             if key.is_delay_store() {
-                start = self.inner.group.with_machine(|machine| {
+                (start, is_wanted) = self.inner.group.with_machine(|machine| {
                     let partition = machine.state().partitions.get(&key.owner());
-                    partition.map_or(start, |partition| partition.delay_start)
+                    let delays = machine.groups().delays.get(&key.owner());
+                    let start = partition.map_or(start, |partition| partition.delay_start);
+                    (start, delays.is_some_and(|delays| delays.due_ms(at).is_some()))
                 });
             }
-            if !read.is_empty() || start > at {
+            if !read.is_empty() || start > at || !is_wanted {
                 return Ok(read);
             }
             if Instant::now() >= until {

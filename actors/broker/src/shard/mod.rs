@@ -25,6 +25,7 @@ pub(crate) mod producers;
 pub(crate) mod proposer;
 pub(crate) mod readers;
 pub(crate) mod receive;
+mod reclaim;
 pub(crate) mod reconcile;
 pub(crate) mod release;
 pub(crate) mod releases;
