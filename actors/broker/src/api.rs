@@ -556,8 +556,8 @@ pub struct ShardStats {
     pub cache_misses: u64,
     /// Bytes written to the log, headers and padding included.
     pub log_bytes_written: u64,
-    /// Segment files of the log.
-    pub segments: u64,
+    /// Bytes of the log's segment files.
+    pub disk_bytes: u64,
 }
 
 /// Figures of one core.

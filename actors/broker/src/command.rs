@@ -1,6 +1,6 @@
 //! The commands of a data shard, and their bytes.
 //!
-//! Owns: the command enum and its rkyv form, version 1, inside `barrage_cluster::format`'s
+//! Owns: the command enum and its rkyv form, version 2, inside `barrage_cluster::format`'s
 //! envelope.
 //! Must never: hold payload; batches travel beside the command, in the entry's runs, in the same
 //! order.
@@ -32,7 +32,7 @@ use crate::shard::streams::{OpenStream, StreamOp};
 
 use self::streams::{OpenStreamV1, StreamOpV1};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A change of a data shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,9 +199,31 @@ struct RowV1 {
 struct PartitionV1 {
     topic: u64,
     partition: u32,
-    retention_time_ms: Option<u64>,
-    retention_bytes: Option<u64>,
+    retention: RetentionV1,
     revision: u64,
+}
+
+/// How a retention is stored, here and in checkpoints.
+#[derive(Clone, Copy, Archive, Serialize, Deserialize)]
+pub(crate) struct RetentionV1 {
+    time_ms: Option<u64>,
+    bytes: Option<u64>,
+    ttl_ms: Option<u64>,
+    until_acked: bool,
+}
+
+impl From<Retention> for RetentionV1 {
+    fn from(retention: Retention) -> Self {
+        let Retention { time_ms, bytes, ttl_ms, until_acked } = retention;
+        Self { time_ms, bytes, ttl_ms, until_acked }
+    }
+}
+
+impl From<RetentionV1> for Retention {
+    fn from(stored: RetentionV1) -> Self {
+        let RetentionV1 { time_ms, bytes, ttl_ms, until_acked } = stored;
+        Self { time_ms, bytes, ttl_ms, until_acked }
+    }
 }
 
 impl Command {
@@ -505,15 +527,13 @@ fn store_partition((key, config): &(PartitionKey, PartitionConfig)) -> Partition
     PartitionV1 {
         topic: key.topic.0,
         partition: key.partition.0,
-        retention_time_ms: config.retention.time_ms,
-        retention_bytes: config.retention.bytes,
+        retention: config.retention.into(),
         revision: config.revision,
     }
 }
 
 fn load_partition(stored: PartitionV1) -> (PartitionKey, PartitionConfig) {
-    let retention = Retention { time_ms: stored.retention_time_ms, bytes: stored.retention_bytes };
-    let config = PartitionConfig { retention, revision: stored.revision };
+    let config = PartitionConfig { retention: stored.retention.into(), revision: stored.revision };
     (key(stored.topic, stored.partition), config)
 }
 
@@ -580,7 +600,7 @@ mod tests {
     }
 
     fn all() -> Vec<Command> {
-        let retention = Retention { time_ms: Some(5), bytes: None };
+        let retention = Retention { time_ms: Some(5), ..Retention::UNLIMITED };
         let partitions = vec![(key(1, 2), PartitionConfig { retention, revision: 9 })];
         let producer =
             ProducerStamp { id: ProducerId(7), epoch: ProducerEpoch(1), sequence: Sequence(30) };
@@ -619,7 +639,7 @@ mod tests {
         let row = BatchRow { record_count: 258, producer: None };
         let bytes = Command::Produce { batch_counts: vec![1], rows: vec![row] }.encode();
         let golden: &[u8] = &[
-            3, 1, 0, 0, 39, 0, 0, 0, // type, version, zero, length
+            3, 2, 0, 0, 39, 0, 0, 0, // type, version, zero, length
         ];
         assert_eq!(&bytes[..8], golden);
         // The row, then the batch count, wherever rkyv puts them: both stand before the root.

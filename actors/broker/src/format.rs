@@ -24,13 +24,12 @@ use std::rc::Rc;
 use barrage_cluster::catalog::PARTITIONS_MAX;
 use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::{
-    GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention, Sequence,
-    TopicId,
+    GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Sequence, TopicId,
 };
 use barrage_world::planted;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::command::{PolicyV1, load_policy, store_policy};
+use crate::command::{PolicyV1, RetentionV1, load_policy, store_policy};
 use crate::queue::backlog::{Backlog, Saved};
 use crate::queue::delays::Delays;
 use crate::queue::departures::Departures;
@@ -41,7 +40,7 @@ use crate::shard::partition::{Partition, PartitionConfig};
 use crate::shard::producers::{Producer, Remembered, WINDOW};
 use crate::shard::streams::Stream;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// No record has ever been counted up to here; and counting on from there cannot overflow.
 const OFFSET_MAX: Offset = Offset(1 << 62);
@@ -93,8 +92,7 @@ struct PartitionV2 {
     next_offset: u64,
     delay_start: u64,
     delay_next: u64,
-    retention_time_ms: Option<u64>,
-    retention_bytes: Option<u64>,
+    retention: RetentionV1,
     revision: u64,
 }
 
@@ -410,8 +408,7 @@ fn store_partition(key: PartitionKey, partition: &Partition) -> PartitionV2 {
         next_offset: partition.next_offset.0,
         delay_start: partition.delay_start.0,
         delay_next: partition.delay_next.0,
-        retention_time_ms: partition.config.retention.time_ms,
-        retention_bytes: partition.config.retention.bytes,
+        retention: partition.config.retention.into(),
         revision: partition.config.revision,
     }
 }
@@ -429,7 +426,7 @@ fn store_producer((id, producer): (&ProducerId, &Producer)) -> ProducerV1 {
 fn load_partition(stored: &PartitionV2) -> (PartitionKey, Partition) {
     let key =
         PartitionKey { topic: TopicId(stored.topic), partition: PartitionId(stored.partition) };
-    let retention = Retention { time_ms: stored.retention_time_ms, bytes: stored.retention_bytes };
+    let retention = stored.retention.into();
     let mut partition = Partition::new(PartitionConfig { retention, revision: stored.revision });
     partition.start_offset = Offset(stored.start_offset);
     partition.next_offset = Offset(stored.next_offset);
@@ -465,13 +462,13 @@ mod tests {
     use crate::shard::decide::BatchRow;
     use crate::shard::groups::{Op, OpenGroup, Outcome, What};
     use crate::shard::producers::ProducerStamp;
-    use barrage_model::Backoff;
+    use barrage_model::{Backoff, Retention};
 
     fn state() -> State {
         let mut state = State::default();
         for number in 0..3 {
             let key = PartitionKey { topic: TopicId(1), partition: PartitionId(number) };
-            let retention = Retention { time_ms: None, bytes: Some(1 << 30) };
+            let retention = Retention { bytes: Some(1 << 30), ..Retention::UNLIMITED };
             state.open(key, PartitionConfig { retention, revision: 4 });
             for batch in 0..7 {
                 let stamp = ProducerStamp {
@@ -663,15 +660,15 @@ mod tests {
         assert_eq!(all[3], GOLDEN_PARTITION, "the format changed: raise the version");
     }
     const GOLDEN_HEAD: &str = concat!(
-        "04020000710000003196758c00e80300000000000048ee0000000000000000000000000000090000",
+        "0403000071000000a3f64e8100e80300000000000048ee0000000000000000000000000000090000",
         "00000000008853e40400000000000000000000000000000000000000000000000000000000000000",
         "00000000000000000000000000000000000000000000000000000000000000000000000000000000",
         "0000000000",
     );
     const GOLDEN_PARTITION: &str = concat!(
-        "0402000071000000c6d6045001010000000000000001000000060000000000000023000000000000",
-        "00010000000000000003000000000000000000000000000000000100000040000000000400000000",
-        "00000000000000000000000000000000000000000000000000000000000000000000000000000000",
+        "0403000071000000dc3bccad01010000000000000001000000060000000000000023000000000000",
+        "00010000000000000003000000000000000000000000000000000100000040000000000000000000",
+        "00000000000400000000000000000000000000000000000000000000000000000000000000000000",
         "0000000000",
     );
 

@@ -330,7 +330,7 @@ fn retention_by_size_moves_the_start() {
     with_dir(|dir| async move {
         let small = |options: &mut BrokerOptions| {
             options.segment_bytes = 2 * MIB;
-            options.retention = Retention { time_ms: None, bytes: Some(3 * MIB) };
+            options.retention = Retention { bytes: Some(3 * MIB), ..Retention::UNLIMITED };
             options.retention_tick = Duration::from_millis(20);
         };
         let brokers = start(&dir, 1, small).await;

@@ -15,7 +15,7 @@ use crate::format::backoff::BackoffV1;
 use crate::format::{self, FormatError, Kind};
 use crate::node::{Birth, Presence};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A change of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,9 +156,11 @@ struct PresenceV1 {
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct RetentionV1 {
+pub(crate) struct RetentionV1 {
     time_ms: Option<u64>,
     bytes: Option<u64>,
+    ttl_ms: Option<u64>,
+    until_acked: bool,
 }
 
 /// How a group's settings are stored, here and in checkpoints.
@@ -177,8 +179,8 @@ pub(crate) struct SettingsV1 {
 enum CommandV1 {
     Found { cluster: String, shards: u32 },
     RegisterNode { node: u64 },
-    CreateTopic { name: String, partitions: u32, retention: RetentionV1, priorities: u8 },
-    AlterTopic { name: String, partitions: Option<u32>, retention: Option<RetentionV1> },
+    CreateTopic { name: String, partitions: u32, retention: Box<RetentionV1>, priorities: u8 },
+    AlterTopic { name: String, partitions: Option<u32>, retention: Option<Box<RetentionV1>> },
     DeleteTopic { name: String },
     ForgetTopic { topic: u64 },
     AllocateProducers { count: u32 },
@@ -247,13 +249,15 @@ impl From<PresenceV1> for Presence {
 
 impl From<Retention> for RetentionV1 {
     fn from(retention: Retention) -> Self {
-        Self { time_ms: retention.time_ms, bytes: retention.bytes }
+        let Retention { time_ms, bytes, ttl_ms, until_acked } = retention;
+        Self { time_ms, bytes, ttl_ms, until_acked }
     }
 }
 
 impl From<RetentionV1> for Retention {
     fn from(stored: RetentionV1) -> Self {
-        Self { time_ms: stored.time_ms, bytes: stored.bytes }
+        let RetentionV1 { time_ms, bytes, ttl_ms, until_acked } = stored;
+        Self { time_ms, bytes, ttl_ms, until_acked }
     }
 }
 
@@ -267,14 +271,14 @@ impl Command {
                 CommandV1::CreateTopic {
                     name: name.to_string(),
                     partitions,
-                    retention: retention.into(),
+                    retention: Box::new(retention.into()),
                     priorities: priorities.levels(),
                 }
             }
             Self::AlterTopic { name, partitions, retention } => CommandV1::AlterTopic {
                 name: name.to_string(),
                 partitions,
-                retention: retention.map(Into::into),
+                retention: retention.map(|retention| Box::new(retention.into())),
             },
             Self::DeleteTopic { name } => CommandV1::DeleteTopic { name: name.to_string() },
             Self::ForgetTopic { topic } => CommandV1::ForgetTopic { topic: topic.0 },
@@ -331,14 +335,14 @@ impl Command {
                 Self::CreateTopic {
                     name: topic_name(name)?,
                     partitions,
-                    retention: retention.into(),
+                    retention: (*retention).into(),
                     priorities: Priorities::new(priorities).ok_or(FormatError::Content)?,
                 }
             }
             CommandV1::AlterTopic { name, partitions, retention } => Self::AlterTopic {
                 name: topic_name(name)?,
                 partitions,
-                retention: retention.map(Into::into),
+                retention: retention.map(|retention| (*retention).into()),
             },
             CommandV1::DeleteTopic { name } => Self::DeleteTopic { name: topic_name(name)? },
             CommandV1::ForgetTopic { topic } => Self::ForgetTopic { topic: TopicId(topic) },
@@ -415,7 +419,7 @@ mod tests {
             Command::CreateTopic {
                 name: name("orders"),
                 partitions: 4,
-                retention: Retention { time_ms: Some(1), bytes: None },
+                retention: Retention { time_ms: Some(1), ..Retention::UNLIMITED },
                 priorities: Priorities::new(3).unwrap_or_default(),
             },
             Command::AlterTopic {
@@ -460,7 +464,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let bytes = Command::ForgetTopic { topic: TopicId(0x0102) }.encode();
-        assert_eq!(&bytes[..4], &[1, 1, 0, 0]);
+        assert_eq!(&bytes[..4], &[1, 2, 0, 0]);
         // Tag 5, then the fields of the variant; the rest of the largest variant's room is zero.
         assert_eq!(&bytes[12..21], &[5, 2, 1, 0, 0, 0, 0, 0, 0]);
         assert!(bytes[21..].iter().all(|byte| *byte == 0));
@@ -484,7 +488,7 @@ mod tests {
         let stored = CommandV1::DeleteTopic { name: "a/b".to_owned() };
         let bytes = format::seal(Kind::CatalogCommand, VERSION, &stored);
         assert_eq!(Command::decode(&bytes), Err(FormatError::Content));
-        let bytes = format::seal(Kind::CatalogCommand, 2, &stored);
-        assert_eq!(Command::decode(&bytes), Err(FormatError::Version { found: 2 }));
+        let bytes = format::seal(Kind::CatalogCommand, VERSION + 1, &stored);
+        assert_eq!(Command::decode(&bytes), Err(FormatError::Version { found: VERSION + 1 }));
     }
 }

@@ -119,6 +119,8 @@ mod tests {
             ("produce t --priority 10", false),
             ("produce t --priority 1 --partition 1", false),
             ("topic create t --retention soon", false),
+            ("topic create t --retention until-acked,ttl=10m", true),
+            ("topic create t --retention ttl=10", false),
             ("topic create bad/name", false),
             ("topic ls -o json", true),
             ("topic describe t -o table", true),

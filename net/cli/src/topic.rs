@@ -44,9 +44,10 @@ pub struct CreateArgs {
     /// groups are given the highest first
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse_priorities)]
     priorities: Priorities,
-    /// How long records stay: a time, a size per partition, both with a comma, or unlimited
+    /// How long records stay, parts with commas: a time, a size per partition, until-acked (every
+    /// queue group is done with them), and how long queue groups are given them; or unlimited
     /// [default: the server's, 3d]
-    #[arg(long, value_name = "3d|10GiB|unlimited")]
+    #[arg(long, value_name = "3d,10GiB,until-acked,ttl=10m|unlimited")]
     retention: Option<Retention>,
     #[command(flatten)]
     server: ServerArgs,
@@ -91,8 +92,8 @@ struct Change {
     /// More partitions than now
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     partitions: Option<u32>,
-    /// How long records stay: a time, a size per partition, both with a comma, or unlimited
-    #[arg(long, value_name = "3d|10GiB|unlimited")]
+    /// How long records stay, as at `create`; all of it is said anew
+    #[arg(long, value_name = "3d,10GiB,until-acked,ttl=10m|unlimited")]
     retention: Option<Retention>,
 }
 

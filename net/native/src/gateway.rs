@@ -60,11 +60,7 @@ impl Gateway {
     pub fn new(broker: Broker, options: Options) -> Self {
         let received = Budget::new(u64::MAX, options.receive_bytes_max);
         let backlog = Backlog::new(options.reply_bytes_max);
-        let facts = NodeFacts {
-            version: options.version.clone(),
-            started: Instant::now(),
-            segment_bytes: options.segment_bytes,
-        };
+        let facts = NodeFacts { version: options.version.clone(), started: Instant::now() };
         let is_stopping = Cell::new(false);
         let shared = Shared { broker, options, facts, received, backlog, is_stopping };
         let inner = Rc::new(Inner {

@@ -12,8 +12,6 @@ pub struct Options {
     pub server_name: String,
     /// Version of the software, for `Stats`.
     pub version: String,
-    /// Size of a log segment in bytes, for `Stats`: a segment takes its room at once.
-    pub segment_bytes: u64,
     /// Connections of this core; more are turned away.
     pub connections_max: usize,
     /// A connection must have said Hello after this long.
@@ -70,7 +68,6 @@ impl Default for Options {
         Self {
             server_name: format!("barrage {}", env!("CARGO_PKG_VERSION")),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            segment_bytes: 0,
             connections_max: 20_000,
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(600),

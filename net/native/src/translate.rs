@@ -146,7 +146,6 @@ pub(crate) async fn administer(
 pub(crate) struct NodeFacts {
     pub(crate) version: String,
     pub(crate) started: Instant,
-    pub(crate) segment_bytes: u64,
 }
 
 pub(crate) fn topic_name(name: &str) -> Result<TopicName, ErrorReply> {
@@ -259,9 +258,7 @@ async fn stats(
     let cores = broker.stats(deadline).await.map_err(|e| error::admin(&e))?;
     let shards = cores
         .iter()
-        .flat_map(|core| {
-            core.shards.iter().map(|shard| shard_stats(core.core, shard, node.segment_bytes))
-        })
+        .flat_map(|core| core.shards.iter().map(|shard| shard_stats(core.core, shard)))
         .collect();
     let uptime = u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Response::Stats(wire::StatsReply {
@@ -283,7 +280,7 @@ fn core_stats(core: &broker::CoreStats) -> wire::CoreStats {
     }
 }
 
-fn shard_stats(core: CoreId, shard: &broker::ShardStats, segment_bytes: u64) -> wire::ShardStats {
+fn shard_stats(core: CoreId, shard: &broker::ShardStats) -> wire::ShardStats {
     wire::ShardStats {
         shard: shard.shard,
         core,
@@ -297,7 +294,7 @@ fn shard_stats(core: CoreId, shard: &broker::ShardStats, segment_bytes: u64) -> 
         cache_bytes: shard.cache_bytes,
         cache_hits: shard.cache_hits,
         cache_misses: shard.cache_misses,
-        disk_bytes: shard.segments * segment_bytes,
+        disk_bytes: shard.disk_bytes,
         batches_waiting: shard.batches_waiting,
         bytes_waiting: shard.bytes_waiting,
     }

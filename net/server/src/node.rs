@@ -284,7 +284,6 @@ fn native_options(config: &Config, core_count: usize, memory: &Shares) -> Option
     let cores = core_count.max(1) as u64;
     let defaults = Options::default();
     Options {
-        segment_bytes: config.segment_size,
         connections_max: (limits.connections as usize).div_ceil(core_count.max(1)),
         handshake_timeout: limits.handshake_timeout,
         idle_timeout: limits.idle_timeout,

@@ -178,7 +178,7 @@ newtypes!(
 );
 
 fields!(PartitionKey { topic, partition });
-fields!(Retention { time_ms, bytes });
+fields!(Retention { time_ms, bytes, ttl_ms, until_acked });
 
 impl Field for bool {
     fn put(&self, out: &mut BytesMut) {

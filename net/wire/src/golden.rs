@@ -46,7 +46,7 @@ fn summary() -> TopicSummary {
         name: "t".to_owned(),
         topic: TopicId(5),
         partitions: 4,
-        retention: Retention { time_ms: Some(9), bytes: None },
+        retention: Retention { time_ms: Some(9), ..Retention::UNLIMITED },
         priorities: 3,
         created_ms: 8,
     }
@@ -106,7 +106,7 @@ fn requests() -> Vec<Request<'static>> {
         Request::TopicCreate(TopicCreate {
             name: "t".to_owned(),
             partitions: 4,
-            retention: Some(Retention { time_ms: Some(9), bytes: None }),
+            retention: Some(Retention { time_ms: Some(9), ..Retention::UNLIMITED }),
             priorities: 3,
         }),
         Request::TopicAlter(TopicAlter {

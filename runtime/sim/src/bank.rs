@@ -87,7 +87,6 @@ pub const BUGS: &[Bug] = &[
     bug("broker-delay-not-moved", DELAYS, "a delayed record comes when it was to come at first"),
     bug("broker-delayed-record-early", DELAYS, "a delayed record comes a second before its time"),
     bug("broker-waiting-record-reclaimed", DELAYS, "what waits longest has nothing to come"),
-    bug("broker-waiting-record-reclaimed", DELAYS, "what waits longest has nothing to come"),
     bug("broker-delayed-records-never-due", DELAYS, "what waits for one leader waits for ever"),
     bug("broker-delays-not-in-checkpoint", DELAYS, "after a restart nobody knows what waits"),
     bug("broker-old-records-gone", DELAYS, "what is too old is gone, and no dead letter"),

@@ -53,7 +53,7 @@ pub(crate) struct Shared {
     /// A segment is being rewritten: files are made in the folder.
     pub(crate) rewriting: Cell<bool>,
     /// What was wanted of segments that were not worth rewriting, by their identity.
-    pub(crate) kept: RefCell<BTreeMap<(u64, u64), u64>>,
+    pub(crate) kept: RefCell<BTreeMap<(u64, u64), Option<u64>>>,
 }
 
 impl Shared {
@@ -411,13 +411,14 @@ impl CommitLog {
     }
 
     /// The start offset that retention asks for: behind the oldest segment's records when all of
-    /// them are older than `before_ms`, or when the partition holds more than `bytes_max` without
-    /// them. One segment at a time; the active one by time only.
+    /// them are older than `before_ms`, or lie before `done`, or when the partition holds more than
+    /// `bytes_max` without them. One segment at a time; the active one by time only.
     pub fn expired_offset(
         &self,
         key: PartitionKey,
         before_ms: Option<i64>,
         bytes_max: Option<u64>,
+        done: Option<Offset>,
     ) -> Option<Offset> {
         let state = self.shared.state.borrow();
         let active = state.active().number();
@@ -425,7 +426,8 @@ impl CommitLog {
         let oldest: &Span = partition.live().next()?;
         let old = before_ms.is_some_and(|before| oldest.last_time_ms < before);
         let large = bytes_max.is_some_and(|most| partition.bytes() - oldest.bytes >= most);
-        (old || (large && oldest.segment != active)).then_some(oldest.next)
+        let done = done.is_some_and(|done| oldest.next <= done);
+        (old || ((large || done) && oldest.segment != active)).then_some(oldest.next)
     }
 
     /// Whether the disk is full: new records are to be refused; reads go on.
@@ -466,6 +468,7 @@ impl CommitLog {
             flush_p99_us: state.counters.flush_quantile_us(0.99),
             entries_in_flight: state.entries_in_flight() as u64,
             segments: state.segments.len() as u64,
+            disk_bytes: state.segments.values().map(|segment| segment.header.file_bytes).sum(),
             cache_bytes: (state.cache.bytes() + state.slots.whole_bytes()) as u64,
             cache_hits: state.cache.hits,
             cache_misses: state.cache.misses,

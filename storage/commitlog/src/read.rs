@@ -250,7 +250,7 @@ fn is_rewritten(log: &Shared, segment: &Rc<Segment>) -> bool {
 
 /// The runs of a span, from memory or from the segment's index file; one that cannot be read is
 /// written again.
-async fn load(
+pub(crate) async fn load(
     log: &Rc<Shared>,
     segment: &Rc<Segment>,
     key: PartitionKey,
@@ -293,8 +293,7 @@ async fn load(
     Ok(runs)
 }
 
-/// The runs that an index file holds of one partition.
-pub(crate) async fn read_runs(segment: &Segment, stored: Stored) -> io::Result<Vec<RunPlace>> {
+async fn read_runs(segment: &Segment, stored: Stored) -> io::Result<Vec<RunPlace>> {
     let file = File::open(&segment.index_path()).await?;
     let start = stored.start - stored.start % BLOCK_BYTES as u64;
     let skip = (stored.start - start) as usize;

@@ -248,7 +248,8 @@ async fn remove_needless_indexes(dir: &Path, segments: &[Rc<Segment>]) -> io::Re
     let needed: BTreeSet<PathBuf> = segments.iter().map(|segment| segment.index_path()).collect();
     for name in fs::list(dir).await? {
         let path = dir.join(&name);
-        if name.ends_with(".idx") && !needed.contains(&path) {
+        let is_index = name.ends_with(".idx") && !needed.contains(&path);
+        if is_index || name.ends_with(".idx.tmp") {
             fs::remove(&path).await.ok();
         }
     }

@@ -17,26 +17,20 @@
 //! Must never: leave out an entry, or a batch that the index knows and somebody wants; touch the
 //! active segment, or one that apply has not seen to its end.
 
-use crate::error::{OpenError, ReadError};
-use crate::format::entry as entry_format;
-use crate::format::group::{self, Truncate};
+mod file;
+
+use crate::error::ReadError;
 use crate::format::index::Row;
-use crate::format::segment::{self as segment_format, DATA_START, Header, Original};
-use crate::format::{BLOCK_BYTES, FormatError};
 use crate::index::{Index, Partition, RunPlace, Runs, Span};
 use crate::log::{CommitLog, Shared};
+use crate::mend;
 use crate::read;
 use crate::roll;
-use crate::scan::{Group, Scanner};
 use crate::seal::{self, Encoded};
 use crate::segment::Segment;
 use crate::writer::NO_SPACE;
-use crate::{HardState, mend};
 use barrage_model::{Offset, PartitionKey};
-use barrage_world::{
-    Buffer, File, Instant, fs, planted, random_u64, sleep, yield_if_needed, yield_now,
-};
-use bytes::Bytes;
+use barrage_world::{Instant, fs, planted, sleep, yield_if_needed, yield_now};
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::{Bound, Range};
@@ -46,10 +40,8 @@ use std::time::Duration;
 
 /// Ending of a file that is to take a segment's place.
 const SUFFIX: &str = ".rewrite";
-/// Bytes of entries in one group, but for an entry that is larger.
-const GROUP_BYTES: usize = 1024 * 1024;
-/// Partitions looked at without a pause.
-const PARTITIONS_AT_ONCE: usize = 1_000;
+/// Spans of partitions, or runs of one, looked at without a pause: about a tenth of a millisecond.
+const AT_ONCE: usize = 1_000;
 /// While segments are dropped, how long until the next look.
 const RETAIN_PAUSE: Duration = Duration::from_millis(5);
 /// A segment that was not worth it is looked at again when a sixteenth more of it may go.
@@ -79,7 +71,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// So many bytes a second, read and written, at most.
+    /// So many bytes a second, read, written and read back, at most.
     #[must_use]
     pub fn new(bytes_per_s: u64) -> Self {
         assert!(bytes_per_s > 0, "something has to go on");
@@ -130,7 +122,7 @@ impl CommitLog {
                 fs::remove(&path).await.ok();
             }
             match rewritten {
-                Ok(None) if !log.is_over() => log.note_kept(&segment, estimate),
+                Ok(None) if !log.is_over() => log.note_kept(&segment, Some(estimate)),
                 Err(ReadError::Io { source, .. }) if source.raw_os_error() == Some(NO_SPACE) => {
                     // It frees space later, when there is some.
                     return Ok(None);
@@ -167,15 +159,23 @@ async fn candidate(log: &Rc<Shared>, wanted: Wanted<'_>) -> Option<(Rc<Segment>,
     let bytes = wanted_bytes(log, wanted).await;
     let state = log.state.borrow();
     let mut kept = log.kept.borrow_mut();
-    kept.retain(|of, _| state.segments.values().any(|it| it.identity() == *of));
+    kept.retain(|of, _| state.segments.get(&of.0).is_some_and(|it| it.identity() == *of));
     let mut least: Option<(Rc<Segment>, u64)> = None;
     // The oldest of which nothing is wanted are dropped.
     let rest = state.segments.iter().skip_while(|(number, _)| !bytes.contains_key(number));
     for (number, segment) in rest {
         let bytes = bytes.get(number).copied().unwrap_or(0);
         let size = segment.header.file_bytes;
-        let is_new =
-            kept.get(&segment.identity()).is_none_or(|before| bytes + size / AGAIN_PART <= *before);
+        let is_new = match kept.get_mut(&segment.identity()) {
+            None => true,
+            Some(Some(before)) => {
+                bytes < *before && (bytes + size / AGAIN_PART <= *before || bytes * 2 <= *before)
+            }
+            Some(first) => {
+                *first = Some(bytes);
+                false
+            }
+        };
         // With an index file, all of it is applied and durable.
         let may_go = segment.end().is_some()
             && segment.table().is_some()
@@ -195,10 +195,13 @@ async fn wanted_bytes(log: &Rc<Shared>, wanted: Wanted<'_>) -> BTreeMap<u64, u64
     loop {
         let last = {
             let state = log.state.borrow();
-            let mut last = None;
-            for (key, partition) in state.index.partitions_from(from).take(PARTITIONS_AT_ONCE) {
-                add_wanted(&mut bytes, key, partition, wanted);
+            let (mut last, mut spans) = (None, 0);
+            for (key, partition) in state.index.partitions_from(from) {
+                spans += 1 + add_wanted(&mut bytes, key, partition, wanted);
                 last = Some(key);
+                if spans >= AT_ONCE {
+                    break;
+                }
             }
             last
         };
@@ -208,22 +211,27 @@ async fn wanted_bytes(log: &Rc<Shared>, wanted: Wanted<'_>) -> BTreeMap<u64, u64
     }
 }
 
+/// Adds those of a partition; gives how many spans it has.
 fn add_wanted(
     bytes: &mut BTreeMap<u64, u64>,
     key: PartitionKey,
     partition: &Partition,
     wanted: Wanted<'_>,
-) {
+) -> usize {
+    let mut spans = 0;
     for span in partition.live() {
         let records = u128::from(span.next.0 - span.first.0).max(1);
         let kept = u128::from(wanted(key, span.first.max(partition.start())..span.next));
         let part = u128::from(span.bytes) * kept.min(records) / records;
         *bytes.entry(span.segment).or_default() += u64::try_from(part).unwrap_or(span.bytes);
+        spans += 1;
     }
+    spans
 }
 
 impl Shared {
-    fn note_kept(&self, segment: &Segment, bytes: u64) {
+    /// So much of it was wanted when it was looked at, or will be when it is looked at next.
+    fn note_kept(&self, segment: &Segment, bytes: Option<u64>) {
         self.kept.borrow_mut().insert(segment.identity(), bytes);
     }
 }
@@ -237,32 +245,41 @@ async fn rewrite(
     pace: &mut Pace,
 ) -> Result<Option<Rewritten>, ReadError> {
     let runs = wanted_runs(log, old, wanted).await?;
-    let Some(new) = write(log, old, &runs, pace).await? else { return Ok(None) };
+    let Some(new) = file::write(log, old, &runs, pace).await? else { return Ok(None) };
     // Nobody writes the old one's index file from here on.
     let _one = log.mending.lock().await;
-    // Durability: what is here is read back from the disk, checksums and all, before the only other
-    // copy on this replica goes.
-    let found = mend::scan(log, &new).await?;
-    let contents = mend::contents(log, &new, &found, still_known)?;
-    let rows: Vec<Row> = contents.partitions.iter().flatten().map(|(row, _)| *row).collect();
-    let index = Encoded::of(&contents);
+    let (index, rows) = read_back(log, &new).await?;
     let index_path = new.index_path();
-    let failed = |path: PathBuf| move |source| ReadError::Io { path, source };
-    fs::write_atomic(&index_path, &index.bytes).await.map_err(failed(index_path.clone()))?;
-    while log.retaining.replace(true) {
-        sleep(RETAIN_PAUSE).await;
-    }
     let taken = take_place(log, old, &new, index, rows).await;
-    log.retaining.set(false);
     let needless = if matches!(taken, Ok(true)) { old.index_path() } else { index_path };
     fs::remove(&needless).await.ok();
-    if !taken.map_err(failed(new.path.clone()))? {
+    fs::remove(&needless.with_extension("idx.tmp")).await.ok();
+    let path = new.path.clone();
+    if !taken.map_err(|source| ReadError::Io { path, source })? {
         return Ok(None);
     }
+    log.note_kept(&new, None);
     log.places.borrow_mut().forget(old);
     log.loaded.borrow_mut().forget(old);
     let (before, after) = (old.header.file_bytes, new.header.file_bytes);
     Ok(Some(Rewritten { segment: new.number(), before, after }))
+}
+
+/// What lies in the new file, read from the disk.
+///
+/// Durability: checksums and all, before the only other copy on this replica goes. What is wrong
+/// here is the new file's fault: the log is not damaged.
+async fn read_back(log: &Rc<Shared>, new: &Rc<Segment>) -> Result<(Encoded, Vec<Row>), ReadError> {
+    let contents = match mend::scan(log, new).await {
+        Ok(found) => mend::contents(log, new, &found, still_known),
+        Err(error) => Err(error),
+    };
+    let contents = contents.map_err(|error| ReadError::Io {
+        path: path_of(log, new),
+        source: io::Error::other(error.to_string()),
+    })?;
+    let rows = contents.partitions.iter().flatten().map(|(row, _)| *row).collect();
+    Ok((Encoded::of(&contents), rows))
 }
 
 /// Gives the new file the old one's name; false when that has gone meanwhile.
@@ -273,13 +290,18 @@ async fn take_place(
     index: Encoded,
     rows: Vec<Row>,
 ) -> io::Result<bool> {
-    if log.is_over() || !log.state.borrow().is_current(old) {
+    fs::write_atomic(&new.index_path(), &index.bytes).await?;
+    while log.retaining.replace(true) {
+        if log.is_over() {
+            return Ok(false);
+        }
+        sleep(RETAIN_PAUSE).await;
+    }
+    let renamed = rename(log, old, new).await;
+    log.retaining.set(false);
+    if !renamed? {
         return Ok(false);
     }
-    // Durability: all of the new file is on the medium. Until the folder is synced a crash may
-    // leave either of them under this name, and nothing is taken away that the old one needs.
-    fs::rename(&path_of(log, new), &new.path).await?;
-    roll::sync_names(log).await?;
     let mut state = log.state.borrow_mut();
     let stored: BTreeMap<_, _> = index.stored.into_iter().collect();
     let span = |row: &Row| {
@@ -289,6 +311,22 @@ async fn take_place(
     state.index.rewritten(new.number(), rows.iter().map(span).collect());
     new.set_table(index.table);
     state.segments.insert(new.number(), new.clone());
+    Ok(true)
+}
+
+/// Changes the files; false when the old one has gone meanwhile.
+async fn rename(log: &Rc<Shared>, old: &Rc<Segment>, new: &Rc<Segment>) -> io::Result<bool> {
+    if log.is_over() || !log.state.borrow().is_current(old) {
+        return Ok(false);
+    }
+    // Durability: all of the new file is on the medium. Until the folder is synced a crash may
+    // leave either of them under this name, and nothing is taken away that the old one needs.
+    if let Err(error) = fs::rename(&path_of(log, new), &new.path).await {
+        // Which of them has the name is not known: only a new start sorts that out.
+        log.poison(format!("rename to {}: {error}", new.path.display()));
+        return Err(error);
+    }
+    roll::sync_names(log).await?;
     Ok(true)
 }
 
@@ -313,240 +351,37 @@ async fn wanted_runs(
     segment: &Rc<Segment>,
     wanted: Wanted<'_>,
 ) -> Result<Vec<u64>, ReadError> {
-    let spans = log.state.borrow().index.spans_of(segment.number());
+    let keys: Vec<PartitionKey> = {
+        let spans = log.state.borrow().index.spans_of(segment.number());
+        spans.into_iter().map(|(key, _)| key).collect()
+    };
     let mut positions = Vec::new();
-    for (key, span) in spans {
-        let start = log.state.borrow().index.partition(key).map_or(Offset(0), Partition::start);
-        let runs = match &span.runs {
-            _ if span.next <= start => continue,
-            Runs::Memory(runs) => runs.as_ref().clone(),
-            Runs::File(stored) => {
-                let path = segment.index_path();
-                match read::read_runs(segment, *stored).await {
-                    Ok(runs) => runs,
-                    // Written again by whoever reads a record; this comes back later.
-                    Err(source) => return Err(ReadError::Io { path, source }),
-                }
-            }
+    for key in keys {
+        let known = {
+            let state = log.state.borrow();
+            let partition = state.index.partition(key);
+            let span = partition.and_then(|it| it.span_of(segment.number()).cloned());
+            partition.zip(span).map(|(it, span)| (span, it.start(), it.next_offset()))
         };
+        let Some((span, start, end)) = known.filter(|(span, start, _)| span.next > *start) else {
+            continue;
+        };
+        // Written again when the file is rotten.
+        let runs = read::load(log, segment, key, span.runs).await?;
         let is_wanted = |run: &&RunPlace| {
             let range = run.base_offset.max(start)..run.next_offset();
-            range.start < range.end && wanted(key, range) > 0
+            // The newest stays, so that the end of the partition is known, and who reads at an
+            // offset finds something at it or behind it.
+            range.start < range.end
+                && (Some(range.end) == end || wanted(key, range) > 0)
                 // Wrong when planted: records that are still promised go.
                 && !(planted("commitlog-wanted-run-left-out") && run.base_offset.0 % 4 == 1)
         };
-        positions.extend(runs.iter().filter(is_wanted).map(|run| run.position));
-        yield_if_needed().await;
+        for runs in runs.chunks(AT_ONCE) {
+            positions.extend(runs.iter().filter(is_wanted).map(|run| run.position));
+            yield_if_needed().await;
+        }
     }
     positions.sort_unstable();
     Ok(positions)
-}
-
-/// Writes the new file; durable when it returns, under a name of its own. `None` when it would be
-/// more than half of the old one, or the log is closing.
-async fn write(
-    log: &Rc<Shared>,
-    old: &Rc<Segment>,
-    wanted: &[u64],
-    pace: &mut Pace,
-) -> Result<Option<Rc<Segment>>, ReadError> {
-    let path = path_of(log, old);
-    let failed = |source| ReadError::Io { path: path.clone(), source };
-    let most = old.header.file_bytes / 2 / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-    let (Some(end), true) = (old.log_end(), most > DATA_START) else { return Ok(None) };
-    let position = {
-        let mut state = log.state.borrow_mut();
-        let position = state.rewritten_to;
-        state.rewritten_to += most;
-        position
-    };
-    fs::remove(&path).await.ok();
-    let file = File::create(&path, most).await.map_err(failed)?;
-    let header = Header {
-        salt: random_u64(),
-        position,
-        file_bytes: most,
-        original: Some(Original { start: old.log_start(), end }),
-        ..old.header
-    };
-    let mut writer = Writer { header, file, at: 0, group: Gathered::default(), chain: (0, 0) };
-    let mut scanner = Scanner::new(old.clone(), old.end());
-    let (mut at, end) = (old.header.position, old.end().unwrap_or(0));
-    while at < end {
-        if log.is_over() || !log.state.borrow().is_current(old) {
-            return Ok(None);
-        }
-        let group = scanner.group(at).await.map_err(OpenError::into_read_error)?;
-        let group = group.map_err(|error| old.format_damage(at, error))?;
-        pace.spend(group.end() - at).await;
-        let taken = writer.take(&group, wanted).await.map_err(failed)?;
-        match taken {
-            Ok(true) => at = group.end(),
-            Ok(false) => return Ok(None),
-            Err(error) => return Err(old.format_damage(at, error).into()),
-        }
-    }
-    let Some(written) = writer.finish().await.map_err(failed)? else { return Ok(None) };
-    let (header, file) = written;
-    let new = Segment::new(header, old.path.clone(), file);
-    new.holds_as_indexed(old.held());
-    new.seal(new.capacity_end());
-    Ok(Some(Rc::new(new)))
-}
-
-/// Entries that go into one group.
-#[derive(Default)]
-struct Gathered {
-    /// Each with the hash before it and its own.
-    entries: Vec<(crate::Entry, u64, u64)>,
-    len: usize,
-    hard: HardState,
-    truncate: Option<Truncate>,
-    begun: bool,
-}
-
-/// The file that is written.
-struct Writer {
-    header: Header,
-    file: File,
-    /// Bytes behind the header.
-    at: u64,
-    group: Gathered,
-    /// Groups written, and the CRC of the last.
-    chain: (u64, u32),
-}
-
-impl Writer {
-    /// Takes what is left of a group; false when there is no room.
-    async fn take(
-        &mut self,
-        group: &Group,
-        wanted: &[u64],
-    ) -> io::Result<Result<bool, FormatError>> {
-        let entries = match entries(group, &self.header, wanted) {
-            Ok(entries) => entries,
-            Err(error) => return Ok(Err(error)),
-        };
-        let hard = group.header.hard;
-        let same =
-            |gathered: &HardState| (gathered.vote, gathered.floor) == (hard.vote, hard.floor);
-        // A truncation is of what came before it, and a floor or a vote stands where it stood.
-        let joins = group.header.truncate.is_none() && same(&self.group.hard);
-        if self.group.begun && !joins && !self.flush().await? {
-            return Ok(Ok(false));
-        }
-        if !self.group.begun {
-            self.group.truncate = group.header.truncate;
-        }
-        (self.group.hard, self.group.begun) = (hard, true);
-        for entry in entries {
-            let len = entry_format::encoded_len(&entry.0);
-            if self.group.len > 0 && self.group.len + len > GROUP_BYTES {
-                if !self.flush().await? {
-                    return Ok(Ok(false));
-                }
-                (self.group.hard, self.group.begun) = (hard, true);
-            }
-            self.group.len += len;
-            self.group.entries.push(entry);
-        }
-        Ok(Ok(true))
-    }
-
-    /// Writes the group that was gathered; false when there is no room.
-    async fn flush(&mut self) -> io::Result<bool> {
-        let gathered = std::mem::take(&mut self.group);
-        let len = group::encoded_len(gathered.len);
-        if DATA_START + self.at + len as u64 > self.header.file_bytes {
-            return Ok(false);
-        }
-        let mut buffer = Buffer::new(len);
-        let mut at = group::HEADER_BYTES;
-        let mut crc = crate::crc::Running::default();
-        for (entry, previous, own) in &gathered.entries {
-            let room = buffer.get_mut(at..).unwrap_or_default();
-            let (len, hash, entry_crc) =
-                entry_format::encode(entry, self.header.shard, *previous, room);
-            assert_eq!(hash, *own, "it is the same entry: {:?}", entry.id);
-            crc.known(room.get(..len).unwrap_or_default(), entry_crc.value());
-            at += len;
-        }
-        let Header { shard, number: segment, salt, .. } = self.header;
-        let position = self.header.position + self.at;
-        let header = group::Header {
-            number: self.header.first_group + self.chain.0,
-            // All that it stands for was on the medium long ago.
-            synced_to: self.header.original.map_or(0, |original| original.start),
-            len: len as u32,
-            entries_len: gathered.len as u32,
-            entry_count: gathered.entries.len() as u32,
-            previous_crc: self.chain.1,
-            hard: gathered.hard,
-            truncate: gathered.truncate,
-        };
-        let place = group::Place { shard, segment, salt, position };
-        let crc = group::seal(&header, &place, &mut buffer, crc.value());
-        self.chain = (self.chain.0 + 1, crc);
-        self.put(buffer, DATA_START + self.at).await?;
-        self.at += len as u64;
-        Ok(true)
-    }
-
-    async fn put(&self, buffer: Buffer, at: u64) -> io::Result<()> {
-        let slice = buffer.freeze();
-        let written = self.file.write_at(&slice, at).await?;
-        match written == slice.len() {
-            true => Ok(()),
-            false => Err(io::Error::from_raw_os_error(NO_SPACE)),
-        }
-    }
-
-    /// Writes what is left and the header; `None` when there is no room.
-    async fn finish(mut self) -> io::Result<Option<(Header, File)>> {
-        if self.group.begun && !self.flush().await? {
-            return Ok(None);
-        }
-        self.header.file_bytes = DATA_START + self.at;
-        let mut block = Buffer::new(DATA_START as usize);
-        for copy in block.chunks_mut(BLOCK_BYTES) {
-            segment_format::encode(&self.header, copy);
-        }
-        self.put(block, 0).await?;
-        self.file.set_len(self.header.file_bytes).await?;
-        // Wrong when planted: it takes the place of the other while it is in a cache.
-        if !planted("commitlog-rewritten-not-flushed") {
-            self.file.sync_data().await?;
-        }
-        Ok(Some((self.header, self.file)))
-    }
-}
-
-/// The entries of a group, without the runs that are not wanted; each with the hash of the header
-/// before it and its own.
-fn entries(
-    group: &Group,
-    header: &Header,
-    wanted: &[u64],
-) -> Result<Vec<(crate::Entry, u64, u64)>, FormatError> {
-    let mut at = group::HEADER_BYTES;
-    let end = at + group.header.entries_len as usize;
-    let mut entries = Vec::new();
-    while at < end {
-        let rest = group.bytes.get(at..end).unwrap_or_default();
-        let head = entry_format::decode_header(rest, header.shard)?;
-        let bytes = rest.get(..head.len()).ok_or(FormatError::Short)?;
-        let own = entry_format::header_hash(entry_format::head(bytes));
-        let mut entry = entry_format::decode_whole(&Bytes::copy_from_slice(bytes), header.shard)?;
-        let starts = entry_format::decode_runs(&head, bytes)?;
-        for (run, (_, start)) in entry.runs.iter_mut().zip(starts) {
-            let position = group.position + (at + start) as u64;
-            if run.gone.is_none() && run.byte_len > 0 && wanted.binary_search(&position).is_err() {
-                run.gone = Some(head.body_crc);
-                run.batches.clear();
-            }
-        }
-        entries.push((entry, head.previous_hash, own));
-        at += head.len();
-    }
-    Ok(entries)
 }

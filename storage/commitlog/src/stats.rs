@@ -25,6 +25,8 @@ pub struct LogStats {
     pub entries_in_flight: u64,
     /// Segment files, the active one included.
     pub segments: u64,
+    /// Bytes of their files.
+    pub disk_bytes: u64,
     /// Bytes of log in the cache.
     pub cache_bytes: u64,
     /// Reads answered from the cache.

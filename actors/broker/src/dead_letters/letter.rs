@@ -180,6 +180,10 @@ async fn read_one(shard: &Shard, key: PartitionKey, offset: Offset) -> Result<Sl
     let read = shard.group().log().read_batches(key, offset, READ_BYTES).await;
     let slice = read.ok().and_then(|slices| slices.into_iter().next());
     let slice = slice.ok_or(Unbuilt::Unreadable)?;
-    let size = BatchHeader::peek(&slice).map_err(|_| Unbuilt::Unreadable)?.batch_len_total;
-    Ok(slice.slice(0..size.min(slice.len())))
+    let header = BatchHeader::peek(&slice).map_err(|_| Unbuilt::Unreadable)?;
+    if header.base_offset > offset {
+        // Every group was done with it once, and its bytes went: see `shard::reclaim`.
+        return Err(Unbuilt::Gone(offset));
+    }
+    Ok(slice.slice(0..header.batch_len_total.min(slice.len())))
 }

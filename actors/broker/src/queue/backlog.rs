@@ -20,6 +20,7 @@
 //! skip costs that of the marks it passes.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 
 use barrage_model::backoff::DELAY_MS_MAX;
@@ -471,6 +472,11 @@ impl Backlog {
     /// The oldest record that is not done with.
     pub(crate) fn start(&self) -> Offset {
         self.window.start()
+    }
+
+    /// How many of these the group is done with.
+    pub(crate) fn settled_in(&self, range: Range<Offset>) -> u64 {
+        self.window.settled_in(range)
     }
 
     /// The mark of a record that this receipt holds.

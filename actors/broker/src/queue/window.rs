@@ -342,6 +342,19 @@ impl Window {
         count.sum()
     }
 
+    /// How many of these records are settled. Costs a look at each chunk that is not settled whole.
+    pub(crate) fn settled_in(&self, range: Range<Offset>) -> u64 {
+        let before = range.end.min(self.start).0.saturating_sub(range.start.0);
+        let range = range.start.max(self.start)..range.end;
+        if range.is_empty() {
+            return before;
+        }
+        let chunks = self.chunks.range(range.start.0 / CHUNK..=(range.end.0 - 1) / CHUNK);
+        let settled =
+            chunks.map(|(number, chunk)| chunk.settled_in(range_of(*number, range.clone())));
+        before + settled.sum::<u64>()
+    }
+
     /// Marked records from `from` on.
     pub(crate) fn marks_from(&self, from: Offset) -> impl Iterator<Item = (Offset, Mark)> {
         let chunks = self.chunks.range(from.0 / CHUNK..);
@@ -676,6 +689,13 @@ mod tests {
             assert_eq!(window.settled_count(), settled.len() as u64, "step {step}");
             let at = start + random(5_000);
             assert_eq!(window.is_settled(Offset(at)), settled.contains(&at), "step {step}");
+            let range = start.saturating_sub(at % 700)..at;
+            let before = start - range.start;
+            let count = settled.range(range.clone()).count() as u64;
+            let range = Offset(range.start)..Offset(range.end);
+            assert_eq!(window.settled_in(range.clone()), before + count, "step {step}");
+            let count = marks.range(range.start.0..range.end.0).count() as u64;
+            assert_eq!(window.marked_in(range), count, "step {step}");
             if step % 100 == 0 {
                 let mut again = Window::new(window.start());
                 assert!(window.chunks_from(0).all(|chunk| again.push(chunk).is_some()));

@@ -28,9 +28,10 @@ use barrage_world::{Instant, Slice, planted, sleep, unix_time_ms, yield_if_neede
 
 use super::Shard;
 use super::groups::{Op, Slot, What};
+use super::partition::PartitionConfig;
 use super::sift::{Ask, Sifted};
 use crate::api::queue::QueueError;
-use crate::queue::backlog::{Leased, Receipt};
+use crate::queue::backlog::{Leased, Policy, Receipt};
 
 /// How often the leader looks for what is too old and that nobody receives.
 const TICK: Duration = Duration::from_secs(1);
@@ -102,9 +103,10 @@ impl Shard {
         self.inner.group.with_machine(|machine| {
             let slots = machine.groups().slots.iter();
             let aging = slots.filter_map(|(slot, group)| {
-                let max_age_ms = group.config.policy.max_age_ms?;
-                let end = machine.state().partitions.get(&slot.key)?.next_offset;
-                group.backlog.is_anything_visible(end).then_some((*slot, max_age_ms))
+                let partition = machine.state().partitions.get(&slot.key)?;
+                let max_age_ms = max_age_ms(&group.config.policy, &partition.config)?;
+                let is_some = group.backlog.is_anything_visible(partition.next_offset);
+                is_some.then_some((*slot, max_age_ms))
             });
             aging.collect()
         })
@@ -171,7 +173,8 @@ impl Shard {
     /// The first record that is not too old for a group; the first of all if it wants all.
     pub(super) async fn too_old_of(&self, slot: Slot) -> Result<Offset, QueueError> {
         let max_age_ms = self.inner.group.with_machine(|machine| {
-            machine.groups().slots.get(&slot).and_then(|group| group.config.policy.max_age_ms)
+            let partition = machine.state().partitions.get(&slot.key)?;
+            max_age_ms(&machine.groups().slots.get(&slot)?.config.policy, &partition.config)
         });
         // Wrong when planted: nothing is ever too old.
         match max_age_ms.filter(|_| !planted("broker-old-records-handed-out")) {
@@ -266,6 +269,11 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+/// How old a record may be that the group is given: what the group says, and what the topic does.
+fn max_age_ms(policy: &Policy, partition: &PartitionConfig) -> Option<u64> {
+    policy.max_age_ms.into_iter().chain(partition.retention.ttl_ms).min()
 }
 
 fn expire(slot: Slot, leased: &[Leased]) -> Op {

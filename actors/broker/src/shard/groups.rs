@@ -12,6 +12,7 @@
 //! whatever happens to the clocks of the nodes.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use barrage_model::group::Order;
 use barrage_model::{GroupId, Offset, PartitionKey, ProducerId, Sequence};
@@ -163,6 +164,22 @@ impl Groups {
     /// Closes groups.
     pub(crate) fn close(&mut self, slots: &[Slot]) {
         slots.iter().for_each(|slot| drop(self.slots.remove(slot)));
+    }
+
+    /// Before which record of a partition every queue group is done with all of them; none where
+    /// there is no group.
+    pub(crate) fn done_before(&self, key: PartitionKey) -> Option<Offset> {
+        self.of(key).map(|(_, group)| group.backlog.start()).min()
+    }
+
+    /// How many of these records of a partition groups are not done with, each group counted for
+    /// itself; none where there is no group.
+    pub(crate) fn unsettled_in(&self, key: PartitionKey, range: Range<Offset>) -> Option<u64> {
+        let all = range.end.0.saturating_sub(range.start.0);
+        let left = |(_, group): (&Slot, &QueueGroup)| {
+            all.saturating_sub(group.backlog.settled_in(range.clone()))
+        };
+        self.of(key).map(left).reduce(u64::saturating_add)
     }
 
     /// A partition is closed, and its groups with it.

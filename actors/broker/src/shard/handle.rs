@@ -311,7 +311,7 @@ impl Shard {
             cache_hits: log.cache_hits,
             cache_misses: log.cache_misses,
             log_bytes_written: log.bytes,
-            segments: log.segments,
+            disk_bytes: log.disk_bytes,
         }
     }
 

@@ -182,7 +182,11 @@ impl Shard {
             }
         };
         self.release(slot, rest);
+        self.settle_gone(slot, &leased, &kept, rest).await?;
         let was_some = !kept.is_empty();
+        if !was_some && rest.is_empty() {
+            return Ok(None);
+        }
         let wanted = self.without_over(slot, Wanted { leased: kept, batches }).await?;
         if wanted.leased.is_empty() && was_some {
             return Ok(None);
@@ -229,6 +233,29 @@ impl Shard {
         };
         wanted.batches.retain(is_wanted);
         wanted
+    }
+
+    /// Of leased records those that are nowhere any more, though they lie behind the partition's
+    /// start: every group was done with them once, of a topic that keeps records until then. A
+    /// group that was made later, or was rewound, is done with them, too.
+    async fn settle_gone(
+        &self,
+        slot: Slot,
+        leased: &[Leased],
+        kept: &[Leased],
+        rest: &[Leased],
+    ) -> Result<(), QueueError> {
+        if leased.len() == kept.len() + rest.len() {
+            return Ok(());
+        }
+        let is_in = |some: &[Leased], one: &Leased| {
+            some.binary_search_by_key(&one.receipt.offset, |it| it.receipt.offset).is_ok()
+        };
+        let gone = leased.iter().filter(|one| !is_in(kept, one) && !is_in(rest, one));
+        let gone: Vec<Receipt> = gone.map(|one| one.receipt).collect();
+        tracing::debug!(shard = %self.id(), key = %slot.key, count = gone.len(), "nothing there");
+        // Who finds nothing else looks again: not before this is applied.
+        self.submit_op(Op { slot, what: What::Ack(gone) }).await.map(drop)
     }
 
     /// The batches that hold these records, those that are in them, and those that did not fit. One

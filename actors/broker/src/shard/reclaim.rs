@@ -60,12 +60,19 @@ impl Shard {
         }
     }
 
-    /// How many of these records somebody may ask for: of a partition all that retention has not
-    /// let go, of what is delayed those that wait. A record that was let in lies in its partition,
-    /// too.
+    /// How many of these records somebody may ask for, about, and none only when it is none: of a
+    /// partition all that retention has not let go, or those that a group is not done with where
+    /// they are kept until then; of what is delayed those that wait. A record that was let in lies
+    /// in its partition, too.
     fn wanted(&self, key: PartitionKey, range: Range<Offset>) -> u64 {
         if !key.is_delay_store() {
-            return range.end.0.saturating_sub(range.start.0);
+            return self.inner.group.with_machine(|machine| {
+                let partition = machine.state().partitions.get(&key);
+                let until_acked = partition.is_some_and(|it| it.config.retention.until_acked);
+                let all = range.end.0.saturating_sub(range.start.0);
+                let left = until_acked.then(|| machine.groups().unsettled_in(key, range));
+                left.flatten().map_or(all, |left| left.min(all))
+            });
         }
         // Wrong when planted: who waits longest has nothing to come.
         if planted("broker-waiting-record-reclaimed") {

@@ -8,8 +8,7 @@
 
 use std::time::Duration;
 
-use barrage_model::Offset;
-use barrage_model::PartitionKey;
+use barrage_model::{Offset, PartitionKey, Retention};
 use barrage_world::{buggify, planted, sleep, unix_time_ms};
 
 use super::Shard;
@@ -50,16 +49,18 @@ impl Shard {
         self.inner.group.with_machine(|machine| {
             let state = machine.state();
             let now_ms = state.log_time_ms.max(unix_time_ms());
-            let expired = |key: &PartitionKey, time_ms: Option<u64>, bytes: Option<u64>| {
-                let age_ms = time_ms.map(|time_ms| i64::try_from(time_ms).unwrap_or(i64::MAX));
-                log.expired_offset(*key, age_ms.map(|age| now_ms.saturating_sub(age)), bytes)
+            let expired = |key: &PartitionKey, retention: &Retention| {
+                let age_ms = retention.time_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+                let before_ms = age_ms.map(|age_ms| now_ms.saturating_sub(age_ms));
+                let done = retention.until_acked.then(|| machine.groups().done_before(*key));
+                log.expired_offset(*key, before_ms, retention.bytes, done.flatten())
             };
             let due = state.partitions.iter().filter_map(|(key, partition)| {
                 let retention = partition.config.retention;
                 if retention.is_unlimited() {
                     return None;
                 }
-                let mut start = expired(key, retention.time_ms, retention.bytes)?;
+                let mut start = expired(key, &retention)?;
                 if planted("broker-retention-ahead-of-expiry") {
                     // Wrong: with the oldest records the young ones go, too.
                     start = partition.next_offset;

@@ -10,6 +10,7 @@
 mod expiry;
 mod filters;
 mod queues;
+mod reclaim;
 mod streams;
 
 use std::time::Duration;

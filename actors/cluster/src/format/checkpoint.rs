@@ -5,20 +5,18 @@
 
 use std::sync::Arc;
 
-use barrage_model::{
-    GroupId, GroupName, NodeId, Offset, Priorities, Retention, ShardId, TopicId, TopicName,
-};
+use barrage_model::{GroupId, GroupName, NodeId, Offset, Priorities, ShardId, TopicId, TopicName};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Parts};
-use crate::command::SettingsV1;
+use crate::command::{RetentionV1, SettingsV1};
 use crate::format::{self, FormatError, Kind};
 use crate::group::{Group, Groups};
 use crate::node::{Birth, Node, Nodes, Presence};
 use crate::stream::{Stream, Streams};
 use crate::topic::{Partition, Span, Topic};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 #[derive(Archive, Serialize, Deserialize)]
 struct CatalogV1 {
@@ -58,8 +56,7 @@ struct TopicV1 {
     id: u64,
     name: String,
     partitions: Vec<Vec<(u64, u32)>>,
-    retention_time_ms: Option<u64>,
-    retention_bytes: Option<u64>,
+    retention: RetentionV1,
     priorities: u8,
     groups: Vec<GroupV1>,
     revision: u64,
@@ -176,8 +173,7 @@ fn store(topic: &Topic) -> TopicV1 {
         id: topic.id.0,
         name: topic.name.to_string(),
         partitions: topic.partitions.iter().map(spans).collect(),
-        retention_time_ms: topic.retention.time_ms,
-        retention_bytes: topic.retention.bytes,
+        retention: topic.retention.into(),
         priorities: topic.priorities.levels(),
         groups: topic.groups.iter().map(|group| store_group(group)).collect(),
         revision: topic.revision,
@@ -200,7 +196,7 @@ fn load(stored: TopicV1) -> Result<Topic, FormatError> {
         id: TopicId(stored.id),
         name: TopicName::parse(&stored.name).map_err(|_| FormatError::Content)?,
         partitions: stored.partitions.into_iter().map(partition).collect(),
-        retention: Retention { time_ms: stored.retention_time_ms, bytes: stored.retention_bytes },
+        retention: stored.retention.into(),
         priorities: Priorities::new(stored.priorities).ok_or(FormatError::Content)?,
         groups,
         revision: stored.revision,

@@ -110,7 +110,7 @@ fn commands() -> Vec<Command> {
         named("orders", |name| Command::CreateTopic {
             name,
             partitions: 4,
-            retention: Retention { time_ms: Some(1), bytes: None },
+            retention: Retention { time_ms: Some(1), ..Retention::UNLIMITED },
             priorities: Priorities::NONE,
         }),
         named("orders", |name| Command::AlterTopic {

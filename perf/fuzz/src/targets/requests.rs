@@ -53,7 +53,7 @@ fn run(input: &[u8]) -> Verdict {
 pub(super) fn seeds() -> Vec<Seed> {
     let key = PartitionKey { topic: TopicId(5), partition: PartitionId(3) };
     let name = || "orders".to_owned();
-    let retention = Retention { time_ms: Some(9), bytes: None };
+    let retention = Retention { time_ms: Some(9), ..Retention::UNLIMITED };
     let batch = super::batch::plain();
     let produce = ProduceRequest { key, acks: Acks::All, timeout_ms: 1000, batch: &batch };
     let (bytes_max, bytes_min, wait_ms) = (4096, 1, 500);

@@ -136,7 +136,7 @@ fn topics() -> Vec<Response<'static>> {
         name: name.to_owned(),
         topic: TopicId(5),
         partitions: 4,
-        retention: Retention { time_ms: Some(9), bytes: None },
+        retention: Retention { time_ms: Some(9), ..Retention::UNLIMITED },
         priorities: 3,
         created_ms: 8,
     };

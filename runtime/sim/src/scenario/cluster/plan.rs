@@ -297,9 +297,9 @@ fn draw_retention(random: &mut Rng) -> Retention {
     let time_ms = Some(random.between(500, 3_000));
     let bytes = Some(random.between(4, 60) * KIB);
     match random.below(3) {
-        0 => Retention { time_ms, bytes: None },
-        1 => Retention { time_ms: None, bytes },
-        _ => Retention { time_ms, bytes },
+        0 => Retention { time_ms, ..Retention::UNLIMITED },
+        1 => Retention { bytes, ..Retention::UNLIMITED },
+        _ => Retention { time_ms, bytes, ..Retention::UNLIMITED },
     }
 }
 

@@ -129,7 +129,7 @@ impl Plan {
             cores: *cores,
             cores_change_one_in: *pick(random, &[1_000, 4]),
             broker: draw_broker(random, *cores, segment_bytes),
-            native: draw_native(random, segment_bytes),
+            native: draw_native(random),
             link: draw_link(random),
             consumers: (0..random.between(1, 4)).map(|_| ConsumerPlan::draw(random)).collect(),
             vandals: random.below(3),
@@ -160,9 +160,9 @@ fn draw_topics(random: &mut Rng) -> Vec<TopicPlan> {
         let time_ms = Some(random.between(500, 8_000));
         let bytes = Some(random.between(20, 400) * KIB);
         let retention = match random.below(5) {
-            0 => Retention { time_ms, bytes: None },
-            1 => Retention { time_ms: None, bytes },
-            2 => Retention { time_ms, bytes },
+            0 => Retention { time_ms, ..Retention::UNLIMITED },
+            1 => Retention { bytes, ..Retention::UNLIMITED },
+            2 => Retention { time_ms, bytes, ..Retention::UNLIMITED },
             _ => Retention::UNLIMITED,
         };
         let partitions = random.between(1, 5) as u32;
@@ -185,10 +185,9 @@ fn draw_broker(random: &mut Rng, cores: u16, segment_bytes: u64) -> BrokerOption
     }
 }
 
-fn draw_native(random: &mut Rng, segment_bytes: u64) -> Options {
+fn draw_native(random: &mut Rng) -> Options {
     let millis = |random: &mut Rng, low, high| milliseconds(random.between(low, high));
     Options {
-        segment_bytes,
         connections_max: random.between(12, 40) as usize,
         handshake_timeout: millis(random, 600, 3_000),
         idle_timeout: millis(random, 2_000, 20_000),
