@@ -130,7 +130,11 @@ impl Broker {
         }
         let (batch, count) = match build(shard, slot, &address, &departed, producer).await {
             Ok(built) => built,
-            Err(Unbuilt::Gone(lost)) => return self.renumber(shard, slot, vec![lost]).await,
+            Err(Unbuilt::Gone(from, before)) => {
+                let listed = departed.list.iter().map(|dead| dead.offset);
+                let lost = listed.filter(|at| (from..before).contains(at)).collect();
+                return self.renumber(shard, slot, lost).await;
+            }
             Err(Unbuilt::Unreadable) => return Step::Pause("a record cannot be read"),
         };
         match self.append(address.key, batch).await {

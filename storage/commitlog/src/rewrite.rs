@@ -173,7 +173,8 @@ async fn candidate(log: &Rc<Shared>, wanted: Wanted<'_>) -> Option<(Rc<Segment>,
             }
             Some(first) => {
                 *first = Some(bytes);
-                false
+                // While it was rewritten most of what was wanted went.
+                bytes * 4 < size
             }
         };
         // With an index file, all of it is applied and durable.
@@ -249,6 +250,11 @@ async fn rewrite(
     // Nobody writes the old one's index file from here on.
     let _one = log.mending.lock().await;
     let (index, rows) = read_back(log, &new).await?;
+    // What was not wanted may be again: a group was rewound meanwhile.
+    let now = wanted_runs(log, old, wanted).await?;
+    if now.iter().any(|position| runs.binary_search(position).is_err()) {
+        return Ok(None);
+    }
     let index_path = new.index_path();
     let taken = take_place(log, old, &new, index, rows).await;
     let needless = if matches!(taken, Ok(true)) { old.index_path() } else { index_path };

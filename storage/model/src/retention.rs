@@ -52,11 +52,13 @@ impl FromStr for Retention {
     /// Parses `unlimited`, or any of `3d`, `10GiB`, `until-acked` and `ttl=10m`, as
     /// `3d,10GiB,until-acked,ttl=10m`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.trim().eq_ignore_ascii_case("unlimited") {
-            return Ok(Self::UNLIMITED);
-        }
         let mut retention = Self::UNLIMITED;
+        let mut is_unlimited = false;
         for part in text.split(',').map(str::trim) {
+            if part.eq_ignore_ascii_case("unlimited") {
+                is_unlimited = true;
+                continue;
+            }
             if part.eq_ignore_ascii_case(UNTIL_ACKED) {
                 if std::mem::replace(&mut retention.until_acked, true) {
                     return Err(RetentionError::Twice { text: text.to_owned() });
@@ -88,7 +90,10 @@ impl FromStr for Retention {
                 return Err(RetentionError::Twice { text: text.to_owned() });
             }
         }
-        Ok(retention)
+        match is_unlimited && !retention.is_unlimited() {
+            true => Err(RetentionError::Unknown { text: text.to_owned() }),
+            false => Ok(retention),
+        }
     }
 }
 
@@ -182,6 +187,7 @@ mod tests {
             assert_eq!(want.to_string(), more);
         }
         assert_eq!(Retention::default().to_string(), "3d");
+        assert_eq!("unlimited,ttl=90s".parse(), "ttl=90s".parse::<Retention>());
     }
 
     #[test]
@@ -190,6 +196,7 @@ mod tests {
         let table = [
             ("3", RetentionError::Unknown { text: owned("3") }),
             ("", RetentionError::Unknown { text: owned("") }),
+            ("unlimited,3d", RetentionError::Unknown { text: owned("unlimited,3d") }),
             ("forever", RetentionError::Unknown { text: owned("forever") }),
             ("1d,2d", RetentionError::Twice { text: owned("1d,2d") }),
             ("ttl=5", RetentionError::Unknown { text: owned("ttl=5") }),

@@ -36,8 +36,9 @@ pub(super) struct Address {
 
 /// Why there is no batch.
 pub(super) enum Unbuilt {
-    /// Retention has dropped the record before it could be moved.
-    Gone(Offset),
+    /// Records from the first on and before the other are gone: retention has dropped them before
+    /// they could be moved, or every group was done with them once (see `shard::reclaim`).
+    Gone(Offset, Offset),
     Unreadable,
 }
 
@@ -56,7 +57,7 @@ pub(super) async fn build(
         let batch = match found {
             Ok(batch) => batch,
             // What was put into the batch before goes first; then this one is met again.
-            Err(Unbuilt::Gone(_)) if count > 0 => break,
+            Err(Unbuilt::Gone(..)) if count > 0 => break,
             Err(error) => return Err(error),
         };
         let view = BatchView::check(&batch).map_err(|_| Unbuilt::Unreadable)?;
@@ -170,20 +171,19 @@ fn push_stand_in(
 
 /// The stored batch that holds a record.
 async fn read_one(shard: &Shard, key: PartitionKey, offset: Offset) -> Result<Slice, Unbuilt> {
-    let is_kept = shard.group().with_machine(|machine| {
+    let start = shard.group().with_machine(|machine| {
         let partition = machine.state().partitions.get(&key);
-        partition.is_some_and(|partition| partition.start_offset <= offset)
+        partition.map_or(Offset(u64::MAX), |partition| partition.start_offset)
     });
-    if !is_kept {
-        return Err(Unbuilt::Gone(offset));
+    if start > offset {
+        return Err(Unbuilt::Gone(offset, start));
     }
     let read = shard.group().log().read_batches(key, offset, READ_BYTES).await;
     let slice = read.ok().and_then(|slices| slices.into_iter().next());
     let slice = slice.ok_or(Unbuilt::Unreadable)?;
     let header = BatchHeader::peek(&slice).map_err(|_| Unbuilt::Unreadable)?;
     if header.base_offset > offset {
-        // Every group was done with it once, and its bytes went: see `shard::reclaim`.
-        return Err(Unbuilt::Gone(offset));
+        return Err(Unbuilt::Gone(offset, header.base_offset));
     }
     Ok(slice.slice(0..header.batch_len_total.min(slice.len())))
 }

@@ -404,9 +404,16 @@ impl Backlog {
         self.window.mark(at).map(|mark| mark.deliveries)
     }
 
-    /// Those on their way are numbered anew; the records that are `lost` are no longer kept.
+    /// Those on their way are numbered anew; the records that are `lost` are no longer kept, and
+    /// nobody is to wait for them.
     pub(crate) fn renumber(&mut self, producer: ProducerId, lost: &[Offset]) {
         self.departures.renumber(producer, lost);
+        for at in lost {
+            let mark = self.window.mark(*at);
+            if mark.is_some_and(|mark| mark.state == State::Dying) && !self.dying.contains(at) {
+                self.settle(*at);
+            }
+        }
     }
 
     /// The first of those on their way lie in the dead-letter topic.

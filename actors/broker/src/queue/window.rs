@@ -427,12 +427,24 @@ impl Chunk {
     fn settled_in(&self, range: Range<u16>) -> u64 {
         match self {
             Self::Whole => range.len() as u64,
-            Self::Part(part) => range.filter(|at| part.is_settled(*at)).count() as u64,
+            Self::Part(part) => part.settled_in(range),
         }
     }
 }
 
 impl Part {
+    fn settled_in(&self, range: Range<u16>) -> u64 {
+        let words = self.settled.iter().zip((0..).step_by(64));
+        let count = words.map(|(word, first): (&u64, u16)| {
+            // Bits of the word that lie in the range.
+            let low = range.start.saturating_sub(first).min(64);
+            let high = range.end.saturating_sub(first).min(64);
+            let before = |bit: u16| u64::MAX.checked_shl(u32::from(bit)).map_or(u64::MAX, |it| !it);
+            (word & before(high) & !before(low)).count_ones()
+        });
+        count.map(u64::from).sum()
+    }
+
     fn whole() -> Self {
         Self { settled: [u64::MAX; WORDS], settled_count: CHUNK as u16, marks: Vec::new() }
     }

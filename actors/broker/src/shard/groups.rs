@@ -172,14 +172,14 @@ impl Groups {
         self.of(key).map(|(_, group)| group.backlog.start()).min()
     }
 
-    /// How many of these records of a partition groups are not done with, each group counted for
-    /// itself; none where there is no group.
+    /// How many of these records of a partition the group is not done with that has most of them
+    /// before it; none where there is no group.
     pub(crate) fn unsettled_in(&self, key: PartitionKey, range: Range<Offset>) -> Option<u64> {
         let all = range.end.0.saturating_sub(range.start.0);
         let left = |(_, group): (&Slot, &QueueGroup)| {
             all.saturating_sub(group.backlog.settled_in(range.clone()))
         };
-        self.of(key).map(left).reduce(u64::saturating_add)
+        self.of(key).map(left).max()
     }
 
     /// A partition is closed, and its groups with it.

@@ -56,6 +56,17 @@ enum Sight {
     Ordered,
 }
 
+/// What was read of leased records.
+struct Read<'a> {
+    batches: Vec<Slice>,
+    /// Those that are in the batches.
+    kept: Vec<Leased>,
+    /// Those that lie nowhere, though others lie behind them.
+    gone: Vec<Receipt>,
+    /// Those that did not fit.
+    rest: &'a [Leased],
+}
+
 impl Shard {
     /// Leases records and reads them. `visibility_ms` is that of the group where the request names
     /// none.
@@ -174,15 +185,16 @@ impl Shard {
         if buggify("broker-receive-of-one-batch", 4) {
             bytes_max = 1;
         }
-        let (batches, kept, rest) = match self.read_leased(slot.key, &leased, bytes_max).await {
+        let read = match self.read_leased(slot.key, &leased, bytes_max).await {
             Ok(read) => read,
             Err(error) => {
                 self.release(slot, &leased);
                 return Err(error);
             }
         };
+        let Read { batches, kept, gone, rest } = read;
         self.release(slot, rest);
-        self.settle_gone(slot, &leased, &kept, rest).await?;
+        self.settle_gone(slot, gone).await?;
         let was_some = !kept.is_empty();
         if !was_some && rest.is_empty() {
             return Ok(None);
@@ -238,35 +250,24 @@ impl Shard {
     /// Of leased records those that are nowhere any more, though they lie behind the partition's
     /// start: every group was done with them once, of a topic that keeps records until then. A
     /// group that was made later, or was rewound, is done with them, too.
-    async fn settle_gone(
-        &self,
-        slot: Slot,
-        leased: &[Leased],
-        kept: &[Leased],
-        rest: &[Leased],
-    ) -> Result<(), QueueError> {
-        if leased.len() == kept.len() + rest.len() {
+    async fn settle_gone(&self, slot: Slot, gone: Vec<Receipt>) -> Result<(), QueueError> {
+        if gone.is_empty() {
             return Ok(());
         }
-        let is_in = |some: &[Leased], one: &Leased| {
-            some.binary_search_by_key(&one.receipt.offset, |it| it.receipt.offset).is_ok()
-        };
-        let gone = leased.iter().filter(|one| !is_in(kept, one) && !is_in(rest, one));
-        let gone: Vec<Receipt> = gone.map(|one| one.receipt).collect();
         tracing::debug!(shard = %self.id(), key = %slot.key, count = gone.len(), "nothing there");
         // Who finds nothing else looks again: not before this is applied.
         self.submit_op(Op { slot, what: What::Ack(gone) }).await.map(drop)
     }
 
-    /// The batches that hold these records, those that are in them, and those that did not fit. One
-    /// that retention has passed meanwhile is in neither: its lease is settled already.
+    /// The batches that hold these records, and what became of each. One that retention has passed
+    /// meanwhile may be nowhere: its lease is settled already.
     async fn read_leased<'a>(
         &self,
         key: PartitionKey,
         leased: &'a [Leased],
         bytes_max: usize,
-    ) -> Result<(Vec<Slice>, Vec<Leased>, &'a [Leased]), QueueError> {
-        let (mut batches, mut kept, mut size) = (Vec::new(), Vec::new(), 0);
+    ) -> Result<Read<'a>, QueueError> {
+        let (mut batches, mut kept, mut gone, mut size) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let mut rest = leased;
         'reading: while let Some((first, behind)) = rest.split_first() {
             if size >= bytes_max {
@@ -290,9 +291,12 @@ impl Shard {
                     let range = at..at + header.batch_len_total;
                     at = range.end;
                     let end = header.next_offset();
-                    // Before the batch that came lies what retention has taken meanwhile.
-                    let gone = rest.partition_point(|one| one.receipt.offset < header.base_offset);
-                    rest = rest.get(gone..).unwrap_or_default();
+                    // Before the batch that came lies what is nowhere any more.
+                    let (nowhere, behind) = rest.split_at(
+                        rest.partition_point(|one| one.receipt.offset < header.base_offset),
+                    );
+                    gone.extend(nowhere.iter().map(|one| one.receipt));
+                    rest = behind;
                     let count = rest.partition_point(|one| one.receipt.offset < end);
                     let (within, others) = rest.split_at(count);
                     if count == 0 {
@@ -313,7 +317,7 @@ impl Shard {
                 rest = behind;
             }
         }
-        Ok((batches, kept, rest))
+        Ok(Read { batches, kept, gone, rest })
     }
 
     /// Gives leases back that nobody got; if that fails, they end by their time.

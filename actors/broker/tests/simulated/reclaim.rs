@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use barrage_broker::{At, GroupSpec, QueueCounts, Settlement};
+use barrage_broker::{At, GroupSpec, Lease, QueueCounts, Settlement};
 use barrage_model::{Backoff, GroupId, GroupName, QueueSettings};
 use barrage_world::sim::{Rng, set_buggify};
 
@@ -44,8 +44,8 @@ fn numbers(values: &[String]) -> Vec<u64> {
 /// All that is in the topic, by the values.
 async fn left(broker: &Broker, key: PartitionKey) -> Vec<u64> {
     let mut left: Vec<u64> = Vec::new();
+    let mut offset = Offset(0);
     loop {
-        let offset = Offset(left.last().map_or(0, |last| last + 1));
         let wait_until = Instant::now();
         let request = FetchRequest { key, offset, bytes_max: 1 << 16, bytes_min: 1, wait_until };
         let fetched = broker.fetch(request).await.unwrap();
@@ -56,12 +56,28 @@ async fn left(broker: &Broker, key: PartitionKey) -> Vec<u64> {
             for bytes in batches(piece.as_ref()) {
                 let view = BatchView::check(bytes.unwrap()).unwrap();
                 for record in &view.records(&Default::default()).unwrap() {
-                    let value = record.unwrap().value.unwrap().to_vec();
+                    let record = record.unwrap();
+                    offset = Offset(record.offset.0 + 1);
+                    let value = record.value.unwrap().to_vec();
                     left.extend(numbers(&[String::from_utf8(value).unwrap()]));
                 }
             }
         }
     }
+}
+
+/// Receives all, and acks what is not to be kept; gives the leases of that.
+async fn ack_all_but(broker: &Broker, slot: (PartitionKey, GroupId), kept: &[u64]) -> Vec<Lease> {
+    let (mut open, mut seen) = (Vec::new(), 0);
+    while seen < COUNT {
+        let received = receive(broker, slot, 100, NOW).await;
+        seen += received.leases.len() as u64;
+        let (keep, done): (Vec<Lease>, Vec<Lease>) =
+            received.leases.into_iter().partition(|lease| kept.contains(&lease.offset.0));
+        settle(broker, slot, &done, ACK).await;
+        open.extend(keep);
+    }
+    open
 }
 
 /// One record that is not acked holds no others: they go from before and behind it. Who comes later
@@ -81,17 +97,7 @@ fn what_every_group_is_done_with_goes_from_between_the_others() {
             fill(broker, key).await;
             let full = disk_bytes(broker).await;
             let kept = [3, 200];
-            let mut open = Vec::new();
-            let mut seen = 0;
-            while seen < COUNT {
-                let received = receive(broker, slot, 100, NOW).await;
-                seen += received.leases.len() as u64;
-                let is_kept = |lease: &&barrage_broker::Lease| kept.contains(&lease.offset.0);
-                let (keep, done): (Vec<_>, Vec<_>) = received.leases.iter().partition(is_kept);
-                let done: Vec<_> = done.into_iter().cloned().collect();
-                settle(broker, slot, &done, ACK).await;
-                open.extend(keep.into_iter().cloned());
-            }
+            let open = ack_all_but(broker, slot, &kept).await;
             sleep(5 * MINUTE).await;
             let now = disk_bytes(broker).await;
             assert!(now * 2 < full, "{now} of {full} bytes");
@@ -143,6 +149,50 @@ fn what_every_group_is_done_with_goes_from_between_the_others() {
 
 fn late_name() -> GroupName {
     GroupName::parse("late").unwrap()
+}
+
+/// A group that comes when all is too old sends to its dead-letter topic what is left, and waits
+/// for nothing else: also not after a power cut.
+#[test]
+fn what_is_nowhere_is_no_dead_letter() {
+    let disk = Disk::default();
+    let (late, there) = run_on(74, &disk, async move {
+        let brokers = start(1).await;
+        let broker = &brokers[0];
+        create(broker, "dead", 1).await;
+        let ttl_ms = Some(600_000);
+        let retention = Retention { until_acked: true, ttl_ms, ..Retention::UNLIMITED };
+        let topic = create_with(broker, "orders", retention).await;
+        let key = key_of(&topic);
+        let held = QueueSettings { visibility_ms: 3_600_000, ..settings(None) };
+        let group = create_group(broker, &topic, held).await.unwrap();
+        fill(broker, key).await;
+        ack_all_but(broker, (key, group.id), &[3, 200]).await;
+        sleep(11 * MINUTE).await;
+        let there = left(broker, key).await;
+        assert!((there.len() as u64) < COUNT / 2, "{there:?}");
+        let dead_letter = Some(TopicName::parse("dead").unwrap());
+        let settings = QueueSettings { dead_letter, ..settings(None) };
+        let spec = GroupSpec { name: late_name(), settings, at_end: false };
+        let late = broker.create_group(topic.name.clone(), spec, soon()).await.unwrap();
+        sleep(5 * MINUTE).await;
+        let counts = broker.counts(key, late.id).await.unwrap();
+        let wanted = QueueCounts { start: Offset(COUNT), ..QueueCounts::default() };
+        assert_eq!(counts, wanted);
+        ((key, late.id), there)
+    });
+    let rebooted = Disk::boot(disk.crash_as(CrashStyle::KeepNone, |_| 0));
+    run_on(75, &rebooted, async move {
+        let brokers = start(1).await;
+        let broker = &brokers[0];
+        let counts = broker.counts(late.0, late.1).await.unwrap();
+        let wanted = QueueCounts { start: Offset(COUNT), ..QueueCounts::default() };
+        assert_eq!(counts, wanted);
+        let dead = broker.topic(&TopicName::parse("dead").unwrap()).unwrap();
+        let mut letters = left(broker, key_of(&dead)).await;
+        letters.sort_unstable();
+        assert_eq!(letters, there);
+    });
 }
 
 /// A topic that is deleted gives its space back, though records of another one lie between.
