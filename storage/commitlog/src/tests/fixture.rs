@@ -3,8 +3,9 @@
 use crate::{Batch, Checkpoint, CommitLog, Entry, EntryKind, Options, Run};
 use barrage_model::batch::{BatchBuilder, BatchView, Compression, NewRecord};
 use barrage_model::{LogId, LogIndex, Offset, PartitionId, PartitionKey, ShardId, Term, TopicId};
+use barrage_world::fs;
 use bytes::Bytes;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(super) const SHARD: ShardId = ShardId(1);
@@ -24,6 +25,29 @@ pub(super) async fn checkpoint_at(dir: &Path, applied: Option<LogId>) -> Option<
     let found = CommitLog::read_checkpoint(dir, SHARD).await.unwrap();
     let bare = Checkpoint::bare(id);
     Some(found.filter(|found| found.id == id).unwrap_or(bare))
+}
+
+/// A log's folder, and what removes it.
+#[cfg(not(sim))]
+pub(super) fn folder() -> (tempfile::TempDir, PathBuf) {
+    // Beside the target folder: a temporary folder in memory may not do direct I/O.
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let path = dir.path().join("shards").join("1");
+    (dir, path)
+}
+
+#[cfg(sim)]
+pub(super) fn folder() -> ((), PathBuf) {
+    ((), PathBuf::from("/data/shards/1"))
+}
+
+/// Opens a log whose machine has applied up to `applied`, all of term 1.
+pub(super) async fn open_with(dir: &Path, options: Options, applied: Option<u64>) -> CommitLog {
+    fs::create_dir_all(dir.parent().unwrap()).await.unwrap();
+    #[cfg(not(sim))]
+    barrage_world::prepare_directory(dir.parent().unwrap()).await.unwrap();
+    let checkpoint = checkpoint_at(dir, applied.map(|index| id(1, index))).await;
+    CommitLog::open(dir.to_owned(), options, checkpoint).await.unwrap().0
 }
 
 /// Tiny segments, so that every short workload rolls.
@@ -47,19 +71,23 @@ pub(super) fn batch(offset: u64, value: &[u8]) -> Batch {
     Batch { bytes, base_offset: Offset(offset), leader_epoch: 1, crc }
 }
 
-/// An entry with one record at `offset` of partition 0.
-pub(super) fn entry(term: u64, index: u64, offset: u64, value: &[u8]) -> Entry {
+/// A run of one record.
+pub(super) fn run(partition: u32, offset: u64, value: &[u8]) -> Run {
     let batch = batch(offset, value);
-    let run = Run {
-        key: key(0),
+    Run {
+        key: key(partition),
         base_offset: Offset(offset),
         record_count: 1,
         max_timestamp: 1_000,
         byte_len: batch.bytes.len() as u32,
         batches: vec![batch],
         gone: None,
-    };
-    Entry { runs: vec![run], ..blank(term, index) }
+    }
+}
+
+/// An entry with one record at `offset` of partition 0.
+pub(super) fn entry(term: u64, index: u64, offset: u64, value: &[u8]) -> Entry {
+    Entry { runs: vec![run(0, offset, value)], ..blank(term, index) }
 }
 
 pub(super) fn blank(term: u64, index: u64) -> Entry {

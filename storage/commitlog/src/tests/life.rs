@@ -1,30 +1,13 @@
 //! A log's ordinary life: append, read, roll, restart, truncate, drop.
 
-use super::fixture::{SHARD, blank, checkpoint_at, entry, id, key, options, value_at};
+use super::fixture::{SHARD, blank, entry, folder, id, key, open_with, options, value_at};
 use crate::{CommitLog, Vote};
 use barrage_model::{LogIndex, NodeId, Offset, Term};
 use barrage_world::{fs, run_local};
-use std::path::{Path, PathBuf};
-
-#[cfg(not(sim))]
-fn folder() -> (tempfile::TempDir, PathBuf) {
-    // Beside the target folder: a temporary folder in memory may not do direct I/O.
-    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-    let path = dir.path().join("shards").join("1");
-    (dir, path)
-}
-
-#[cfg(sim)]
-fn folder() -> ((), PathBuf) {
-    ((), PathBuf::from("/data/shards/1"))
-}
+use std::path::Path;
 
 async fn open(dir: &Path, applied: Option<u64>) -> CommitLog {
-    fs::create_dir_all(dir.parent().unwrap()).await.unwrap();
-    #[cfg(not(sim))]
-    barrage_world::prepare_directory(dir.parent().unwrap()).await.unwrap();
-    let checkpoint = checkpoint_at(dir, applied.map(|index| id(1, index))).await;
-    CommitLog::open(dir.to_owned(), options(), checkpoint).await.unwrap().0
+    open_with(dir, options(), applied).await
 }
 
 /// Appends one record per entry and accepts it.

@@ -1,42 +1,17 @@
 //! Sealed segments that are written again without what nobody wants: what is read before, meanwhile
 //! and behind, after a restart, and by another replica.
 
-use super::fixture::{SHARD, batch, blank, checkpoint_at, id, key, options, value_at};
+use super::fixture::{SHARD, blank, folder, id, key, open_with, options, run, value_at};
 use crate::*;
 use barrage_model::batch::BatchView;
 use barrage_model::{LogIndex, Offset, PartitionKey};
 use barrage_world::{fs, run_local, spawn};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
-
-#[cfg(not(sim))]
-fn folder() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-    let path = dir.path().join("shards").join("1");
-    (dir, path)
-}
-
-#[cfg(sim)]
-fn folder() -> ((), PathBuf) {
-    ((), PathBuf::from("/data/shards/1"))
-}
 
 /// Records in partition 1 are large, those in partition 0 small.
 const BULK: usize = 3_000;
-
-fn run(partition: u32, offset: u64, value: &[u8]) -> Run {
-    let batch = batch(offset, value);
-    Run {
-        key: key(partition),
-        base_offset: Offset(offset),
-        record_count: 1,
-        max_timestamp: 1_000,
-        byte_len: batch.bytes.len() as u32,
-        batches: vec![batch],
-        gone: None,
-    }
-}
 
 fn sent(n: u64) -> Entry {
     let runs = vec![
@@ -48,12 +23,7 @@ fn sent(n: u64) -> Entry {
 }
 
 async fn open(dir: &Path, applied: Option<u64>) -> CommitLog {
-    fs::create_dir_all(dir.parent().unwrap()).await.unwrap();
-    #[cfg(not(sim))]
-    barrage_world::prepare_directory(dir.parent().unwrap()).await.unwrap();
-    let options = Options { floor: Floor::Records, ..options() };
-    let checkpoint = checkpoint_at(dir, applied.map(|index| id(1, index))).await;
-    CommitLog::open(dir.to_owned(), options, checkpoint).await.unwrap().0
+    open_with(dir, Options { floor: Floor::Records, ..options() }, applied).await
 }
 
 async fn produce(log: &CommitLog, range: Range<u64>) {
@@ -257,7 +227,7 @@ fn another_replica_takes_what_is_left() {
 #[test]
 fn a_crash_at_any_operation_leaves_one_of_the_two() {
     use barrage_world::sim::{Disk, Rng, run_on, run_until_crash};
-    let dir = PathBuf::from("/data/shards/1");
+    let (_, dir) = folder();
     let prepare = async {
         let log = open(&dir, None).await;
         for dir in ["/", "/data"] {
