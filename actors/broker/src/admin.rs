@@ -58,6 +58,7 @@ impl Core {
                     partitions: spec.partitions,
                     retention: spec.retention.unwrap_or(self.options.retention),
                     priorities: spec.priorities,
+                    order: spec.order,
                 };
                 self.change_topic(command, deadline).await
             }

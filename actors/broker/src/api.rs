@@ -9,6 +9,7 @@
 //! (with a hint where to go), or fatal for the shard. [`ProduceError::class`] and its siblings say
 //! which.
 
+pub(crate) mod claim;
 pub(crate) mod delay;
 pub(crate) mod queue;
 pub(crate) mod stream;
@@ -16,7 +17,7 @@ pub(crate) mod stream;
 use barrage_model::batch::BatchError;
 use barrage_model::{
     CoreId, NodeId, Offset, PartitionId, PartitionKey, Priorities, ProducerEpoch, ProducerId,
-    Retention, ShardId, TopicId, TopicName,
+    Retention, ShardId, TopicId, TopicName, TopicOrder,
 };
 use barrage_world::Instant;
 use barrage_world::Slice;
@@ -134,6 +135,12 @@ pub enum ProduceError {
         /// The newest epoch seen.
         epoch: i16,
     },
+    /// The order of the topic is global, and its batches are those of the producer that holds it.
+    #[error("the order of the topic is global, and this producer does not hold it")]
+    NotHolder,
+    /// The order of the topic is global: nothing waits beside it.
+    #[error("the order of the topic is global: its records are not delayed")]
+    NoDelay,
     /// The batch is older than the window that is remembered: it was appended, at an offset no
     /// longer known.
     #[error("duplicate of a batch that is older than the remembered window")]
@@ -200,6 +207,8 @@ impl ProduceError {
             | Self::TooLarge { .. }
             | Self::OutOfOrderSequence { .. }
             | Self::Fenced { .. }
+            | Self::NotHolder
+            | Self::NoDelay
             | Self::DuplicateOutOfWindow
             | Self::UnknownProducer
             | Self::DelayIsOver { .. } => ErrorClass::Caller,
@@ -367,6 +376,8 @@ pub struct TopicSpec {
     pub retention: Option<Retention>,
     /// Its levels; not more than partitions.
     pub priorities: Priorities,
+    /// Who may write.
+    pub order: TopicOrder,
 }
 
 /// What is to change about a topic; `None` leaves it.
@@ -391,6 +402,8 @@ pub struct TopicInfo {
     pub retention: Retention,
     /// Its levels.
     pub priorities: Priorities,
+    /// Who may write.
+    pub order: TopicOrder,
     /// Log time of its creation in milliseconds since 1970.
     pub created_ms: i64,
 }

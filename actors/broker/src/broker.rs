@@ -558,6 +558,7 @@ pub(crate) fn info(topic: &Topic) -> TopicInfo {
         partitions: u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX),
         retention: topic.retention,
         priorities: topic.priorities,
+        order: topic.order,
         created_ms: topic.created_ms,
     }
 }

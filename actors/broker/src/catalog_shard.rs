@@ -155,6 +155,7 @@ fn admin_error(error: CatalogError) -> AdminError {
         | CatalogError::NotQueue
         | CatalogError::PartitionCount { .. }
         | CatalogError::Priorities { .. }
+        | CatalogError::GlobalOrder { .. }
         | CatalogError::PartitionsShrink { .. }
         | CatalogError::ShardCount { .. }
         | CatalogError::NoShards

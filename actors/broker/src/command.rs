@@ -1,6 +1,6 @@
 //! The commands of a data shard, and their bytes.
 //!
-//! Owns: the command enum and its rkyv form, version 2, inside `barrage_cluster::format`'s
+//! Owns: the command enum and its rkyv form, version 3, inside `barrage_cluster::format`'s
 //! envelope.
 //! Must never: hold payload; batches travel beside the command, in the entry's runs, in the same
 //! order.
@@ -17,10 +17,11 @@ use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::group::Order;
 use barrage_model::{
     GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention, Sequence,
-    TopicId,
+    TopicId, TopicOrder,
 };
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::api::claim::{Claim, ClaimKind};
 use crate::queue::backlog::{Policy, Receipt};
 use crate::queue::filter::StoredFilter;
 use crate::queue::selection::Selection;
@@ -32,7 +33,7 @@ use crate::shard::streams::{OpenStream, StreamOp};
 
 use self::streams::{OpenStreamV1, StreamOpV1};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// A change of a data shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +163,16 @@ enum WhatV1 {
     Cancel(Vec<u64>),
     Reschedule(Vec<(u64, u64)>),
     Expire(Vec<(u64, u32)>),
+    Claim(Box<ClaimV1>),
+}
+
+/// The kind: 0 hold, 1 take over, 2 release. Producer -1 stands for none.
+#[derive(Archive, Serialize, Deserialize)]
+struct ClaimV1 {
+    producer: i64,
+    instead_of: i64,
+    kind: u8,
+    session_ms: u32,
 }
 
 /// What was looked at, `from..end`; first record and count of each range that is wanted.
@@ -200,6 +211,7 @@ struct PartitionV1 {
     topic: u64,
     partition: u32,
     retention: RetentionV1,
+    is_global: bool,
     revision: u64,
 }
 
@@ -435,6 +447,7 @@ fn store_op(op: &Op) -> OpV1 {
         }
         What::Rewind { to } => WhatV1::Rewind { to: to.0 },
         What::Skip { to } => WhatV1::Skip { to: to.0 },
+        What::Claim(claim) => WhatV1::Claim(Box::new(store_claim(**claim))),
         What::Cancel(ids) => WhatV1::Cancel(ids.iter().map(|id| id.0).collect()),
         What::Reschedule(all) => {
             WhatV1::Reschedule(all.iter().map(|(id, due_ms)| (id.0, *due_ms)).collect())
@@ -467,6 +480,7 @@ fn load_op(stored: OpV1) -> Option<Op> {
         }
         WhatV1::Release(pairs) => What::Release(receipts(pairs)),
         WhatV1::Expire(pairs) => What::Expire(receipts(pairs)),
+        WhatV1::Claim(claim) => What::Claim(Box::new(load_claim(&claim)?)),
         WhatV1::PassTime(chunks) => What::PassTime(chunks),
         WhatV1::Depart { count_max } => What::Depart { count_max },
         WhatV1::Renumber { producer, lost } => What::Renumber {
@@ -523,17 +537,50 @@ fn load_row(stored: RowV1) -> BatchRow {
     }
 }
 
+/// The order of a topic as it is stored, here and in checkpoints.
+pub(crate) fn order(is_global: bool) -> TopicOrder {
+    if is_global { TopicOrder::Global } else { TopicOrder::Partition }
+}
+
+fn store_claim(claim: Claim) -> ClaimV1 {
+    let Claim { producer, instead_of, kind, session_ms } = claim;
+    let kind = match kind {
+        ClaimKind::Hold => 0,
+        ClaimKind::TakeOver => 1,
+        ClaimKind::Release => 2,
+    };
+    let instead_of = instead_of.unwrap_or(ProducerId::NONE).0;
+    ClaimV1 { producer: producer.0, instead_of, kind, session_ms }
+}
+
+fn load_claim(stored: &ClaimV1) -> Option<Claim> {
+    let kind = match stored.kind {
+        0 => ClaimKind::Hold,
+        1 => ClaimKind::TakeOver,
+        2 => ClaimKind::Release,
+        _ => return None,
+    };
+    let instead_of = Some(ProducerId(stored.instead_of)).filter(|id| id.is_some());
+    let (producer, session_ms) = (ProducerId(stored.producer), stored.session_ms);
+    Some(Claim { producer, instead_of, kind, session_ms })
+}
+
 fn store_partition((key, config): &(PartitionKey, PartitionConfig)) -> PartitionV1 {
     PartitionV1 {
         topic: key.topic.0,
         partition: key.partition.0,
         retention: config.retention.into(),
+        is_global: config.order == TopicOrder::Global,
         revision: config.revision,
     }
 }
 
 fn load_partition(stored: PartitionV1) -> (PartitionKey, PartitionConfig) {
-    let config = PartitionConfig { retention: stored.retention.into(), revision: stored.revision };
+    let config = PartitionConfig {
+        retention: stored.retention.into(),
+        order: order(stored.is_global),
+        revision: stored.revision,
+    };
     (key(stored.topic, stored.partition), config)
 }
 
@@ -582,6 +629,12 @@ mod tests {
             What::Rewind { to: Offset(10) },
             What::Skip { to: Offset(11) },
             What::Cancel(vec![Offset(1), Offset(1 << 60)]),
+            What::Claim(Box::new(Claim {
+                producer: ProducerId(7),
+                instead_of: Some(ProducerId(6)),
+                kind: ClaimKind::TakeOver,
+                session_ms: 10_000,
+            })),
             What::Reschedule(vec![(Offset(2), 1 << 41)]),
             What::LeaseChosen {
                 visibility_ms: 30_000,
@@ -601,7 +654,10 @@ mod tests {
 
     fn all() -> Vec<Command> {
         let retention = Retention { time_ms: Some(5), ..Retention::UNLIMITED };
-        let partitions = vec![(key(1, 2), PartitionConfig { retention, revision: 9 })];
+        let partitions = vec![(
+            key(1, 2),
+            PartitionConfig { retention, order: TopicOrder::Global, revision: 9 },
+        )];
         let producer =
             ProducerStamp { id: ProducerId(7), epoch: ProducerEpoch(1), sequence: Sequence(30) };
         vec![
@@ -639,7 +695,7 @@ mod tests {
         let row = BatchRow { record_count: 258, producer: None };
         let bytes = Command::Produce { batch_counts: vec![1], rows: vec![row] }.encode();
         let golden: &[u8] = &[
-            3, 2, 0, 0, 39, 0, 0, 0, // type, version, zero, length
+            3, 3, 0, 0, 39, 0, 0, 0, // type, version, zero, length
         ];
         assert_eq!(&bytes[..8], golden);
         // The row, then the batch count, wherever rkyv puts them: both stand before the root.

@@ -307,6 +307,7 @@ impl Core {
             | Request::Counts { .. }
             | Request::Peek { .. }
             | Request::ChangeDelayed(_)
+            | Request::Claim(_)
             | Request::Delayed { .. }
             | Request::Stream { .. }
             | Request::ListOffset { .. }
@@ -354,6 +355,7 @@ impl Core {
             Request::ChangeDelayed(request) => {
                 Reply::ChangeDelayed(self.change_delayed_here(request).await)
             }
+            Request::Claim(request) => Reply::Claim(self.claim_here(request).await),
             Request::Delayed { key, count_max } => {
                 Reply::Delayed(self.delayed_here(key, count_max).await)
             }

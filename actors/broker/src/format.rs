@@ -25,22 +25,24 @@ use barrage_cluster::catalog::PARTITIONS_MAX;
 use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::{
     GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Sequence, TopicId,
+    TopicOrder,
 };
 use barrage_world::planted;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::command::{PolicyV1, RetentionV1, load_policy, store_policy};
+use crate::command::{PolicyV1, RetentionV1, load_policy, order, store_policy};
 use crate::queue::backlog::{Backlog, Saved};
 use crate::queue::delays::Delays;
 use crate::queue::departures::Departures;
 use crate::queue::window::{Mark, SavedChunk, State as MarkState, WORDS, Window};
 use crate::shard::decide::{PRODUCERS_MAX, State};
 use crate::shard::groups::{GroupConfig, Groups, QueueGroup, Slot};
+use crate::shard::holder::Holder;
 use crate::shard::partition::{Partition, PartitionConfig};
 use crate::shard::producers::{Producer, Remembered, WINDOW};
 use crate::shard::streams::Stream;
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// No record has ever been counted up to here; and counting on from there cannot overflow.
 const OFFSET_MAX: Offset = Offset(1 << 62);
@@ -93,7 +95,10 @@ struct PartitionV2 {
     delay_start: u64,
     delay_next: u64,
     retention: RetentionV1,
+    is_global: bool,
     revision: u64,
+    /// Who holds it, for how long when silent, and when it was heard.
+    holder: Option<(i64, u32, i64)>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -409,7 +414,9 @@ fn store_partition(key: PartitionKey, partition: &Partition) -> PartitionV2 {
         delay_start: partition.delay_start.0,
         delay_next: partition.delay_next.0,
         retention: partition.config.retention.into(),
+        is_global: partition.config.order == TopicOrder::Global,
         revision: partition.config.revision,
+        holder: partition.holder.map(|it| (it.producer.0, it.session_ms, it.heard_ms)),
     }
 }
 
@@ -427,7 +434,15 @@ fn load_partition(stored: &PartitionV2) -> (PartitionKey, Partition) {
     let key =
         PartitionKey { topic: TopicId(stored.topic), partition: PartitionId(stored.partition) };
     let retention = stored.retention.into();
-    let mut partition = Partition::new(PartitionConfig { retention, revision: stored.revision });
+    let (order, revision) = (order(stored.is_global), stored.revision);
+    let mut partition = Partition::new(PartitionConfig { retention, order, revision });
+    // Wrong when planted: who restarts does not know who may write.
+    let stored_holder = stored.holder.filter(|_| !planted("broker-holder-not-in-checkpoint"));
+    partition.holder = stored_holder.map(|(producer, session_ms, heard_ms)| Holder {
+        producer: ProducerId(producer),
+        session_ms,
+        heard_ms,
+    });
     partition.start_offset = Offset(stored.start_offset);
     partition.next_offset = Offset(stored.next_offset);
     partition.delay_start = Offset(stored.delay_start);
@@ -457,6 +472,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::api::claim::{Claim, ClaimKind};
     use crate::queue::backlog::Policy;
     use crate::queue::filter::StoredFilter;
     use crate::shard::decide::BatchRow;
@@ -469,7 +485,14 @@ mod tests {
         for number in 0..3 {
             let key = PartitionKey { topic: TopicId(1), partition: PartitionId(number) };
             let retention = Retention { bytes: Some(1 << 30), ..Retention::UNLIMITED };
-            state.open(key, PartitionConfig { retention, revision: 4 });
+            state.open(key, PartitionConfig { retention, order: TopicOrder::Global, revision: 4 });
+            let claim = Claim {
+                producer: ProducerId(i64::from(number)),
+                instead_of: None,
+                kind: ClaimKind::Hold,
+                session_ms: 9_000,
+            };
+            assert_eq!(state.claim(key, claim, 500), Some(Ok(())));
             for batch in 0..7 {
                 let stamp = ProducerStamp {
                     id: ProducerId(i64::from(number)),
@@ -660,15 +683,15 @@ mod tests {
         assert_eq!(all[3], GOLDEN_PARTITION, "the format changed: raise the version");
     }
     const GOLDEN_HEAD: &str = concat!(
-        "0403000071000000a3f64e8100e80300000000000048ee0000000000000000000000000000090000",
+        "04040000710000005dd5eea200e80300000000000048ee0000000000000000000000000000090000",
         "00000000008853e40400000000000000000000000000000000000000000000000000000000000000",
         "00000000000000000000000000000000000000000000000000000000000000000000000000000000",
         "0000000000",
     );
     const GOLDEN_PARTITION: &str = concat!(
-        "0403000071000000dc3bccad01010000000000000001000000060000000000000023000000000000",
+        "040400007100000059cb853501010000000000000001000000060000000000000023000000000000",
         "00010000000000000003000000000000000000000000000000000100000040000000000000000000",
-        "00000000000400000000000000000000000000000000000000000000000000000000000000000000",
+        "000000000001040000000000000001010000000000000028230000e8030000000000000000000000",
         "0000000000",
     );
 

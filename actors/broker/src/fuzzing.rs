@@ -7,7 +7,7 @@ use barrage_commitlog::Run;
 use barrage_model::group::Order;
 use barrage_model::{
     Backoff, GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention,
-    Sequence, TopicId,
+    Sequence, TopicId, TopicOrder,
 };
 
 use crate::group::assignment::Assignor;
@@ -147,7 +147,11 @@ pub fn is_identity(bytes: &[u8]) -> bool {
 /// One command of every kind, in an order in which all of them change something.
 pub fn commands() -> Vec<Command> {
     let key = |number| PartitionKey { topic: TopicId(1), partition: PartitionId(number) };
-    let config = |revision| PartitionConfig { retention: Retention::DEFAULT, revision };
+    let config = |revision| PartitionConfig {
+        retention: Retention::DEFAULT,
+        order: TopicOrder::Partition,
+        revision,
+    };
     let partitions = |revision| vec![(key(0), config(revision)), (key(1), config(revision))];
     let stamp = |sequence| ProducerStamp {
         id: ProducerId(7),
@@ -330,7 +334,11 @@ pub(crate) fn sample_streams() -> Streams {
 /// One command of every kind with so many rows.
 pub fn commands_of(rows: u32) -> Vec<Command> {
     let key = |number| PartitionKey { topic: TopicId(1), partition: PartitionId(number) };
-    let config = PartitionConfig { retention: Retention::UNLIMITED, revision: 1 };
+    let config = PartitionConfig {
+        retention: Retention::UNLIMITED,
+        order: TopicOrder::Partition,
+        revision: 1,
+    };
     let partitions: Vec<_> = (0..rows).map(|number| (key(number), config)).collect();
     let row = BatchRow { record_count: 1, producer: None };
     let batch_counts = vec![1; rows as usize];
@@ -362,7 +370,14 @@ pub fn state_of(partitions: u32, producers: u32) -> State {
     let mut state = decide::State::default();
     for number in 0..partitions {
         let key = PartitionKey { topic: TopicId(1), partition: PartitionId(number) };
-        state.open(key, PartitionConfig { retention: Retention::UNLIMITED, revision: 1 });
+        state.open(
+            key,
+            PartitionConfig {
+                retention: Retention::UNLIMITED,
+                order: TopicOrder::Partition,
+                revision: 1,
+            },
+        );
         for id in 0..producers {
             let (id, epoch) = (ProducerId(i64::from(id)), ProducerEpoch(0));
             let stamp = ProducerStamp { id, epoch, sequence: Sequence(0) };

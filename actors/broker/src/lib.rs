@@ -13,6 +13,7 @@ mod api;
 mod beacons;
 mod broker;
 mod catalog_shard;
+mod claims;
 mod cluster;
 mod command;
 mod control;
@@ -44,6 +45,7 @@ mod whereabouts;
 
 pub use barrage_cluster::node::{Birth, Presence};
 
+pub use api::claim::{Claim, ClaimError, ClaimKind, ClaimRefusal, ClaimRequest};
 pub use api::delay::{Delay, DelayChange, DelayError, DelayRequest, Delayed};
 pub use api::queue::{
     GroupInfo, GroupKind, GroupSpec, Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest,

@@ -18,6 +18,7 @@ use barrage_model::{
 use barrage_world::Instant;
 use bytes::Bytes;
 
+use crate::api::claim::{ClaimError, ClaimRequest};
 use crate::api::delay::{DelayError, DelayRequest, Delayed};
 use crate::api::queue::{
     GroupSpec, Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest, Seek, SettleRequest,
@@ -79,6 +80,7 @@ pub(crate) enum Request {
         count_max: usize,
     },
     ChangeDelayed(DelayRequest),
+    Claim(ClaimRequest),
     Delayed {
         key: PartitionKey,
         count_max: usize,
@@ -131,6 +133,7 @@ pub(crate) enum Reply {
     Counts(Result<QueueCounts, QueueError>),
     Peek(Result<Vec<Offset>, QueueError>),
     ChangeDelayed(Result<Vec<Result<(), DelayError>>, QueueError>),
+    Claim(Result<(), ClaimError>),
     Delayed(Result<Delayed, QueueError>),
     Stream(Result<StreamAnswer, StreamError>),
     Stats(CoreStats),

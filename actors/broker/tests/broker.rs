@@ -18,7 +18,7 @@ use barrage_model::batch::{
 };
 use barrage_model::{
     Offset, PartitionId, PartitionKey, Priorities, ProducerEpoch, ProducerId, Retention, Sequence,
-    TopicName,
+    TopicName, TopicOrder,
 };
 use barrage_world::{Instant, run_local, spawn, unix_time_ms, yield_now};
 use bytes::Bytes;
@@ -59,8 +59,13 @@ async fn stop(brokers: Vec<Broker>) {
 }
 
 async fn create(broker: &Broker, text: &str, partitions: u32) -> TopicInfo {
-    let spec =
-        TopicSpec { name: name(text), partitions, retention: None, priorities: Priorities::NONE };
+    let spec = TopicSpec {
+        name: name(text),
+        partitions,
+        retention: None,
+        priorities: Priorities::NONE,
+        order: TopicOrder::Partition,
+    };
     broker.create_topic(spec, soon()).await.unwrap()
 }
 
@@ -128,6 +133,7 @@ fn records_go_in_and_come_out_on_any_core_and_after_a_restart() {
             partitions: 1,
             retention: None,
             priorities: Priorities::NONE,
+            order: TopicOrder::Partition,
         };
         assert_eq!(brokers[0].create_topic(twice, soon()).await, Err(AdminError::TopicExists));
         for broker in &brokers {

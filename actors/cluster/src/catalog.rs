@@ -21,7 +21,7 @@ use std::sync::Arc;
 use barrage_model::group::SettingsError;
 use barrage_model::limits::{GROUPS_PER_TOPIC_MAX, PARTITIONS_PER_TOPIC_MAX};
 use barrage_model::{
-    GroupId, NodeId, Priorities, ProducerId, Retention, ShardId, TopicId, TopicName,
+    GroupId, NodeId, Priorities, ProducerId, Retention, ShardId, TopicId, TopicName, TopicOrder,
 };
 use thiserror::Error;
 
@@ -147,6 +147,12 @@ pub enum CatalogError {
         /// How many partitions.
         partitions: u32,
     },
+    /// More than one order.
+    #[error("a topic whose order is global has one partition, not {partitions}")]
+    GlobalOrder {
+        /// How many were asked for.
+        partitions: u32,
+    },
     /// The number of partitions can only grow.
     #[error("the number of partitions can only grow: it is {current}, not {asked}")]
     PartitionsShrink {
@@ -258,8 +264,8 @@ impl Catalog {
                 let shards = (0..=self.shards).map(ShardId);
                 self.changed(|nodes| nodes.found(node, shards))
             }
-            Command::CreateTopic { name, partitions, retention, priorities } => {
-                self.create(name, partitions, (retention, priorities), log_time_ms)
+            Command::CreateTopic { name, partitions, retention, priorities, order } => {
+                self.create(name, partitions, (retention, priorities, order), log_time_ms)
             }
             Command::AlterTopic { name, partitions, retention } => {
                 self.alter(&name, partitions, retention)
@@ -329,7 +335,7 @@ impl Catalog {
         &mut self,
         name: TopicName,
         partitions: u32,
-        (retention, priorities): (Retention, Priorities),
+        (retention, priorities, order): (Retention, Priorities, TopicOrder),
         log_time_ms: i64,
     ) -> Result<Reply, CatalogError> {
         if self.names.contains_key(&name) {
@@ -339,6 +345,9 @@ impl Catalog {
         let levels = priorities.levels();
         if u32::from(levels) > partitions {
             return Err(CatalogError::Priorities { levels, partitions });
+        }
+        if !order.allows(partitions) {
+            return Err(CatalogError::GlobalOrder { partitions });
         }
         if self.topics.len() >= TOPICS_MAX {
             return Err(CatalogError::Full);
@@ -354,6 +363,7 @@ impl Catalog {
             partitions,
             retention,
             priorities,
+            order,
             groups: Groups::default(),
             revision,
             created_ms: log_time_ms,
@@ -374,6 +384,9 @@ impl Catalog {
                 .checked_sub(current)
                 .ok_or(CatalogError::PartitionsShrink { current, asked })?;
             self.check_count(asked, more)?;
+            if !topic.order.allows(asked) {
+                return Err(CatalogError::GlobalOrder { partitions: asked });
+            }
             self.check_groups(u64::from(more) * topic.groups.weight())?;
             topic.partitions.extend(self.place(more, topic.id.0 + u64::from(current))?);
         }
@@ -534,6 +547,7 @@ mod tests {
                 partitions,
                 retention,
                 priorities: Priorities::NONE,
+                order: TopicOrder::Partition,
             },
             50,
         )

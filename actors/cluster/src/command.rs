@@ -8,6 +8,7 @@
 use barrage_model::group::Order;
 use barrage_model::{
     GroupName, NodeId, Priorities, QueueSettings, Retention, ShardId, TopicId, TopicName,
+    TopicOrder,
 };
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -15,7 +16,7 @@ use crate::format::backoff::BackoffV1;
 use crate::format::{self, FormatError, Kind};
 use crate::node::{Birth, Presence};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// A change of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub enum Command {
         retention: Retention,
         /// Its levels; not more than partitions.
         priorities: Priorities,
+        /// Who may write.
+        order: TopicOrder,
     },
     /// Changes a topic; `None` leaves a setting.
     AlterTopic {
@@ -175,11 +178,24 @@ pub(crate) struct SettingsV1 {
     by_key: bool,
 }
 
+/// What a topic is like.
+#[derive(Archive, Serialize, Deserialize)]
+struct ShapeV1 {
+    retention: RetentionV1,
+    priorities: u8,
+    is_global: bool,
+}
+
+/// The order of a topic as it is stored.
+pub(crate) fn order(is_global: bool) -> TopicOrder {
+    if is_global { TopicOrder::Global } else { TopicOrder::Partition }
+}
+
 #[derive(Archive, Serialize, Deserialize)]
 enum CommandV1 {
     Found { cluster: String, shards: u32 },
     RegisterNode { node: u64 },
-    CreateTopic { name: String, partitions: u32, retention: Box<RetentionV1>, priorities: u8 },
+    CreateTopic { name: String, partitions: u32, shape: Box<ShapeV1> },
     AlterTopic { name: String, partitions: Option<u32>, retention: Option<Box<RetentionV1>> },
     DeleteTopic { name: String },
     ForgetTopic { topic: u64 },
@@ -267,12 +283,15 @@ impl Command {
         let stored = match self.clone() {
             Self::Found { cluster, shards } => CommandV1::Found { cluster, shards },
             Self::RegisterNode { node } => CommandV1::RegisterNode { node: node.0 },
-            Self::CreateTopic { name, partitions, retention, priorities } => {
+            Self::CreateTopic { name, partitions, retention, priorities, order } => {
                 CommandV1::CreateTopic {
                     name: name.to_string(),
                     partitions,
-                    retention: Box::new(retention.into()),
-                    priorities: priorities.levels(),
+                    shape: Box::new(ShapeV1 {
+                        retention: retention.into(),
+                        priorities: priorities.levels(),
+                        is_global: order == TopicOrder::Global,
+                    }),
                 }
             }
             Self::AlterTopic { name, partitions, retention } => CommandV1::AlterTopic {
@@ -331,11 +350,13 @@ impl Command {
         Ok(match format::decode::<CommandV1>(payload)? {
             CommandV1::Found { cluster, shards } => Self::Found { cluster, shards },
             CommandV1::RegisterNode { node } => Self::RegisterNode { node: NodeId(node) },
-            CommandV1::CreateTopic { name, partitions, retention, priorities } => {
+            CommandV1::CreateTopic { name, partitions, shape } => {
+                let ShapeV1 { retention, priorities, is_global } = *shape;
                 Self::CreateTopic {
                     name: topic_name(name)?,
                     partitions,
-                    retention: (*retention).into(),
+                    retention: retention.into(),
+                    order: order(is_global),
                     priorities: Priorities::new(priorities).ok_or(FormatError::Content)?,
                 }
             }
@@ -421,6 +442,7 @@ mod tests {
                 partitions: 4,
                 retention: Retention { time_ms: Some(1), ..Retention::UNLIMITED },
                 priorities: Priorities::new(3).unwrap_or_default(),
+                order: TopicOrder::Partition,
             },
             Command::AlterTopic {
                 name: name("orders"),
@@ -464,7 +486,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let bytes = Command::ForgetTopic { topic: TopicId(0x0102) }.encode();
-        assert_eq!(&bytes[..4], &[1, 2, 0, 0]);
+        assert_eq!(&bytes[..4], &[1, 3, 0, 0]);
         // Tag 5, then the fields of the variant; the rest of the largest variant's room is zero.
         assert_eq!(&bytes[12..21], &[5, 2, 1, 0, 0, 0, 0, 0, 0]);
         assert!(bytes[21..].iter().all(|byte| *byte == 0));

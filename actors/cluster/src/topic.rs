@@ -9,6 +9,7 @@ use std::sync::Arc;
 use barrage_model::limits::{GROUPS_PER_TOPIC_MAX, PARTITIONS_PER_TOPIC_MAX};
 use barrage_model::{
     GroupId, Offset, PartitionId, PartitionKey, Priorities, Retention, ShardId, TopicId, TopicName,
+    TopicOrder,
 };
 
 use crate::group::{Group, Groups};
@@ -54,6 +55,8 @@ pub struct Topic {
     pub retention: Retention,
     /// Its levels; not more than it has partitions.
     pub priorities: Priorities,
+    /// Who may write.
+    pub order: TopicOrder,
     /// Its groups, by name.
     pub groups: Groups,
     /// Catalog revision of the last change of the topic; groups have their own.
@@ -75,6 +78,7 @@ impl Topic {
         let count = self.partitions.len();
         (1..=PARTITIONS_PER_TOPIC_MAX as usize).contains(&count)
             && usize::from(self.priorities.levels()) <= count
+            && self.order.allows(u32::try_from(count).unwrap_or(u32::MAX))
             && self.partitions.iter().all(|partition| {
                 let offsets = partition.spans.iter().map(|span| span.first_offset);
                 !partition.spans.is_empty() && offsets.is_sorted_by(|left, right| left < right)

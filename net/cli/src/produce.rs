@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use barrage_client::{ClientError, Producer, ProducerOptions, Record, Report};
+use barrage_client::{ClientError, Producer, ProducerOptions, Record, Report, Rival};
 use barrage_model::batch::Compression;
 use barrage_model::headers::{ROUTING_KEY, TAG, TTL_MS};
 use barrage_model::limits::RECORD_BYTES_MAX;
@@ -76,6 +76,12 @@ pub struct ProduceArgs {
     /// How long a record is tried before it counts as failed or unknown
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_timeout)]
     timeout: Duration,
+    /// When another producer holds the topic, whose order is global: wait until it is gone
+    #[arg(long, conflicts_with = "take_over")]
+    stand_by: bool,
+    /// When another producer holds the topic, whose order is global: take it over
+    #[arg(long)]
+    take_over: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -103,6 +109,14 @@ struct Header {
 }
 
 impl ProduceArgs {
+    fn rival(&self) -> Rival {
+        match (self.take_over, self.stand_by) {
+            (true, _) => Rival::TakeOver,
+            (_, true) => Rival::Wait,
+            _ => Rival::Refuse,
+        }
+    }
+
     fn headers(&self) -> Vec<(&[u8], &[u8])> {
         let named = self.headers.iter().map(|header| (header.name.as_str(), &header.value));
         let tags = self.tags.iter().map(|tag| (TAG, tag));
@@ -126,6 +140,7 @@ pub(crate) async fn run(args: ProduceArgs) -> anyhow::Result<ExitCode> {
         compression: args.compression,
         batch_bytes: BATCH_BYTES,
         delivery_timeout: args.timeout,
+        rival: args.rival(),
         ..ProducerOptions::default()
     };
     let for_reports = Arc::clone(&tally);

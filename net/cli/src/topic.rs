@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use barrage_client::TopicOptions;
-use barrage_model::{Priorities, Retention, TopicName};
+use barrage_model::{Priorities, Retention, TopicName, TopicOrder};
 use barrage_wire::{TopicDescription, TopicSummary};
 use serde::Serialize;
 
@@ -44,6 +44,10 @@ pub struct CreateArgs {
     /// groups are given the highest first
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse_priorities)]
     priorities: Priorities,
+    /// Who may write: anybody, in the order of each partition; or, for one order of all, one
+    /// producer at a time to one partition
+    #[arg(long, default_value = "partition", value_name = "partition|global")]
+    order: TopicOrder,
     /// How long records stay, parts with commas: a time, a size per partition, until-acked (every
     /// queue group is done with them), and how long queue groups are given them; or unlimited
     /// [default: the server's, 3d]
@@ -132,10 +136,10 @@ fn topic(name: &TopicName) -> impl FnOnce() -> String {
 async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let client = args.server.connect().await?;
     let name = args.name.as_str();
-    let (retention, priorities) = (args.retention, args.priorities);
+    let CreateArgs { retention, priorities, order, .. } = args;
     let partitions = args.partitions.unwrap_or(0);
     let made = client
-        .create_topic_with(name, TopicOptions { partitions, retention, priorities })
+        .create_topic_with(name, TopicOptions { partitions, retention, priorities, order })
         .await
         .with_context(topic(&args.name))?;
     say(&format!("created {}", in_words(&made)));
@@ -184,11 +188,14 @@ async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
     match args.output.output {
         Output::Json => print_json(&description),
         Output::Table => {
-            let Description { name, id, retention, priorities, created_ms, partitions } =
+            let Description { name, id, retention, priorities, order, created_ms, partitions } =
                 description;
             let created = when(created_ms);
             let levels = levels_in_words(priorities);
-            say(&format!("{name}: id {id}, retention {retention}{levels}, created {created}"));
+            let order = order_in_words(&order);
+            say(&format!(
+                "{name}: id {id}, retention {retention}{levels}{order}, created {created}"
+            ));
             let cells = |row: PartitionRow| {
                 vec![
                     row.partition.to_string(),
@@ -212,7 +219,16 @@ fn in_words(topic: &TopicSummary) -> String {
     let count = topic.partitions;
     let partitions = if count == 1 { "partition" } else { "partitions" };
     let levels = levels_in_words(topic.priorities);
-    format!("{}: {count} {partitions}, retention {}{levels}", topic.name, topic.retention)
+    let order = order_in_words(&topic.order.to_string());
+    format!("{}: {count} {partitions}, retention {}{levels}{order}", topic.name, topic.retention)
+}
+
+/// What is said behind the rest: nothing of a topic that anybody may write to.
+fn order_in_words(order: &str) -> String {
+    match order == TopicOrder::Partition.to_string() {
+        true => String::new(),
+        false => format!(", {order} order"),
+    }
 }
 
 /// What is said behind the rest: nothing of a topic without priorities.
@@ -230,6 +246,7 @@ struct TopicRow {
     partitions: u32,
     retention: String,
     priorities: u8,
+    order: String,
     created_ms: i64,
 }
 
@@ -241,6 +258,7 @@ impl TopicRow {
             partitions: topic.partitions,
             retention: topic.retention.to_string(),
             priorities: topic.priorities,
+            order: topic.order.to_string(),
             created_ms: topic.created_ms,
         }
     }
@@ -252,6 +270,7 @@ struct Description {
     id: u64,
     retention: String,
     priorities: u8,
+    order: String,
     created_ms: i64,
     partitions: Vec<PartitionRow>,
 }
@@ -293,6 +312,7 @@ impl Description {
             id: summary.id,
             retention: summary.retention,
             priorities: summary.priorities,
+            order: summary.order,
             created_ms: summary.created_ms,
             partitions: description.partitions.into_iter().map(row).collect(),
         }

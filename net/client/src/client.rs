@@ -140,9 +140,9 @@ impl Client {
         name: &str,
         options: TopicOptions,
     ) -> Result<TopicSummary, ClientError> {
-        let TopicOptions { partitions, retention, priorities } = options;
+        let TopicOptions { partitions, retention, priorities, order } = options;
         let (name, priorities) = (name.to_owned(), priorities.levels());
-        let body = TopicCreate { name, partitions, retention, priorities };
+        let body = TopicCreate { name, partitions, retention, priorities, order };
         let answer = self.ask(&Request::TopicCreate(body), Effect::Change).await?;
         match answer.decode()? {
             Response::TopicCreate(summary) => Ok(summary),

@@ -147,6 +147,7 @@ impl ClientError {
                 ErrorCode::TopicExists
                 | ErrorCode::GroupExists
                 | ErrorCode::ProducerFenced
+                | ErrorCode::ProducerHeld
                 | ErrorCode::MemberFenced
                 | ErrorCode::GroupHasMembers
                 | ErrorCode::OtherProtocol => ErrorKind::Conflict,

@@ -19,7 +19,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use barrage_client::{Client, ClientOptions, ConsumerOptions, ProducerOptions, Record};
+//! use barrage_client::{Client, ClientOptions, ConsumerOptions, ProducerOptions, Rival, Record};
 //!
 //! let client = Client::connect(ClientOptions::server("127.0.0.1:7400")).await?;
 //! client.create_topic("orders", 4, None).await?;
@@ -71,7 +71,7 @@ pub use consumer::{Consumer, FetchedBatch};
 pub use delay::{Change, ChangeError, Delay, DelayedId, DelayedRecords, Waiting};
 pub use error::{ClientError, ErrorKind, Stage};
 pub use options::{
-    ClientOptions, ConsumerOptions, From, ProducerOptions, QueueOptions, SERVER_DEFAULT,
+    ClientOptions, ConsumerOptions, From, ProducerOptions, QueueOptions, Rival, SERVER_DEFAULT,
     StreamOptions, TopicOptions,
 };
 pub use producer::{Delivery, DeliveryError, OnReport, Outcome, Producer, Receipt, Record, Report};

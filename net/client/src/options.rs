@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use barrage_model::batch::Compression;
 use barrage_model::limits::BATCH_BYTES_MAX;
-use barrage_model::{Offset, PartitionId, Priorities, Retention};
+use barrage_model::{Offset, PartitionId, Priorities, Retention, TopicOrder};
 use barrage_wire::{Acks, Assignor};
 
 use crate::error::ClientError;
@@ -31,6 +31,8 @@ pub struct TopicOptions {
     pub retention: Option<Retention>,
     /// How many levels of priority, not more than partitions. They stay as they are.
     pub priorities: Priorities,
+    /// Who may write: anybody, or one producer at a time.
+    pub order: TopicOrder,
 }
 
 /// Where a server listens unless told otherwise.
@@ -62,6 +64,18 @@ impl ClientOptions {
     }
 }
 
+/// What a producer does about another one that holds a topic whose order is global.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rival {
+    /// It is an error to come second.
+    #[default]
+    Refuse,
+    /// Wait until that one is closed, or silent for its session: a stand-by.
+    Wait,
+    /// Take the topic over; that one writes nothing more.
+    TakeOver,
+}
+
 /// How a producer batches and retries.
 #[derive(Clone, Debug)]
 pub struct ProducerOptions {
@@ -84,11 +98,18 @@ pub struct ProducerOptions {
     pub retry_pause_min: Duration,
     /// Longest pause before a batch is sent again.
     pub retry_pause_max: Duration,
+    /// What to do about another producer that holds the topic, where its order is global.
+    pub rival: Rival,
+    /// Where the order is global: not heard of for so long, another producer may take the topic;
+    /// 3 s to 30 min.
+    pub session: Duration,
 }
 
 impl ProducerOptions {
     /// The server remembers this many batches per producer and partition.
     pub const IN_FLIGHT_MAX: usize = 5;
+    const SESSION_MIN: Duration = Duration::from_secs(3);
+    const SESSION_MAX: Duration = Duration::from_secs(30 * 60);
 }
 
 impl Default for ProducerOptions {
@@ -105,6 +126,8 @@ impl Default for ProducerOptions {
             // Shorter than an election, which is what is waited for most: with a second here
             // every failover ended at the next full second.
             retry_pause_max: Duration::from_millis(250),
+            rival: Rival::Refuse,
+            session: Duration::from_secs(10),
         }
     }
 }
@@ -117,6 +140,9 @@ impl ProducerOptions {
         }
         if !(1..=Self::IN_FLIGHT_MAX).contains(&self.in_flight_max) {
             return Err(invalid("in_flight_max", "must be 1 to 5"));
+        }
+        if !(Self::SESSION_MIN..=Self::SESSION_MAX).contains(&self.session) {
+            return Err(invalid("session", "must be 3 s to 30 min"));
         }
         if self.delivery_timeout.is_zero() {
             return Err(invalid("delivery_timeout", "must be above zero"));

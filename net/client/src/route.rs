@@ -10,7 +10,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use barrage_model::{PartitionId, PartitionKey, Priorities, TopicId};
+use barrage_model::{PartitionId, PartitionKey, Priorities, TopicId, TopicOrder};
 use barrage_wire::{At, ErrorCode, ErrorReply, ListOffsetReply, TopicRoutes};
 use tokio::time::Instant;
 
@@ -27,6 +27,7 @@ pub(crate) struct Routes {
     topic: TopicId,
     partition_count: u32,
     priorities: Priorities,
+    order: TopicOrder,
     state: Mutex<State>,
     /// Held while metadata is asked for.
     refreshed: tokio::sync::Mutex<Refreshed>,
@@ -59,13 +60,14 @@ const LOOKS_MAX: u32 = 4;
 impl Routes {
     /// Asks for the topic's metadata.
     pub(crate) async fn resolve(client: &Client, name: &str) -> Result<Self, ClientError> {
-        let Found { topic, priorities, addresses } = ask(client, name, Whom::default()).await?;
+        let found = ask(client, name, Whom::default()).await?;
+        let Found { topic, priorities, order, addresses } = found;
         let partition_count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let state = Mutex::new(State { addresses, avoided: Vec::new() });
         let refreshed = Refreshed { at: Instant::now(), failure: None };
         let refreshed = tokio::sync::Mutex::new(refreshed);
         let (client, name) = (client.clone(), name.to_owned());
-        Ok(Self { client, name, topic, partition_count, priorities, state, refreshed })
+        Ok(Self { client, name, topic, partition_count, priorities, order, state, refreshed })
     }
 
     pub(crate) const fn client(&self) -> &Client {
@@ -78,6 +80,10 @@ impl Routes {
 
     pub(crate) const fn priorities(&self) -> Priorities {
         self.priorities
+    }
+
+    pub(crate) const fn order(&self) -> TopicOrder {
+        self.order
     }
 
     pub(crate) const fn key(&self, partition: PartitionId) -> PartitionKey {
@@ -232,6 +238,7 @@ impl Routes {
 struct Found {
     topic: TopicId,
     priorities: Priorities,
+    order: TopicOrder,
     /// By partition.
     addresses: Vec<String>,
 }
@@ -265,5 +272,6 @@ async fn ask(client: &Client, name: &str, whom: Whom) -> Result<Found, ClientErr
         return Err(ClientError::Protocol { server, cause });
     };
     let addresses = row.partitions.into_iter().map(|route| as_seen_from(&server, route.address));
-    Ok(Found { topic: row.topic, priorities, addresses: addresses.collect() })
+    let (topic, order) = (row.topic, row.order);
+    Ok(Found { topic, priorities, order, addresses: addresses.collect() })
 }

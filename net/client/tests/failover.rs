@@ -15,7 +15,7 @@ use barrage_client::{Client, ClientOptions, ConsumerOptions, Outcome, Producer, 
 use barrage_client::{Record, Report};
 use barrage_model::batch::{BatchHeader, BatchView, stamp};
 use barrage_model::{
-    CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, ShardId, TopicId,
+    CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, ShardId, TopicId, TopicOrder,
 };
 use barrage_wire::{
     At, ErrorCode, ErrorReply, FetchReply, FrameDecoder, HelloReply, Hint, InitProducerReply,
@@ -225,7 +225,14 @@ impl Node {
         };
         let topic = TopicId(7);
         let (name, partitions) = ("t".to_owned(), vec![route]);
-        let row = TopicRoutes { name, error: 0, topic, priorities: 1, partitions };
+        let row = TopicRoutes {
+            name,
+            error: 0,
+            topic,
+            priorities: 1,
+            order: TopicOrder::Partition,
+            partitions,
+        };
         let node = |index| NodeAddress { node: NodeId(index as u64 + 1), address: address(index) };
         MetadataReply {
             cluster: String::new(),

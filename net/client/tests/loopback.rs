@@ -15,7 +15,7 @@ use barrage_client::{
 };
 use barrage_model::batch::{BatchHeader, BatchView, stamp};
 use barrage_model::{
-    CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, ShardId, TopicId,
+    CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, ShardId, TopicId, TopicOrder,
 };
 use barrage_wire::{
     At, Correlation, ErrorCode, ErrorReply, FetchReply, FrameDecoder, HelloReply, Hint,
@@ -190,6 +190,7 @@ impl Server {
             error: if known { 0 } else { ErrorCode::UnknownTopic.number() },
             topic: TopicId(7),
             priorities: 1,
+            order: TopicOrder::Partition,
             partitions: (0..count).filter(|_| known).map(route).collect(),
         };
         MetadataReply { cluster: String::new(), topics: vec![row], nodes: Vec::new() }

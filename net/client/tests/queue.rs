@@ -11,7 +11,7 @@ use barrage_client::queue::{Queue, Receipt, SettleError};
 use barrage_client::{Client, ClientError, ClientOptions, QueueOptions};
 use barrage_model::batch::{BatchBuilder, Compression, NewRecord};
 use barrage_model::group::Order;
-use barrage_model::{CoreId, GroupId, NodeId, Offset, PartitionId, ShardId, TopicId};
+use barrage_model::{CoreId, GroupId, NodeId, Offset, PartitionId, ShardId, TopicId, TopicOrder};
 use barrage_wire::{
     ErrorCode, ErrorReply, FrameDecoder, GroupKind, GroupListReply, GroupSettings, GroupSummary,
     HelloReply, Hint, Lease, MetadataReply, PartitionRoute, QueueReceiveReply, QueueSettleReply,
@@ -180,6 +180,7 @@ impl Server {
             error: 0,
             topic: TopicId(7),
             priorities: 1,
+            order: TopicOrder::Partition,
             partitions: (0..self.partitions).map(route).collect(),
         };
         MetadataReply { cluster: String::new(), topics: vec![row], nodes: Vec::new() }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use barrage_client::stream::StreamConsumer;
 use barrage_client::{Client, ClientOptions, StreamOptions};
 use barrage_model::batch::{BatchBuilder, Compression, NewRecord, stamp};
-use barrage_model::{CoreId, GroupId, NodeId, Offset, PartitionId, PartitionKey, ShardId, TopicId};
+use barrage_model::{
+    CoreId, GroupId, NodeId, Offset, PartitionId, PartitionKey, ShardId, TopicId, TopicOrder,
+};
 use barrage_wire::{
     ErrorCode, ErrorReply, FetchReply, FrameDecoder, GroupKind, GroupListReply, GroupSummary,
     HelloReply, ListOffsetReply, MetadataReply, PartitionRoute, Request, Response, SessionLimits,
@@ -240,6 +242,7 @@ impl Server {
             error: 0,
             topic: TOPIC,
             priorities: 1,
+            order: TopicOrder::Partition,
             partitions: (0..partitions).map(route).collect(),
         };
         MetadataReply { cluster: String::new(), topics: vec![row], nodes: Vec::new() }

@@ -1,6 +1,8 @@
 //! The one place where the broker's errors become codes of the native protocol.
 
-use barrage_broker::{AdminError, FetchError, Leader, ProduceError, QueueError, StreamError};
+use barrage_broker::{
+    AdminError, ClaimError, ClaimRefusal, FetchError, Leader, ProduceError, QueueError, StreamError,
+};
 use barrage_wire::{ErrorCode, ErrorReply, Hint};
 
 /// How long a client should wait when the server is full, in milliseconds.
@@ -15,7 +17,8 @@ pub(crate) fn produce(error: &ProduceError) -> ErrorReply {
         ProduceError::BadBatch(_) | ProduceError::Unsupported { .. } => ErrorCode::InvalidBatch,
         ProduceError::TooLarge { .. } => ErrorCode::BatchTooLarge,
         ProduceError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequence,
-        ProduceError::Fenced { .. } => ErrorCode::ProducerFenced,
+        ProduceError::Fenced { .. } | ProduceError::NotHolder => ErrorCode::ProducerFenced,
+        ProduceError::NoDelay => ErrorCode::InvalidArgument,
         ProduceError::DuplicateOutOfWindow => ErrorCode::DuplicateSequence,
         ProduceError::UnknownProducer => ErrorCode::UnknownProducer,
         ProduceError::ProducersFull | ProduceError::DelayedFull { .. } => ErrorCode::LimitReached,
@@ -64,6 +67,16 @@ pub(crate) fn queue(error: &QueueError) -> ErrorReply {
         QueueError::Timeout => ErrorCode::Timeout,
         QueueError::Poisoned => ErrorCode::StorageFailed,
         QueueError::ShuttingDown => ErrorCode::ShuttingDown,
+    };
+    ErrorReply::new(code, error.to_string())
+}
+
+pub(crate) fn claim(error: &ClaimError) -> ErrorReply {
+    let code = match error {
+        ClaimError::Refused(ClaimRefusal::Held { .. }) => ErrorCode::ProducerHeld,
+        ClaimError::Refused(ClaimRefusal::Lost) => ErrorCode::ProducerFenced,
+        ClaimError::Refused(ClaimRefusal::NotGlobal) => ErrorCode::InvalidArgument,
+        ClaimError::Shard(error) => return queue(error),
     };
     ErrorReply::new(code, error.to_string())
 }

@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use barrage_broker::FetchedBytes;
 use barrage_wire::{
-    Correlation, ErrorCode, ErrorReply, FetchReply, FetchRequest, Frame, Hello, HelloReply, Opcode,
-    QueueReceive, QueueReceiveReply, Request, Response,
+    Correlation, ErrorCode, ErrorReply, FetchReply, FetchRequest, Frame, FrameHeader, Hello,
+    HelloReply, Opcode, QueueReceive, QueueReceiveReply, Request, Response,
 };
 use barrage_world::channel::Event;
 use barrage_world::net::Stream;
@@ -239,14 +239,13 @@ impl Session {
         let request = match Request::decode(&header, &body) {
             Ok(request) => request,
             Err(error) => {
-                let error = ErrorReply::new(error.code(), error.to_string());
-                self.reply(correlation, &Response::Error { opcode: header.opcode, error });
+                self.refuse(&header, ErrorReply::new(error.code(), error.to_string()));
                 return Ok(());
             }
         };
         if self.shared.is_stopping.get() {
             let error = ErrorReply::new(ErrorCode::ShuttingDown, "the server is stopping");
-            self.reply(correlation, &Response::Error { opcode: header.opcode, error });
+            self.refuse(&header, error);
             return Ok(());
         }
         let (group, stream) = (Administration::Group, Administration::Stream);
@@ -273,6 +272,7 @@ impl Session {
             Request::InitProducer => Administration::InitProducer,
             Request::DelayChange(request) => group(GroupRequest::DelayChange(request)),
             Request::DelayList(request) => group(GroupRequest::DelayList(request)),
+            Request::ProducerClaim(request) => Administration::ProducerClaim(request),
             Request::ListOffset(request) => Administration::ListOffset(request),
             Request::TopicCreate(request) => Administration::TopicCreate(request),
             Request::TopicAlter(request) => Administration::TopicAlter(request),
@@ -302,6 +302,10 @@ impl Session {
         };
         self.administer(header.opcode, correlation, request, permit);
         Ok(())
+    }
+
+    fn refuse(self: &Rc<Self>, header: &FrameHeader, error: ErrorReply) {
+        self.reply(header.correlation, &Response::Error { opcode: header.opcode, error });
     }
 
     fn fetch(self: &Rc<Self>, correlation: Correlation, request: FetchRequest, permit: Permit) {

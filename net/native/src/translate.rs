@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use barrage_broker as broker;
 use barrage_broker::Broker;
-use barrage_model::{CoreId, Priorities, TopicName};
+use barrage_model::{CoreId, Priorities, TopicName, TopicOrder};
 use barrage_wire as wire;
 use barrage_wire::{ErrorCode, ErrorReply, Response};
 use barrage_world::Instant;
@@ -22,6 +22,7 @@ pub(crate) enum Administration {
     Metadata(wire::MetadataRequest),
     Stats,
     InitProducer,
+    ProducerClaim(wire::ProducerClaim),
     ListOffset(wire::ListOffsetRequest),
     TopicCreate(wire::TopicCreate),
     TopicAlter(wire::TopicAlter),
@@ -85,10 +86,10 @@ pub(crate) async fn administer(
     match request {
         Administration::Metadata(request) => metadata(broker, &request),
         Administration::Stats => stats(broker, deadline, node).await,
-        Administration::InitProducer => {
-            let identity = broker.init_producer(deadline).await.map_err(|e| error::admin(&e))?;
-            let reply = wire::InitProducerReply { producer: identity.id, epoch: identity.epoch };
-            Ok(Response::InitProducer(reply))
+        Administration::InitProducer => init_producer(broker, deadline).await,
+        Administration::ProducerClaim(request) => {
+            broker.claim(claim(&request)).await.map_err(|e| error::claim(&e))?;
+            Ok(Response::ProducerClaim)
         }
         Administration::ListOffset(request) => list_offset(broker, &request, deadline).await,
         Administration::TopicCreate(request) => {
@@ -99,11 +100,13 @@ pub(crate) async fn administer(
                 let reason = format!("a topic has 1 to {most} levels of priority, not {asked}");
                 ErrorReply::new(ErrorCode::InvalidArgument, reason)
             })?;
+            let order = request.order;
             let partitions = match request.partitions {
+                0 if order == TopicOrder::Global => 1,
                 0 => PARTITIONS_DEFAULT.max(u32::from(priorities.levels())),
                 asked => asked,
             };
-            let spec = broker::TopicSpec { name, partitions, retention, priorities };
+            let spec = broker::TopicSpec { name, partitions, retention, priorities, order };
             let topic = broker.create_topic(spec, deadline).await.map_err(|e| error::admin(&e))?;
             Ok(Response::TopicCreate(summary(&topic)))
         }
@@ -181,10 +184,31 @@ fn topic_routes_of(name: &TopicName, known: &broker::Metadata) -> wire::TopicRou
             error: ErrorCode::UnknownTopic.number(),
             topic: barrage_model::TopicId(0),
             priorities: Priorities::NONE.levels(),
+            order: TopicOrder::Partition,
             partitions: Vec::new(),
         },
         topic_routes,
     )
+}
+
+async fn init_producer(
+    broker: &Broker,
+    deadline: Instant,
+) -> Result<Response<'static>, ErrorReply> {
+    let identity = broker.init_producer(deadline).await.map_err(|e| error::admin(&e))?;
+    let reply = wire::InitProducerReply { producer: identity.id, epoch: identity.epoch };
+    Ok(Response::InitProducer(reply))
+}
+
+fn claim(request: &wire::ProducerClaim) -> broker::ClaimRequest {
+    let wire::ProducerClaim { key, producer, instead_of, kind, session_ms } = *request;
+    let kind = match kind {
+        wire::ClaimKind::Hold => broker::ClaimKind::Hold,
+        wire::ClaimKind::TakeOver => broker::ClaimKind::TakeOver,
+        wire::ClaimKind::Release => broker::ClaimKind::Release,
+    };
+    let claim = broker::Claim { producer, instead_of, kind, session_ms };
+    broker::ClaimRequest { key, claim }
 }
 
 fn topic_routes(topic: &broker::TopicMetadata) -> wire::TopicRoutes {
@@ -193,6 +217,7 @@ fn topic_routes(topic: &broker::TopicMetadata) -> wire::TopicRoutes {
         error: 0,
         topic: topic.topic.id,
         priorities: topic.topic.priorities.levels(),
+        order: topic.topic.order,
         partitions: topic.partitions.iter().map(route).collect(),
     }
 }
@@ -214,6 +239,7 @@ fn summary(topic: &broker::TopicInfo) -> wire::TopicSummary {
         partitions: topic.partitions,
         retention: topic.retention,
         priorities: topic.priorities.levels(),
+        order: topic.order,
         created_ms: topic.created_ms,
     }
 }

@@ -128,7 +128,9 @@ codes! {
         "An idempotent producer skipped a sequence number."
         "An earlier batch was lost: send that one first, or take a new producer id."
     37 ProducerFenced false
-        "A newer epoch of this producer id is at work." "Stop this producer."
+        "A newer epoch of this producer id is at work, or the topic's order is global and another \
+         producer holds it."
+        "Stop this producer."
     38 DuplicateSequence false
         "The batch was appended long ago; its offset is no longer remembered."
         "Count it as appended."
@@ -151,6 +153,9 @@ codes! {
     45 DelayIsOver false
         "A delayed batch names an instant that is over; nothing of it is stored."
         "Send what is late without a delay; or see whether the clocks agree."
+    46 ProducerHeld false
+        "The topic's order is global, and another producer holds it; the message tells how long."
+        "Stop that producer; or wait until its session is over, or take the topic over."
     48 QueueFull true
         "More is waiting than the server holds." "Wait a little and send again."
     49 DiskFull true

@@ -6,26 +6,27 @@
 use barrage_model::group::Order;
 use barrage_model::{
     CoreId, GroupId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId,
-    Retention, ShardId, Term, TopicId,
+    Retention, ShardId, Term, TopicId, TopicOrder,
 };
 use bytes::BytesMut;
 
 use crate::{
-    Acks, Assignor, At, ClusterChange, ClusterChanged, ClusterDescription, ClusterJoin, CoreStats,
-    Correlation, Delay, DelayChange, DelayChangeReply, DelayChanged, DelayList, DelayListReply,
-    DelayedFate, DelayedRecord, ErrorCode, ErrorReply, FetchReply, FetchRequest, FrameDecoder,
-    FrameHeader, GroupAlter, GroupCreate, GroupDelete, GroupKind, GroupList, GroupListReply,
-    GroupSettings, GroupSummary, Hello, HelloReply, Hint, InitProducerReply, Lease,
+    Acks, Assignor, At, ClaimKind, ClusterChange, ClusterChanged, ClusterDescription, ClusterJoin,
+    CoreStats, Correlation, Delay, DelayChange, DelayChangeReply, DelayChanged, DelayList,
+    DelayListReply, DelayedFate, DelayedRecord, ErrorCode, ErrorReply, FetchReply, FetchRequest,
+    FrameDecoder, FrameHeader, GroupAlter, GroupCreate, GroupDelete, GroupKind, GroupList,
+    GroupListReply, GroupSettings, GroupSummary, Hello, HelloReply, Hint, InitProducerReply, Lease,
     ListOffsetReply, ListOffsetRequest, MetadataReply, MetadataRequest, NewGroup, NodeAddress,
     NodeDescription, OPCODES, Opcode, PartitionDescription, PartitionOffset, PartitionRoute,
-    ProduceDelayed, ProduceReply, ProduceRequest, QueueCounts, QueueCountsReply, QueuePeek,
-    QueuePeekReply, QueueReceive, QueueReceiveReply, QueueSeek, QueueSettle, QueueSettleReply,
-    Receipt, Request, ResetTo, Response, Seek, SessionLimits, Settled, Settlement,
-    ShardDescription, ShardStats, Standing, StatsReply, Stored, StreamBeat, StreamCommit,
-    StreamCommitter, StreamDescribe, StreamDescription, StreamHeartbeat, StreamHeartbeatReply,
-    StreamLeave, StreamMember, StreamMemberDescription, StreamOffset, StreamOffsets,
-    StreamOffsetsReply, StreamReads, StreamReset, StreamStoredReply, TopicAlter, TopicCreate,
-    TopicDelete, TopicDescribe, TopicDescription, TopicListReply, TopicRoutes, TopicSummary,
+    ProduceDelayed, ProduceReply, ProduceRequest, ProducerClaim, QueueCounts, QueueCountsReply,
+    QueuePeek, QueuePeekReply, QueueReceive, QueueReceiveReply, QueueSeek, QueueSettle,
+    QueueSettleReply, Receipt, Request, ResetTo, Response, Seek, SessionLimits, Settled,
+    Settlement, ShardDescription, ShardStats, Standing, StatsReply, Stored, StreamBeat,
+    StreamCommit, StreamCommitter, StreamDescribe, StreamDescription, StreamHeartbeat,
+    StreamHeartbeatReply, StreamLeave, StreamMember, StreamMemberDescription, StreamOffset,
+    StreamOffsets, StreamOffsetsReply, StreamReads, StreamReset, StreamStoredReply, TopicAlter,
+    TopicCreate, TopicDelete, TopicDescribe, TopicDescription, TopicListReply, TopicRoutes,
+    TopicSummary,
 };
 
 const KEY: PartitionKey = PartitionKey { topic: TopicId(5), partition: PartitionId(3) };
@@ -48,6 +49,7 @@ fn summary() -> TopicSummary {
         partitions: 4,
         retention: Retention { time_ms: Some(9), ..Retention::UNLIMITED },
         priorities: 3,
+        order: TopicOrder::Global,
         created_ms: 8,
     }
 }
@@ -103,11 +105,33 @@ fn requests() -> Vec<Request<'static>> {
             ids: vec![],
         }),
         Request::DelayList(DelayList { key: KEY, count_max: 3 }),
+        Request::ProducerClaim(ProducerClaim {
+            key: KEY,
+            producer: ProducerId(77),
+            instead_of: None,
+            kind: ClaimKind::Hold,
+            session_ms: 10_000,
+        }),
+        Request::ProducerClaim(ProducerClaim {
+            key: KEY,
+            producer: ProducerId(77),
+            instead_of: Some(ProducerId(76)),
+            kind: ClaimKind::TakeOver,
+            session_ms: 10_000,
+        }),
+        Request::ProducerClaim(ProducerClaim {
+            key: KEY,
+            producer: ProducerId(77),
+            instead_of: None,
+            kind: ClaimKind::Release,
+            session_ms: 10_000,
+        }),
         Request::TopicCreate(TopicCreate {
             name: "t".to_owned(),
             partitions: 4,
             retention: Some(Retention { time_ms: Some(9), ..Retention::UNLIMITED }),
             priorities: 3,
+            order: TopicOrder::Global,
         }),
         Request::TopicAlter(TopicAlter {
             name: "t".to_owned(),
@@ -317,6 +341,7 @@ fn responses() -> Vec<Response<'static>> {
                 error: 0,
                 topic: TopicId(5),
                 priorities: 3,
+                order: TopicOrder::Global,
                 partitions: vec![route()],
             }],
             nodes: vec![NodeAddress { node: NodeId(2), address: "h:2".to_owned() }],
@@ -409,6 +434,7 @@ fn group_responses() -> Vec<Response<'static>> {
             ],
         }),
         Response::QueuePeek(QueuePeekReply { offsets: vec![Offset(7), Offset(9)] }),
+        Response::ProducerClaim,
         Response::QueueSeek,
         Response::QueueCounts(QueueCountsReply {
             start: Offset(1),

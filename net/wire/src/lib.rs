@@ -52,7 +52,7 @@ pub use metadata::{MetadataReply, MetadataRequest, NodeAddress, PartitionRoute, 
 pub use offset::{At, ListOffsetReply, ListOffsetRequest};
 pub use opcode::{OPCODES, Opcode};
 pub use produce::{Acks, ProduceReply, ProduceRequest};
-pub use producer::InitProducerReply;
+pub use producer::{ClaimKind, InitProducerReply, ProducerClaim};
 pub use queue::{
     Lease, QueueCounts, QueueCountsReply, QueuePeek, QueuePeekReply, QueueReceive,
     QueueReceiveReply, QueueSeek, QueueSettle, QueueSettleReply, Receipt, Seek, Settled,

@@ -1,7 +1,7 @@
 //! Metadata: which partitions there are and where their leaders listen. Any core accepts any
 //! request and forwards it; a client that connects to the core named here saves the hop.
 
-use barrage_model::{CoreId, NodeId, PartitionId, ShardId, TopicId};
+use barrage_model::{CoreId, NodeId, PartitionId, ShardId, TopicId, TopicOrder};
 
 use crate::field::fields;
 
@@ -43,8 +43,10 @@ pub struct TopicRoutes {
     /// How many levels of priority it has: a partition is of the level that its number modulo this
     /// is.
     pub priorities: u8,
+    /// Who may write.
+    pub order: TopicOrder,
 }
-fields!(TopicRoutes { name, error, topic, partitions, priorities });
+fields!(TopicRoutes { name, error, topic, partitions, priorities, order });
 
 /// Where clients reach one node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -29,6 +29,8 @@ pub enum Opcode {
     DelayChange = 21,
     /// The delayed records of a partition.
     DelayList = 22,
+    /// To be the one producer of a topic whose order is global.
+    ProducerClaim = 23,
     /// Make a topic.
     TopicCreate = 32,
     /// Change a topic.
@@ -76,7 +78,7 @@ pub enum Opcode {
 }
 
 /// Every opcode, in order of its number.
-pub const OPCODES: [Opcode; 33] = [
+pub const OPCODES: [Opcode; 34] = [
     Opcode::Hello,
     Opcode::Ping,
     Opcode::Metadata,
@@ -88,6 +90,7 @@ pub const OPCODES: [Opcode; 33] = [
     Opcode::ProduceDelayed,
     Opcode::DelayChange,
     Opcode::DelayList,
+    Opcode::ProducerClaim,
     Opcode::TopicCreate,
     Opcode::TopicAlter,
     Opcode::TopicDelete,

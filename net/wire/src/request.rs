@@ -14,6 +14,7 @@ use crate::metadata::MetadataRequest;
 use crate::offset::ListOffsetRequest;
 use crate::opcode::Opcode;
 use crate::produce::ProduceRequest;
+use crate::producer::ProducerClaim;
 use crate::queue::{QueueCounts, QueuePeek, QueueReceive, QueueSeek, QueueSettle};
 use crate::stream::{
     StreamCommit, StreamDescribe, StreamHeartbeat, StreamLeave, StreamOffsets, StreamReset,
@@ -45,6 +46,8 @@ pub enum Request<'a> {
     DelayChange(DelayChange),
     /// The delayed records of a partition.
     DelayList(DelayList),
+    /// See [`ProducerClaim`].
+    ProducerClaim(ProducerClaim),
     /// Make a topic.
     TopicCreate(TopicCreate),
     /// Change a topic.
@@ -146,6 +149,7 @@ impl<'a> Request<'a> {
             Self::ProduceDelayed(_) => Opcode::ProduceDelayed,
             Self::DelayChange(_) => Opcode::DelayChange,
             Self::DelayList(_) => Opcode::DelayList,
+            Self::ProducerClaim(_) => Opcode::ProducerClaim,
             Self::TopicCreate(_) => Opcode::TopicCreate,
             Self::TopicAlter(_) => Opcode::TopicAlter,
             Self::TopicDelete(_) => Opcode::TopicDelete,
@@ -191,6 +195,7 @@ impl<'a> Request<'a> {
             Self::ListOffset(body) => body.put(out),
             Self::DelayChange(body) => body.put(out),
             Self::DelayList(body) => body.put(out),
+            Self::ProducerClaim(body) => body.put(out),
             Self::TopicCreate(body) => body.put(out),
             Self::TopicAlter(body) => body.put(out),
             Self::TopicDelete(body) => body.put(out),
@@ -249,6 +254,7 @@ impl<'a> Request<'a> {
             }
             Opcode::DelayChange => Self::DelayChange(reader.take()?),
             Opcode::DelayList => Self::DelayList(reader.take()?),
+            Opcode::ProducerClaim => Self::ProducerClaim(reader.take()?),
             Opcode::TopicCreate => Self::TopicCreate(reader.take()?),
             Opcode::TopicAlter => Self::TopicAlter(reader.take()?),
             Opcode::TopicDelete => Self::TopicDelete(reader.take()?),

@@ -54,6 +54,8 @@ pub enum Response<'a> {
     DelayChange(DelayChangeReply),
     /// What waits.
     DelayList(DelayListReply),
+    /// The claim was taken.
+    ProducerClaim,
     /// The topic is made.
     TopicCreate(TopicSummary),
     /// The topic is changed.
@@ -117,6 +119,7 @@ impl<'a> Response<'a> {
             Self::ProduceDelayed(_) => Opcode::ProduceDelayed.reply_code(),
             Self::DelayChange(_) => Opcode::DelayChange.reply_code(),
             Self::DelayList(_) => Opcode::DelayList.reply_code(),
+            Self::ProducerClaim => Opcode::ProducerClaim.reply_code(),
             Self::TopicCreate(_) => Opcode::TopicCreate.reply_code(),
             Self::TopicAlter(_) => Opcode::TopicAlter.reply_code(),
             Self::TopicDelete => Opcode::TopicDelete.reply_code(),
@@ -155,6 +158,7 @@ impl<'a> Response<'a> {
             Self::Ping
             | Self::TopicDelete
             | Self::GroupDelete
+            | Self::ProducerClaim
             | Self::QueueSeek
             | Self::StreamLeave => {}
             Self::Metadata(body) => body.put(out),
@@ -218,6 +222,7 @@ impl<'a> Response<'a> {
             Opcode::ProduceDelayed => Self::ProduceDelayed(reader.take()?),
             Opcode::DelayChange => Self::DelayChange(reader.take()?),
             Opcode::DelayList => Self::DelayList(reader.take()?),
+            Opcode::ProducerClaim => Self::ProducerClaim,
             Opcode::TopicCreate => Self::TopicCreate(reader.take()?),
             Opcode::TopicAlter => Self::TopicAlter(reader.take()?),
             Opcode::TopicDelete => Self::TopicDelete,

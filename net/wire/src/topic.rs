@@ -1,23 +1,47 @@
 //! Topics: create, alter, delete, list, describe.
 
-use barrage_model::{Offset, Retention, TopicId};
+use barrage_model::{Offset, Retention, TopicId, TopicOrder};
+use bytes::BytesMut;
 
-use crate::field::fields;
+use crate::field::{DecodeError, Field, Reader, fields};
 use crate::metadata::PartitionRoute;
+
+impl Field for TopicOrder {
+    fn put(&self, out: &mut BytesMut) {
+        match self {
+            Self::Partition => 0_u8.put(out),
+            Self::Global => 1_u8.put(out),
+        }
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match reader.take::<u8>()? {
+            0 => Ok(Self::Partition),
+            1 => Ok(Self::Global),
+            value => Err(DecodeError::BadTag { what: "topic order", value: u32::from(value) }),
+        }
+    }
+
+    fn size_min() -> usize {
+        1
+    }
+}
 
 /// Make a topic. Answered with a [`TopicSummary`] when every partition takes records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicCreate {
     /// Its name: 1 to 249 of `[a-zA-Z0-9._-]`.
     pub name: String,
-    /// How many partitions; 0 takes the server's default.
+    /// How many partitions; 0 takes the server's default, and 1 where the order is global.
     pub partitions: u32,
     /// How long records stay; `None` takes the server's default.
     pub retention: Option<Retention>,
     /// How many levels of priority, 1 to 10 and not more than partitions; 1 is none.
     pub priorities: u8,
+    /// Who may write.
+    pub order: TopicOrder,
 }
-fields!(TopicCreate { name, partitions, retention, priorities });
+fields!(TopicCreate { name, partitions, retention, priorities, order });
 
 /// Change a topic. Answered with a [`TopicSummary`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +86,10 @@ pub struct TopicSummary {
     pub created_ms: i64,
     /// How many levels of priority.
     pub priorities: u8,
+    /// Who may write.
+    pub order: TopicOrder,
 }
-fields!(TopicSummary { name, topic, partitions, retention, created_ms, priorities });
+fields!(TopicSummary { name, topic, partitions, retention, created_ms, priorities, order });
 
 /// Every topic, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

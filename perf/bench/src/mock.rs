@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use barrage_model::batch::{self, BatchHeader, BatchView};
-use barrage_model::{CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId};
+use barrage_model::{CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, TopicOrder};
 use barrage_model::{ShardId, TopicId};
 use barrage_wire::{
     FetchReply, FrameHeader, HelloReply, InitProducerReply, Lease, PartitionRoute, ProduceReply,
@@ -67,7 +67,14 @@ impl Mock {
         };
         let partitions = (0..count).map(route).collect();
         let (name, topic) = ("bench".into(), TopicId(1));
-        TopicRoutes { name, error: 0, topic, priorities: 1, partitions }
+        TopicRoutes {
+            name,
+            error: 0,
+            topic,
+            priorities: 1,
+            order: TopicOrder::Partition,
+            partitions,
+        }
     }
 
     /// The base sequences of a partition's batches, by producer.

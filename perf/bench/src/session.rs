@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use barrage_model::TopicOrder;
 use barrage_model::limits::FRAME_BYTES_MAX;
 use barrage_wire::{
     Correlation, FrameHeader, Hello, MetadataRequest, Request, Response, SessionLimits,
@@ -76,8 +77,13 @@ impl Session {
 
     /// Creates a topic and says where its partitions live.
     pub(crate) fn create_topic(&mut self, name: &str, partitions: u32) -> Result<TopicRoutes> {
-        let create =
-            TopicCreate { name: name.to_owned(), partitions, retention: None, priorities: 1 };
+        let create = TopicCreate {
+            name: name.to_owned(),
+            partitions,
+            retention: None,
+            priorities: 1,
+            order: TopicOrder::Partition,
+        };
         self.ask(&Request::TopicCreate(create), |response| match response {
             Response::TopicCreate(_) => Some(()),
             _ => None,

@@ -14,6 +14,7 @@ pub mod limits;
 mod priority;
 mod retention;
 pub mod topic;
+mod topic_order;
 pub mod units;
 
 pub use backoff::Backoff;
@@ -26,4 +27,5 @@ pub use limits::BLOCK_SIZE;
 pub use priority::Priorities;
 pub use retention::Retention;
 pub use topic::TopicName;
+pub use topic_order::TopicOrder;
 pub use units::ByteSize;

@@ -15,10 +15,13 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use barrage_model::{Offset, PartitionKey, ProducerId};
+use barrage_model::{Offset, PartitionKey, ProducerId, TopicOrder};
+use barrage_world::planted;
 
+use super::holder::{self, Holder};
 use super::partition::{Partition, PartitionConfig};
 use super::producers::{self, Decision, EXPIRY_MS, Producer, ProducerStamp, Refusal, Remembered};
+use crate::api::claim::{Claim, ClaimRefusal};
 
 /// Producers remembered by one shard, over all its partitions: about 200 bytes each.
 pub(crate) const PRODUCERS_MAX: usize = 100_000;
@@ -78,6 +81,18 @@ impl State {
         let Some(partition) = self.partitions.get(&key.owner()) else {
             return Decision::Refuse(Refusal::UnknownPartition);
         };
+        if partition.config.order == TopicOrder::Global {
+            // Wrong when planted: who lost the partition goes on writing.
+            let holds = |holder: &Holder| row.producer.is_some_and(|by| by.id == holder.producer);
+            if !partition.holder.as_ref().is_some_and(holds)
+                && !planted("broker-holder-not-checked")
+            {
+                return Decision::Refuse(Refusal::NotHolder);
+            }
+            if key.is_delay_store() {
+                return Decision::Refuse(Refusal::NoDelay);
+            }
+        }
         let Some(stamp) = row.producer else { return Decision::Accept };
         let known = partition.producers.get(&stamp.id);
         let decision = producers::decide(known, stamp, row.record_count, log_time_ms);
@@ -110,6 +125,9 @@ impl State {
                 *producer = Producer::new(stamp.epoch, log_time_ms);
             }
             producer.remember(stamp.epoch, batch, log_time_ms);
+            if let Some(holder) = partition.holder.as_mut().filter(|it| it.producer == stamp.id) {
+                holder.heard_ms = log_time_ms;
+            }
         }
         base_offset
     }
@@ -152,10 +170,11 @@ impl State {
         if next != stamp.base_offset || rows.is_empty() {
             return false;
         }
+        let holder = partition.holder;
         let mut undo: Vec<(ProducerId, Option<Producer>)> = Vec::new();
         for row in rows {
             if self.decide(stamp.key, row, log_time_ms) != Decision::Accept {
-                self.undo(stamp, undo);
+                self.undo(stamp, undo, holder);
                 return false;
             }
             if let Some(ProducerStamp { id, .. }) = row.producer.filter(|_| rows.len() > 1) {
@@ -167,10 +186,16 @@ impl State {
         true
     }
 
-    fn undo(&mut self, stamp: RunStamp, undo: Vec<(ProducerId, Option<Producer>)>) {
+    fn undo(
+        &mut self,
+        stamp: RunStamp,
+        undo: Vec<(ProducerId, Option<Producer>)>,
+        holder: Option<Holder>,
+    ) {
         let partition = self.partitions.get_mut(&stamp.key.owner()).map(Rc::make_mut);
         let Some(partition) = partition else { return };
         partition.set_next(stamp.key.is_delay_store(), stamp.base_offset);
+        partition.holder = holder;
         for (id, before) in undo.into_iter().rev() {
             match before {
                 Some(producer) => {
@@ -183,6 +208,24 @@ impl State {
                 }
             }
         }
+    }
+
+    /// A producer claims a partition; `None` if that is not open.
+    pub(crate) fn claim(
+        &mut self,
+        key: PartitionKey,
+        claim: Claim,
+        log_time_ms: i64,
+    ) -> Option<Result<(), ClaimRefusal>> {
+        let partition = self.partitions.get_mut(&key)?;
+        if partition.config.order != TopicOrder::Global {
+            return Some(Err(ClaimRefusal::NotGlobal));
+        }
+        let decided = holder::claim(partition, claim, log_time_ms);
+        if let Ok(holder) = decided {
+            Rc::make_mut(partition).holder = holder;
+        }
+        Some(decided.map(drop))
     }
 
     /// Opens a partition, or takes over newer settings if it is open.
@@ -238,7 +281,7 @@ mod tests {
     }
 
     fn config(revision: u64) -> PartitionConfig {
-        PartitionConfig { retention: Retention::DEFAULT, revision }
+        PartitionConfig { retention: Retention::DEFAULT, order: TopicOrder::Partition, revision }
     }
 
     fn open() -> State {
@@ -382,7 +425,11 @@ mod tests {
     #[test]
     fn settings_go_by_revision_and_starts_only_forward() {
         let mut state = open();
-        let newer = PartitionConfig { retention: Retention::UNLIMITED, revision: 3 };
+        let newer = PartitionConfig {
+            retention: Retention::UNLIMITED,
+            order: TopicOrder::Partition,
+            revision: 3,
+        };
         state.configure(key(0), newer);
         state.open(key(0), config(2));
         assert_eq!(state.partitions[&key(0)].config, newer);

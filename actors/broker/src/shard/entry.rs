@@ -136,26 +136,26 @@ impl<R> Building<R> {
     ) -> Taken<R> {
         let WaitingBatch { key, batch, deadline, reply } = offered;
         let waiter = |base_offset, reply| Waiter { base_offset, deadline, reply: Some(reply) };
-        match projected.decide(key, &batch.row, self.log_time_ms) {
+        let place = match &batch.when {
+            When::Later(_) => key.delay_store(),
+            _ => key,
+        };
+        match projected.decide(place, &batch.row, self.log_time_ms) {
             Decision::Refuse(refusal) => Taken::Refused { reply, refusal },
             Decision::Duplicate(base) => {
                 let (key, base) = decide::remembered_at(key, base);
                 Taken::Duplicate { key, waiter: waiter(base, reply) }
             }
             Decision::Accept => {
-                let key = if let When::Later(later) = &batch.when {
-                    // One that is repeated is none of this: it was judged when it first came.
-                    if let Err(refusal) =
+                // One that is repeated is none of this: it was judged when it first came.
+                if let When::Later(later) = &batch.when
+                    && let Err(refusal) =
                         self.judge(&later.delay, batch.row.record_count, delayed(key))
-                    {
-                        return Taken::Refused { reply, refusal };
-                    }
-                    key.delay_store()
-                } else {
-                    key
-                };
-                let base = projected.accept(key, &batch.row, self.log_time_ms);
-                self.push(key, batch, waiter(base, reply));
+                {
+                    return Taken::Refused { reply, refusal };
+                }
+                let base = projected.accept(place, &batch.row, self.log_time_ms);
+                self.push(place, batch, waiter(base, reply));
                 Taken::In
             }
         }
@@ -311,7 +311,9 @@ mod tests {
     use super::super::producers::ProducerStamp;
     use super::*;
     use crate::door::Later;
-    use barrage_model::{PartitionId, ProducerEpoch, ProducerId, Retention, Sequence, TopicId};
+    use barrage_model::{
+        PartitionId, ProducerEpoch, ProducerId, Retention, Sequence, TopicId, TopicOrder,
+    };
     use bytes::Bytes;
 
     fn key(partition: u32) -> PartitionKey {
@@ -347,7 +349,11 @@ mod tests {
 
     fn open() -> State {
         let mut state = State::default();
-        let config = PartitionConfig { retention: Retention::DEFAULT, revision: 1 };
+        let config = PartitionConfig {
+            retention: Retention::DEFAULT,
+            order: TopicOrder::Partition,
+            revision: 1,
+        };
         (0..3).for_each(|number| state.open(key(number), config));
         state
     }

@@ -21,6 +21,7 @@ use crc32c::crc32c_append;
 
 use super::decide::State;
 use super::streams::{self, StreamOp, StreamOutcome, Streams};
+use crate::api::claim::{Claim, ClaimRefusal};
 use crate::api::delay::DelayError;
 use crate::api::queue::ReceiptError;
 use crate::queue::backlog::{Backlog, Leased, Policy, Receipt, Want};
@@ -110,6 +111,8 @@ pub(crate) enum What {
     Cancel(Vec<Offset>),
     /// They wait until these times instead.
     Reschedule(Vec<(Offset, u64)>),
+    /// A producer wants to hold the partition; the group is none.
+    Claim(Box<Claim>),
 }
 
 /// What came of it.
@@ -120,6 +123,7 @@ pub(crate) enum Outcome {
     Settled(Vec<Result<(), ReceiptError>>),
     /// Per delayed record.
     Changed(Vec<Result<(), DelayError>>),
+    Claimed(Result<(), ClaimRefusal>),
     Done,
     /// The group is not open in that partition.
     UnknownGroup,
@@ -228,6 +232,13 @@ impl Groups {
             _ => Vec::new(),
         };
         Outcome::Changed(results)
+    }
+
+    /// Takes note of what came of a claim.
+    pub(crate) fn claimed(&mut self, slot: Slot, result: Result<(), ClaimRefusal>) -> Outcome {
+        let outcome = Outcome::Claimed(result);
+        self.digest = digest(self.digest, slot, &outcome);
+        outcome
     }
 
     /// A partition starts here now: what lay before is done with.
@@ -346,8 +357,8 @@ impl QueueGroup {
                 backlog.skip_to((*to).min(end));
                 Outcome::Done
             }
-            What::Cancel(_) | What::Reschedule(_) => {
-                unreachable!("delayed records are of no group")
+            What::Cancel(_) | What::Reschedule(_) | What::Claim(_) => {
+                unreachable!("delayed records and producers are of no group")
             }
         }
     }
@@ -418,6 +429,7 @@ fn digest(before: u32, slot: Slot, outcome: &Outcome) -> u32 {
         Outcome::Changed(results) => results
             .iter()
             .fold(digest, |digest, one| crc32c_append(digest, &[u8::from(one.is_ok())])),
+        Outcome::Claimed(result) => crc32c_append(digest, &[u8::from(result.is_ok())]),
         Outcome::Done | Outcome::UnknownGroup => digest,
     }
 }
@@ -430,7 +442,7 @@ mod tests {
     use super::super::decide::BatchRow;
     use super::super::partition::PartitionConfig;
     use super::*;
-    use barrage_model::{PartitionId, Retention, TopicId};
+    use barrage_model::{PartitionId, Retention, TopicId, TopicOrder};
 
     fn slot(partition: u32, group: u64) -> Slot {
         let key = PartitionKey { topic: TopicId(1), partition: PartitionId(partition) };
@@ -445,7 +457,14 @@ mod tests {
         let mut state = State::default();
         for partition in 0..2 {
             let key = slot(partition, 1).key;
-            state.open(key, PartitionConfig { retention: Retention::DEFAULT, revision: 1 });
+            state.open(
+                key,
+                PartitionConfig {
+                    retention: Retention::DEFAULT,
+                    order: TopicOrder::Partition,
+                    revision: 1,
+                },
+            );
             state.accept(key, &BatchRow { record_count: 10, producer: None }, 0);
         }
         state

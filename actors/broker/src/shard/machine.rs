@@ -131,6 +131,14 @@ fn operate(
     op: &Op,
     effects: &mut Vec<Effect>,
 ) -> Outcome {
+    if let What::Claim(claim) = &op.what {
+        // Here, and only here, it is decided who may write: what an earlier holder has under way
+        // behind this entry is refused when its turn comes.
+        return match state.claim(op.slot.key, **claim, log_time_ms) {
+            Some(result) => groups.claimed(op.slot, result),
+            None => Outcome::UnknownGroup,
+        };
+    }
     let outcome = groups.apply(state, log_time_ms, op);
     let group = groups.slots.get(&op.slot);
     if group.is_some_and(|group| group.config.policy.order == Order::Key) {
@@ -154,7 +162,11 @@ fn operate(
             effects.push(Effect::Visible { key: op.slot.key });
         }
         What::Cancel(_) | What::Reschedule(_) => touch_delays(groups, state, op.slot.key, effects),
-        What::Ack(_) | What::Depart { .. } | What::Renumber { .. } | What::Arrived { .. } => {}
+        What::Ack(_)
+        | What::Depart { .. }
+        | What::Renumber { .. }
+        | What::Arrived { .. }
+        | What::Claim(_) => {}
     }
     outcome
 }
@@ -561,7 +573,7 @@ mod tests {
 
     use super::super::partition::PartitionConfig;
     use super::*;
-    use barrage_model::{PartitionId, Retention, TopicId};
+    use barrage_model::{PartitionId, Retention, TopicId, TopicOrder};
 
     fn key(partition: u32) -> PartitionKey {
         PartitionKey { topic: TopicId(1), partition: PartitionId(partition) }
@@ -595,7 +607,11 @@ mod tests {
     #[test]
     fn the_life_of_a_shard() {
         let mut state = State::default();
-        let config = PartitionConfig { retention: Retention::DEFAULT, revision: 1 };
+        let config = PartitionConfig {
+            retention: Retention::DEFAULT,
+            order: TopicOrder::Partition,
+            revision: 1,
+        };
         let open = Command::Open { partitions: vec![(key(0), config), (key(1), config)] };
         check(&mut state, &open.encode(), &[], Reply::Done, &[]);
 
@@ -620,7 +636,11 @@ mod tests {
     fn delayed_records_come_when_they_are_due_and_once() {
         let mut state = State::default();
         let mut groups = Groups::default();
-        let config = PartitionConfig { retention: Retention::DEFAULT, revision: 1 };
+        let config = PartitionConfig {
+            retention: Retention::DEFAULT,
+            order: TopicOrder::Partition,
+            revision: 1,
+        };
         state.open(key(0), config);
         // The log's clock is hours ahead, after a leader whose clock was.
         let mut apply_at = |clock_ms: u64, delayed: DelayedRuns, run: Run| {
@@ -673,7 +693,11 @@ mod tests {
     #[test]
     fn commands_that_do_not_fit_change_nothing() {
         let mut state = State::default();
-        let config = PartitionConfig { retention: Retention::DEFAULT, revision: 1 };
+        let config = PartitionConfig {
+            retention: Retention::DEFAULT,
+            order: TopicOrder::Partition,
+            revision: 1,
+        };
         state.open(key(0), config);
         state.end_entry(7);
         let before = state.clone();

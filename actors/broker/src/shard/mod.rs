@@ -6,10 +6,11 @@
 //!            fetch <--wake-- Readers <--index, wake-- machine <--apply-+ real State
 //! ```
 //!
-//! Pure, without a clock or I/O: `producers`, `partition`, `decide`, `groups`, `streams`,
+//! Pure, without a clock or I/O: `producers`, `holder`, `partition`, `decide`, `groups`, `streams`,
 //! `machine::apply`, `entry`, `reconcile`.
 
 pub(crate) mod alarms;
+mod claims;
 pub(crate) mod coordinate;
 pub(crate) mod decide;
 mod delayed;
@@ -18,6 +19,7 @@ pub(crate) mod expiry;
 pub(crate) mod fetch;
 pub(crate) mod groups;
 pub(crate) mod handle;
+pub(crate) mod holder;
 pub(crate) mod machine;
 pub(crate) mod order;
 pub(crate) mod partition;

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use barrage_model::{Offset, ProducerId, Retention};
+use barrage_model::{Offset, ProducerId, Retention, TopicOrder};
 
+use super::holder::Holder;
 use super::producers::Producer;
 
 /// What a shard needs to know about a partition from the catalog.
@@ -15,6 +16,8 @@ use super::producers::Producer;
 pub(crate) struct PartitionConfig {
     /// How long records are kept.
     pub(crate) retention: Retention,
+    /// Who may write.
+    pub(crate) order: TopicOrder,
     /// Catalog revision the settings come from.
     pub(crate) revision: u64,
 }
@@ -31,6 +34,8 @@ pub(crate) struct Partition {
     pub(crate) delay_next: Offset,
     pub(crate) config: PartitionConfig,
     pub(crate) producers: BTreeMap<ProducerId, Producer>,
+    /// Who may write, where the order is global.
+    pub(crate) holder: Option<Holder>,
 }
 
 impl Partition {
@@ -44,6 +49,7 @@ impl Partition {
             delay_next: zero,
             config,
             producers: BTreeMap::new(),
+            holder: None,
         }
     }
 

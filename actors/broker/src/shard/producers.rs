@@ -60,6 +60,10 @@ pub(crate) enum Refusal {
     Fenced {
         epoch: ProducerEpoch,
     },
+    /// The order is global, and another producer holds the partition, or none.
+    NotHolder,
+    /// The order is global: nothing is delayed.
+    NoDelay,
     DuplicateOutOfWindow,
     UnknownProducer,
     ProducersFull,

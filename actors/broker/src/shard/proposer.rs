@@ -33,7 +33,7 @@ use bytes::Bytes;
 
 use super::decide::State;
 use super::entry::{self, Building, Built, RunWaiters, Taken, Waiter};
-use super::groups::{Outcome, What};
+use super::groups::{Op, Outcome, What};
 use super::handle::Inner;
 use super::machine::{self, Reply};
 use super::producers::Refusal;
@@ -285,7 +285,15 @@ impl Proposer {
         let log_time_ms = self.log_time_ms();
         let taken = self.shard.waiting.borrow_mut().pop_ops(OPS_PER_ENTRY, RECORDS_PER_ENTRY);
         let taken = if planted("broker-acks-before-commit") { answer_acks(taken) } else { taken };
-        let (ops, replies) = taken.into_iter().map(|waiting| (waiting.op, waiting.reply)).unzip();
+        let (ops, replies): (Vec<Op>, _) =
+            taken.into_iter().map(|waiting| (waiting.op, waiting.reply)).unzip();
+        for Op { slot, what } in &ops {
+            if let What::Claim(claim) = what {
+                // Batches behind it are judged by who holds the partition then; the answer comes
+                // from apply.
+                let _ = self.projected.claim(slot.key, **claim, log_time_ms);
+            }
+        }
         self.projected.end_entry(log_time_ms);
         let command = Command::Queue { now_ms: self.shard.lease_now_ms(), ops }.encode();
         self.propose(command, Vec::new(), log_time_ms, term, Content::Ops(replies));
@@ -575,6 +583,8 @@ fn refused(refusal: Refusal) -> ProduceError {
             ProduceError::OutOfOrderSequence { expected: expected.0, got: got.0 }
         }
         Refusal::Fenced { epoch } => ProduceError::Fenced { epoch: epoch.0 },
+        Refusal::NotHolder => ProduceError::NotHolder,
+        Refusal::NoDelay => ProduceError::NoDelay,
         Refusal::DuplicateOutOfWindow => ProduceError::DuplicateOutOfWindow,
         Refusal::UnknownProducer => ProduceError::UnknownProducer,
         Refusal::ProducersFull => ProduceError::ProducersFull,

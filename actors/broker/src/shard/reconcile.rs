@@ -51,8 +51,10 @@ pub(crate) fn difference(
     if catalog.revision() < state.catalog_revision {
         return Difference::default();
     }
-    let config =
-        |topic: &Topic| PartitionConfig { retention: topic.retention, revision: topic.revision };
+    let config = |topic: &Topic| {
+        let Topic { retention, order, revision, .. } = *topic;
+        PartitionConfig { retention, order, revision }
+    };
     let mut open = Vec::new();
     let mut configure = Vec::new();
     for topic in catalog.topics() {
@@ -195,6 +197,7 @@ mod tests {
     use barrage_cluster::Command as CatalogCommand;
     use barrage_model::{
         GroupName, PartitionId, Priorities, QueueSettings, Retention, TopicId, TopicName,
+        TopicOrder,
     };
 
     fn catalog(topics: &[(&str, u32)]) -> Catalog {
@@ -215,6 +218,7 @@ mod tests {
                 partitions,
                 retention,
                 priorities: Priorities::NONE,
+                order: TopicOrder::Partition,
             },
             0,
         );

@@ -287,7 +287,8 @@ fn weight(op: &Op) -> usize {
         | What::Depart { .. }
         | What::Arrived { .. }
         | What::Rewind { .. }
-        | What::Skip { .. } => 0,
+        | What::Skip { .. }
+        | What::Claim(_) => 0,
     }
 }
 

@@ -24,7 +24,7 @@ use barrage_model::batch::{
 };
 use barrage_model::{
     Offset, PartitionId, PartitionKey, Priorities, ProducerEpoch, ProducerId, Retention, Sequence,
-    ShardId, TopicName,
+    ShardId, TopicName, TopicOrder,
 };
 use barrage_world::sim::{CrashStyle, Disk, Fault, Injection, Operation, run_on};
 use barrage_world::{Instant, sleep, spawn, timeout};
@@ -61,6 +61,7 @@ async fn create(broker: &Broker, name: &str, partitions: u32) -> TopicInfo {
         partitions,
         retention: Some(Retention::UNLIMITED),
         priorities: Priorities::NONE,
+        order: TopicOrder::Partition,
     };
     broker.create_topic(spec, soon()).await.unwrap()
 }

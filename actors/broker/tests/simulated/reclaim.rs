@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use barrage_broker::{At, GroupSpec, Lease, QueueCounts, Settlement};
-use barrage_model::{Backoff, GroupId, GroupName, QueueSettings};
+use barrage_model::{Backoff, GroupId, GroupName, QueueSettings, TopicOrder};
 use barrage_world::sim::{Rng, set_buggify};
 
 use super::queues::{ACK, NOW, create_group, group_name, leased, receive, settings, settle};
@@ -16,7 +16,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 async fn create_with(broker: &Broker, name: &str, retention: Retention) -> TopicInfo {
     let name = TopicName::parse(name).unwrap();
     let (retention, priorities) = (Some(retention), Priorities::NONE);
-    let spec = TopicSpec { name, partitions: 1, retention, priorities };
+    let spec =
+        TopicSpec { name, partitions: 1, retention, priorities, order: TopicOrder::Partition };
     broker.create_topic(spec, soon()).await.unwrap()
 }
 

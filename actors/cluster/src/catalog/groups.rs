@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
     use crate::command::Command;
-    use barrage_model::{Priorities, Retention};
+    use barrage_model::{Priorities, Retention, TopicOrder};
 
     fn topic_name() -> TopicName {
         TopicName::parse("orders").unwrap()
@@ -140,7 +140,13 @@ mod tests {
         catalog.apply(Command::Found { cluster: "c".to_owned(), shards: 2 }, 0);
         let (name, retention) = (topic_name(), Retention::DEFAULT);
         catalog.apply(
-            Command::CreateTopic { name, partitions: 3, retention, priorities: Priorities::NONE },
+            Command::CreateTopic {
+                name,
+                partitions: 3,
+                retention,
+                priorities: Priorities::NONE,
+                order: TopicOrder::Partition,
+            },
             0,
         );
         catalog
@@ -198,6 +204,7 @@ mod tests {
             partitions: 10_000,
             retention,
             priorities: Priorities::NONE,
+            order: TopicOrder::Partition,
         };
         assert!(matches!(catalog.apply(wide, 0), Reply::Topic(_)));
         let another = |number: u32| Command::CreateGroup {

@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::command::Command;
-    use barrage_model::{Priorities, QueueSettings, Retention};
+    use barrage_model::{Priorities, QueueSettings, Retention, TopicOrder};
 
     fn topic_name(text: &str) -> TopicName {
         TopicName::parse(text).unwrap()
@@ -103,6 +103,7 @@ mod tests {
                     partitions: 3,
                     retention,
                     priorities: Priorities::NONE,
+                    order: TopicOrder::Partition,
                 },
                 0,
             );

@@ -1,22 +1,24 @@
-//! The catalog as bytes: everything that cannot be derived, in key order, version 1.
+//! The catalog as bytes: everything that cannot be derived, in key order, version 3.
 //!
 //! Owns: the stored form of a catalog. Must never: store a hash map or anything derived.
 //! Invariants: equal catalogs give equal bytes; what is read back is equal to what was stored.
 
 use std::sync::Arc;
 
-use barrage_model::{GroupId, GroupName, NodeId, Offset, Priorities, ShardId, TopicId, TopicName};
+use barrage_model::{
+    GroupId, GroupName, NodeId, Offset, Priorities, ShardId, TopicId, TopicName, TopicOrder,
+};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Parts};
-use crate::command::{RetentionV1, SettingsV1};
+use crate::command::{RetentionV1, SettingsV1, order};
 use crate::format::{self, FormatError, Kind};
 use crate::group::{Group, Groups};
 use crate::node::{Birth, Node, Nodes, Presence};
 use crate::stream::{Stream, Streams};
 use crate::topic::{Partition, Span, Topic};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 #[derive(Archive, Serialize, Deserialize)]
 struct CatalogV1 {
@@ -58,6 +60,7 @@ struct TopicV1 {
     partitions: Vec<Vec<(u64, u32)>>,
     retention: RetentionV1,
     priorities: u8,
+    is_global: bool,
     groups: Vec<GroupV1>,
     revision: u64,
     created_ms: i64,
@@ -175,6 +178,7 @@ fn store(topic: &Topic) -> TopicV1 {
         partitions: topic.partitions.iter().map(spans).collect(),
         retention: topic.retention.into(),
         priorities: topic.priorities.levels(),
+        is_global: topic.order == TopicOrder::Global,
         groups: topic.groups.iter().map(|group| store_group(group)).collect(),
         revision: topic.revision,
         created_ms: topic.created_ms,
@@ -198,6 +202,7 @@ fn load(stored: TopicV1) -> Result<Topic, FormatError> {
         partitions: stored.partitions.into_iter().map(partition).collect(),
         retention: stored.retention.into(),
         priorities: Priorities::new(stored.priorities).ok_or(FormatError::Content)?,
+        order: order(stored.is_global),
         groups,
         revision: stored.revision,
         created_ms: stored.created_ms,

@@ -197,7 +197,7 @@ impl<W: Waiting> Core<W> {
 
     /// A fresh producer id: every lane that has none takes it, each counting its own sequences.
     pub(crate) fn handle_identity(&mut self, identity: Identity) {
-        for lane in self.lanes.iter_mut().filter(|lane| lane.wants_identity()) {
+        for lane in &mut self.lanes {
             lane.handle_identity(identity);
         }
     }

@@ -204,7 +204,15 @@ impl Driver {
         let ask_others = error_of(&reply)
             .is_some_and(|error| self.shared.routes.handle_error(partition, &server, error));
         let failed = error_of(&reply).is_some();
+        let lost = error_of(&reply)
+            .filter(|error| error.code() == Some(ErrorCode::ProducerFenced))
+            .filter(|_| self.shared.hold.is_some())
+            .cloned();
         self.shared.core().handle_reply(now, partition, number, reply);
+        if let Some(error) = lost {
+            // Another producer has the topic: what waits here must not come behind its records.
+            self.shared.core().handle_ended(now, &error);
+        }
         if failed && self.is_led_elsewhere(partition) {
             self.leave(partition, now);
         }
@@ -314,7 +322,10 @@ impl Driver {
         self.asking_identity = true;
         let (events, shared) = (self.event_sender.clone(), Arc::clone(&self.shared));
         tokio::spawn(async move {
-            let result = shared.routes.client().init_producer().await;
+            let result = match &shared.hold {
+                None => shared.routes.client().init_producer().await,
+                Some(hold) => hold.renew(&shared.routes).await,
+            };
             pause_if_failed(&result).await;
             drop(events.send(Event::Identity(result)).await);
         });

@@ -8,6 +8,7 @@
 //! `core` and `lane` decide without I/O; `driver` carries out. The lock is held for one record or
 //! one decision, never across an await.
 
+mod claim;
 mod core;
 mod delivery;
 mod driver;
@@ -18,17 +19,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use barrage_model::PartitionId;
 use barrage_model::batch::NewRecord;
+use barrage_model::{PartitionId, TopicOrder};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::claim::Hold;
 use self::core::{Core, CoreOptions, New, Pushed};
 use self::delivery::Waiters;
 pub use self::delivery::{Delivery, DeliveryError, OnReport, Receipt, Report};
 use self::driver::Driver;
-use self::lane::LaneLimits;
 pub use self::lane::Outcome;
+use self::lane::{Identity, LaneLimits};
 use crate::client::Client;
 use crate::delay::Delay;
 use crate::error::ClientError;
@@ -65,6 +67,8 @@ pub struct Record<'a> {
 pub struct Producer {
     shared: Arc<Shared>,
     task: tokio::task::JoinHandle<()>,
+    /// Keeps the topic, where its order is global.
+    keeper: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// What senders and driver share.
@@ -72,6 +76,8 @@ pub struct Producer {
 pub(crate) struct Shared {
     core: Mutex<Core<Waiters>>,
     routes: Routes,
+    /// Where the order of the topic is global.
+    hold: Option<Hold>,
     started: Instant,
     /// The driver has something to do.
     wake: Notify,
@@ -110,6 +116,13 @@ impl Producer {
     ) -> Result<Self, ClientError> {
         options.check()?;
         let routes = Routes::resolve(client, topic).await?;
+        let mut hold = None;
+        let mut identity = None;
+        if routes.order() == TopicOrder::Global {
+            let (held, under) = Hold::take(&routes, options.rival, options.session).await?;
+            hold = Some(held);
+            identity = Some(Identity { id: under.producer, epoch: under.epoch });
+        }
         let core_options = CoreOptions {
             compression: options.compression,
             batch_bytes: options.batch_bytes,
@@ -123,13 +136,12 @@ impl Producer {
                 retry_pause_max: options.retry_pause_max,
             },
         };
+        let mut core = Core::new(core_options, routes.partition_count(), routes.priorities());
+        identity.into_iter().for_each(|identity| core.handle_identity(identity));
         let shared = Arc::new(Shared {
-            core: Mutex::new(Core::new(
-                core_options,
-                routes.partition_count(),
-                routes.priorities(),
-            )),
+            core: Mutex::new(core),
             routes,
+            hold,
             started: Instant::now(),
             wake: Notify::new(),
             space: Notify::new(),
@@ -137,7 +149,8 @@ impl Producer {
         });
         let driver = Driver::new(Arc::clone(&shared), options.acks, on_report);
         let task = tokio::spawn(driver.run());
-        Ok(Self { shared, task })
+        let keeper = shared.hold.is_some().then(|| tokio::spawn(keep(Arc::clone(&shared))));
+        Ok(Self { shared, task, keeper })
     }
 
     /// How many partitions the topic has.
@@ -219,19 +232,26 @@ impl Producer {
         }
     }
 
-    /// Flushes and ends the producer: afterwards every report has been made.
+    /// Flushes and ends the producer: afterwards every report has been made, and another producer
+    /// may have the topic where its order is global.
     pub async fn close(mut self) {
         self.flush().await;
         self.shared.closing.store(true, Ordering::Release);
         self.shared.wake.notify_one();
         // An error here means that the runtime is going down.
         drop((&mut self.task).await);
+        if let Some(hold) = &self.shared.hold {
+            // First, so that it is not taken again behind this.
+            self.keeper.iter().for_each(|keeper| keeper.abort());
+            hold.release(&self.shared.routes).await;
+        }
     }
 }
 
 impl Drop for Producer {
     fn drop(&mut self) {
         self.task.abort();
+        self.keeper.iter().for_each(|keeper| keeper.abort());
     }
 }
 
@@ -248,6 +268,14 @@ impl Shared {
     fn is_finished(&self) -> bool {
         self.closing.load(Ordering::Acquire) && self.core().is_idle()
     }
+}
+
+/// Keeps the topic as long as it can; then nothing is written any more.
+async fn keep(shared: Arc<Shared>) {
+    let Some(hold) = &shared.hold else { return };
+    let error = hold.keep(&shared.routes).await;
+    shared.core().handle_ended(shared.now(), &error);
+    shared.wake.notify_one();
 }
 
 /// A time that is long over is a mistake; the servers say so of whole batches, this of one record.

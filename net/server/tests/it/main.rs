@@ -21,6 +21,7 @@ mod flags;
 mod garbage;
 mod idle;
 mod node;
+mod one_producer;
 mod order;
 mod peer;
 mod pipeline;

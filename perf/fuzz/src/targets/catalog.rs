@@ -11,6 +11,7 @@ use barrage_cluster::{Catalog, Command};
 use barrage_model::group::Order;
 use barrage_model::{
     Backoff, GroupName, NodeId, Priorities, QueueSettings, Retention, ShardId, TopicId, TopicName,
+    TopicOrder,
 };
 
 use super::history;
@@ -112,6 +113,7 @@ fn commands() -> Vec<Command> {
             partitions: 4,
             retention: Retention { time_ms: Some(1), ..Retention::UNLIMITED },
             priorities: Priorities::NONE,
+            order: TopicOrder::Partition,
         }),
         named("orders", |name| Command::AlterTopic {
             name,
@@ -123,6 +125,7 @@ fn commands() -> Vec<Command> {
             partitions: 1,
             retention: Retention::DEFAULT,
             priorities: Priorities::NONE,
+            order: TopicOrder::Partition,
         }),
         grouped(|topic, name| Command::CreateGroup {
             topic,
@@ -188,6 +191,7 @@ fn large() -> Vec<Seed> {
                     partitions: 1,
                     retention,
                     priorities: Priorities::NONE,
+                    order: TopicOrder::Partition,
                 },
                 0,
             )
@@ -202,6 +206,7 @@ fn large() -> Vec<Seed> {
                 partitions: count,
                 retention,
                 priorities: Priorities::NONE,
+                order: TopicOrder::Partition,
             },
             0,
         ));

@@ -5,7 +5,7 @@
 
 use barrage_model::group::Order;
 use barrage_model::{
-    GroupId, NodeId, Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId,
+    GroupId, NodeId, Offset, PartitionId, PartitionKey, Retention, ShardId, TopicId, TopicOrder,
 };
 use barrage_wire::{
     Acks, Assignor, At, ClusterChange, ClusterJoin, Correlation, FetchRequest, FrameHeader,
@@ -76,6 +76,7 @@ pub(super) fn seeds() -> Vec<Seed> {
             partitions: 4,
             retention: Some(retention),
             priorities: 3,
+            order: TopicOrder::Partition,
         }),
         Request::TopicAlter(TopicAlter { name: name(), partitions, retention: unlimited }),
         Request::TopicDelete(TopicDelete { name: name() }),

@@ -5,7 +5,7 @@
 
 use barrage_model::{
     CoreId, GroupId, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId,
-    Retention, ShardId, Term, TopicId,
+    Retention, ShardId, Term, TopicId, TopicOrder,
 };
 use barrage_wire::{
     ClusterChanged, ClusterDescription, CoreStats, Correlation, ErrorCode, ErrorReply, FetchReply,
@@ -138,6 +138,7 @@ fn topics() -> Vec<Response<'static>> {
         partitions: 4,
         retention: Retention { time_ms: Some(9), ..Retention::UNLIMITED },
         priorities: 3,
+        order: TopicOrder::Partition,
         created_ms: 8,
     };
     let route = |partition| PartitionRoute {
@@ -158,6 +159,7 @@ fn topics() -> Vec<Response<'static>> {
         error: 0,
         topic: TopicId(5),
         priorities: 3,
+        order: TopicOrder::Partition,
         partitions: (0..count).map(route).collect(),
     };
     let topics = vec![routes("a", 0), routes("b", 3)];
@@ -342,6 +344,7 @@ fn large() -> Vec<Seed> {
         partitions: 4,
         retention: Retention::UNLIMITED,
         priorities: 1,
+        order: TopicOrder::Partition,
         created_ms: 8,
     };
     let route = PartitionRoute {
@@ -360,7 +363,7 @@ fn large() -> Vec<Seed> {
     let (error, topic) = (0, TopicId(5));
     let routes = |partitions| {
         let (name, priorities) = (String::new(), 1);
-        TopicRoutes { name, error, topic, priorities, partitions }
+        TopicRoutes { name, error, topic, priorities, order: TopicOrder::Partition, partitions }
     };
     let metadata =
         |topics, nodes| Response::Metadata(MetadataReply { cluster: String::new(), topics, nodes });

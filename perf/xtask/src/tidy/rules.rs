@@ -207,6 +207,7 @@ pub(super) const BANNED: [Ban; 8] = [
             "net/server/src/seeds.rs",
             // A test from outside, with the client in its hand.
             "net/server/tests/it/delay.rs",
+            "net/server/tests/it/one_producer.rs",
             "net/server/tests/it/order.rs",
             "net/server/tests/it/queue.rs",
             "net/server/tests/it/stream.rs",

@@ -19,6 +19,7 @@ use super::name::{Call, Name, Nanos};
 use super::rules::agreement::Sighting;
 use super::rules::commits::{Commits, OpenCommit, OpenReset, Question};
 use super::rules::delays::{Delays, OpenChange};
+use super::rules::holders::{Holders, OpenClaim};
 use super::rules::intact::{self, Shown};
 use super::rules::keys::Keys;
 use super::rules::leases::{Leases, OpenSettlement, Take};
@@ -67,6 +68,7 @@ enum Asked {
     Beat(OpenBeat),
     Leave(GroupId),
     Delay(OpenChange),
+    Claim(OpenClaim),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +88,7 @@ pub struct Checker {
     positions: BTreeMap<(ClientId, PartitionId), Offset>,
     commits: Commits,
     delays: Delays,
+    holders: Holders,
     leases: Leases,
     keys: Keys,
     shares: Shares,
@@ -106,6 +109,7 @@ impl Checker {
             positions: BTreeMap::new(),
             commits: Commits::default(),
             delays: Delays::default(),
+            holders: Holders::default(),
             leases: Leases::new(options.lease_early_ppm),
             keys: Keys::default(),
             shares: Shares::new(options.lease_early_ppm),
@@ -148,6 +152,7 @@ impl Checker {
         appended::finish(facts, report, now);
         self.leases.finish(facts, report, now, &expired);
         self.keys.finish(facts, report);
+        self.holders.finish(facts, report, now);
         self.unread.finish(facts, report, now, &expired);
         let is_over = facts.drain.is_some();
         self.replicas.finish(&mut facts.counters, report, now, is_over);
@@ -220,6 +225,10 @@ impl Checker {
                 let change =
                     message.and_then(|message| self.delays.change((call, begun), message, *to));
                 change.map_or(Asked::Void, Asked::Delay)
+            }
+            Operation::Claim(claim) => {
+                let partition = self.facts.place(&claim.place);
+                Asked::Claim(self.holders.claim((call, self.now), partition, claim))
             }
         };
         self.calls.insert(call, Open { client, asked });
@@ -294,6 +303,7 @@ impl Checker {
                 let now = (self.moment, self.now);
                 self.delays.changed(&self.facts, &mut self.report, now, &change);
             }
+            (Asked::Claim(open), Answer::Done) => self.holders.granted(open, self.now),
             (Asked::Leave(group), Answer::Done) => self.shares.left(group, client),
             (Asked::Committed(asked), Answer::Committed { offset }) => {
                 let (facts, report) = (&mut self.facts, &mut self.report);
@@ -334,6 +344,7 @@ impl Checker {
             Asked::Reset(open) => self.commits.reset_over(&open, false),
             Asked::Settle(open) => self.leases.refused(&open),
             Asked::Delay(change) => self.delays.refused(&change),
+            Asked::Claim(open) => self.holders.refused(open),
             Asked::Void
             | Asked::Read(_)
             | Asked::Join(_)
@@ -487,6 +498,7 @@ impl Checker {
             }
             Note::Ahead { by } => {
                 self.delays.ahead(*by);
+                self.holders.ahead(*by);
                 self.leases.ahead(*by);
             }
             Note::DeadLetters { group, topic, into, not_before, wanted_for } => {

@@ -116,6 +116,8 @@ pub enum Operation {
     },
     /// Cancel or move a delayed record that waits.
     Delay(ChangeDelay),
+    /// Be the one producer of a partition, or be it no more.
+    Claim(Claim),
 }
 
 /// What came back.
@@ -139,7 +141,7 @@ pub enum Answer {
     },
     /// To a take: what was leased.
     Taken(Vec<Taken>),
-    /// To a commit, a reset, a settlement, a leave or a change of a delay: done.
+    /// To a commit, a reset, a settlement, a leave, a change of a delay or a claim: done.
     Done,
     /// To a heartbeat: what the member has.
     Told(Told),
@@ -414,6 +416,33 @@ pub struct ChangeDelay {
     pub fingerprint: Fingerprint,
     /// From when on it may be had instead; none cancels it.
     pub to: Option<Nanos>,
+}
+
+/// Be the one producer of a partition, or be it no more. While another one is, that is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// Where.
+    pub place: Place,
+    /// Whose records are to count.
+    #[serde(with = "plain")]
+    pub producer: ProducerId,
+    /// What is claimed.
+    pub how: Claiming,
+    /// How long nobody else may have it who does not take it over.
+    pub lasts: Duration,
+}
+
+/// What a claim is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Claiming {
+    /// To be it, or to go on being it.
+    Hold,
+    /// To be it, whoever is.
+    TakeOver,
+    /// To be it no more.
+    Release,
 }
 
 /// What was observed without being asked for.

@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::event::Event;
 
 /// A word that older readers do not know makes a new one. Since 2 there are members of stream
-/// groups, since 3 that of delayed records, since 5 deliveries that do not count; older files are
-/// read.
-const VERSION: u32 = 5;
+/// groups, since 3 that of delayed records, since 5 deliveries that do not count, since 6 producers
+/// that hold a partition; older files are read.
+const VERSION: u32 = 6;
 /// No line may be longer: a batch of a million records takes about 30 MiB.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
@@ -192,7 +192,9 @@ mod tests {
              n1 leads 5; n1 commits 9 t5 a5; n1 applies 9 99; drain; n2 holds 9 a5; reads g t 2; \
              m beat g ^i -> 3: 0 /; m beat g*3 ^i 0 -> 4: / 0; calm g; stirred g; \
              m beat g*4 ^i -> none; m leave g -> ok; ahead 2; p send !5 x -> ok; \
-             p delay x 9 -> ok; p delay x - -> fail; c release q b*2 -> ok",
+             p delay x 9 -> ok; p delay x - -> fail; c release q b*2 -> ok; \
+             p claim o/0 hold 7 60 -> ok; p claim o/0 take 8 60 -> fail; \
+             p claim o/0 release 7 60 -> ?",
         )
     }
 
@@ -218,10 +220,10 @@ mod tests {
     fn wrong_files_are_refused_with_their_line() {
         let event = r#"{"at":1,"what":{"note":"drain"}}"#;
         let table = [
-            (String::new(), "not a history of a version up to 5"),
-            ("{}\n".to_owned(), "not a history of a version up to 5"),
-            ("{\"history\":6}\n".to_owned(), "not a history of a version up to 5"),
-            (format!("{event}\n"), "not a history of a version up to 5"),
+            (String::new(), "not a history of a version up to 6"),
+            ("{}\n".to_owned(), "not a history of a version up to 6"),
+            ("{\"history\":7}\n".to_owned(), "not a history of a version up to 6"),
+            (format!("{event}\n"), "not a history of a version up to 6"),
             ("{\"history\":1}".to_owned(), "line 1: the file was cut here"),
             (format!("{{\"history\":1}}\n{event}\n{event}"), "line 3: the file was cut here"),
             (format!("{{\"history\":1}}\n{event}\n\n"), "line 3: EOF while parsing"),

@@ -59,9 +59,9 @@ mod script;
 
 pub use checker::{Checker, Options};
 pub use event::{
-    Answer, ChangeDelay, CommitOffset, Event, Identity, MemberBeat, Note, Operation, Place,
-    ReadFrom, ReadOut, SeenRecord, SendBatch, SentAt, SentRecord, SettleLease, Settlement, Sight,
-    Stamp, TakeLease, Taken, Told, What,
+    Answer, ChangeDelay, Claim, Claiming, CommitOffset, Event, Identity, MemberBeat, Note,
+    Operation, Place, ReadFrom, ReadOut, SeenRecord, SendBatch, SentAt, SentRecord, SettleLease,
+    Settlement, Sight, Stamp, TakeLease, Taken, Told, What,
 };
 pub use format::{ReadError, Reader, Writer};
 pub use name::{Call, Fingerprint, Key, Name, Nanos, StateHash};

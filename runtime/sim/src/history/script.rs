@@ -11,6 +11,8 @@
 //!   m beat g*3 ^i 0 1 -> 4: 0 / 1   a heartbeat of generation 3 and instance i, held 0 and 1 of t:
 //!                            has 0 and is to give up 1 in generation 4; -> none: is no member
 //!   p send !5 a b            due in five seconds; delay a 9 moves it, delay a - cancels it
+//!   p claim o/0 hold 7 60    producer 7 holds o/0, for a minute; take takes it over, release
+//!                            gives it up
 //!   -> fail, -> ?            refused; outcome unknown (1 fails, 1 ? for a labelled call)
 //! ```
 //!
@@ -24,9 +26,9 @@ use barrage_model::{
 };
 
 use super::event::{
-    Answer, ChangeDelay, CommitOffset, Identity, MemberBeat, Note, Operation, Place, ReadFrom,
-    ReadOut, SeenRecord, SendBatch, SentAt, SentRecord, SettleLease, Settlement, Sight, Stamp,
-    TakeLease, Taken, Told,
+    Answer, ChangeDelay, Claim, Claiming, CommitOffset, Identity, MemberBeat, Note, Operation,
+    Place, ReadFrom, ReadOut, SeenRecord, SendBatch, SentAt, SentRecord, SettleLease, Settlement,
+    Sight, Stamp, TakeLease, Taken, Told,
 };
 use super::name::{Call, Fingerprint, Key, Name, Nanos, StateHash};
 use super::verdict::Rule;
@@ -175,6 +177,16 @@ fn operation(words: &[&str], now: Nanos) -> Operation {
             let to = (words[2] != "-").then(|| later(now, words[2]));
             Operation::Delay(ChangeDelay { fingerprint: fingerprint(words[1]), to })
         }
+        "claim" => {
+            let how = match words[1] {
+                "hold" => Claiming::Hold,
+                "take" => Claiming::TakeOver,
+                "release" => Claiming::Release,
+                other => panic!("{other:?} is no claim"),
+            };
+            let (producer, lasts) = (ProducerId(number(words[2]) as i64), seconds(3));
+            Operation::Claim(Claim { place: there(), producer, how, lasts })
+        }
         other => panic!("{other:?} is no operation"),
     }
 }
@@ -262,7 +274,8 @@ fn answer(operation: &Operation, text: &str) -> Answer {
         | Operation::Reset { .. }
         | Operation::Settle(_)
         | Operation::Leave { .. }
-        | Operation::Delay(_) => {
+        | Operation::Delay(_)
+        | Operation::Claim(_) => {
             assert_eq!(text, "ok");
             Answer::Done
         }

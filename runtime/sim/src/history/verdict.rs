@@ -135,6 +135,8 @@ pub struct Counters {
     pub leases_compared: u64,
     /// Delayed records compared with the time they were to come at, each time they were had.
     pub delays_compared: u64,
+    /// Claims of producers compared with others.
+    pub claims_compared: u64,
     /// Observations of replicas.
     pub replica_sights: u64,
     /// Of these, compared with another replica's or an earlier one.

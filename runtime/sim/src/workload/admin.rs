@@ -14,7 +14,7 @@ use barrage_wire::{
 use barrage_world::sim::Rng;
 use barrage_world::{Instant, JoinHandle, sleep, spawn};
 
-use super::client::{Client, Refusal, Topic};
+use super::client::{Client, Refusal, Topic, TopicPlan};
 use super::consumer::{Consumer, ConsumerPlan, Reading};
 use super::draw::{between, milliseconds, pick};
 use super::producer::{Producer, ProducerPlan};
@@ -26,14 +26,10 @@ const PASSING_MS_MAX: u64 = 1_500;
 const PARTITIONS_MAX: u64 = 4;
 
 /// Makes a topic, however often that has to be tried.
-pub(crate) async fn create(
-    client: &mut Client,
-    name: &str,
-    partitions: u32,
-    retention: Retention,
-) -> Topic {
+pub(crate) async fn create(client: &mut Client, plan: &TopicPlan) -> Topic {
+    let TopicPlan { ref name, partitions, retention, order } = *plan;
     let (of, kept) = (name.to_owned(), Some(retention));
-    let request = TopicCreate { name: of, partitions, retention: kept, priorities: 1 };
+    let request = TopicCreate { name: of, partitions, retention: kept, priorities: 1, order };
     let request = Request::TopicCreate(request);
     // An order whose outcome is unknown may have been carried out.
     let mut unknown = false;
@@ -138,7 +134,8 @@ pub(crate) async fn keep_passing(mut client: Client) {
         };
         number += 1;
         let partitions = client.random.between(1, PARTITIONS_MAX) as u32;
-        let topic = create(&mut client, &name, partitions, Retention::UNLIMITED).await;
+        let plan = TopicPlan::open(name.clone(), partitions, Retention::UNLIMITED);
+        let topic = create(&mut client, &plan).await;
         let workers = start_workers(&mut client, &topic);
         let mut most = topic.partitions;
         let until = Instant::now() + milliseconds(client.random.between(50, PASSING_MS_MAX));

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_model::{GroupId, PartitionId, PartitionKey, Retention, TopicId};
+use barrage_model::{GroupId, PartitionId, PartitionKey, Retention, TopicId, TopicOrder};
 use barrage_wire::{
     ErrorCode, ErrorReply, Frame, Hint, MetadataRequest, Request, Response, TopicRoutes,
 };
@@ -63,6 +63,14 @@ pub(crate) struct TopicPlan {
     pub(crate) name: String,
     pub(crate) partitions: u32,
     pub(crate) retention: Retention,
+    pub(crate) order: TopicOrder,
+}
+
+impl TopicPlan {
+    /// One that anybody may write to.
+    pub(crate) fn open(name: String, partitions: u32, retention: Retention) -> Self {
+        Self { name, partitions, retention, order: TopicOrder::Partition }
+    }
 }
 
 /// A topic as the node told it.

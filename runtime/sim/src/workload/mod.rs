@@ -18,6 +18,7 @@ mod draw;
 mod lane;
 mod member;
 mod producer;
+mod rival;
 mod witness;
 mod worker;
 
@@ -32,5 +33,6 @@ pub(crate) use self::disturbance::Disturbance;
 pub(crate) use self::draw::{between, milliseconds, pick};
 pub(crate) use self::member::{Member, MemberPlan};
 pub(crate) use self::producer::{Producer, ProducerPlan};
+pub(crate) use self::rival::{Contest, Rival, RivalPlan};
 pub(crate) use self::witness::{Counts, StreamCounts, Witness};
 pub(crate) use self::worker::{Group, GroupPlan, Worker, WorkerPlan, create_group};

@@ -17,8 +17,8 @@ use super::client::Topic;
 use super::disturbance::Disturbances;
 use super::worker::GroupPlan;
 use crate::history::{
-    Answer, Call, ChangeDelay, Fingerprint, History, Name, Nanos, Note, Operation, Place, ReadFrom,
-    ReadOut, SendBatch, SentAt, SettleLease, Settlement, TakeLease, Taken,
+    Answer, Call, ChangeDelay, Claim, Claiming, Fingerprint, History, Name, Nanos, Note, Operation,
+    Place, ReadFrom, ReadOut, SendBatch, SentAt, SettleLease, Settlement, TakeLease, Taken,
 };
 pub(crate) use groups::{Beat, StreamCounts};
 
@@ -118,6 +118,9 @@ pub(crate) struct Counts {
     pub(crate) moved: u64,
     pub(crate) change_refused: u64,
     pub(crate) hints_to_itself: u64,
+    /// Claims of one-producer topics that were granted, and that found another producer there.
+    pub(crate) claimed: u64,
+    pub(crate) claims_refused: u64,
     pub(crate) streams: StreamCounts,
 }
 
@@ -388,6 +391,17 @@ impl Witness {
         });
         let answer = SentAt { partition: Some(key.partition), base: None };
         self.history.borrow_mut().ok(now(), call, Answer::Sent(answer));
+    }
+
+    /// A producer claims a partition.
+    pub(crate) fn claim(
+        &self,
+        client: &Name,
+        key: PartitionKey,
+        (producer, how, lasts): (ProducerId, Claiming, Duration),
+    ) -> Call {
+        let place = self.place(key);
+        self.invoke(client, Operation::Claim(Claim { place, producer, how, lasts }))
     }
 
     /// Somebody begins to cancel or move a delayed record.

@@ -1,7 +1,8 @@
 //! A broker in memory that does everything right.
 //!
 //! Topics `t` (two partitions), `u` and `q`; `dlq` takes the dead letters of queue group `g`,
-//! which takes from `q` and keeps the order of keys. What is sent to `d` is delayed.
+//! which takes from `q` and keeps the order of keys. What is sent to `d` is delayed. One producer
+//! at a time holds `o`.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +10,9 @@ use barrage_model::{Offset, PartitionId, Sequence};
 
 use super::rng::Rng;
 use crate::history::{
-    Answer, ChangeDelay, CommitOffset, Fingerprint, Identity, Key, Nanos, Operation, Place,
-    ReadFrom, ReadOut, SeenRecord, SendBatch, SentAt, SentRecord, SettleLease, Settlement, Stamp,
-    TakeLease, Taken,
+    Answer, ChangeDelay, Claim, Claiming, CommitOffset, Fingerprint, Identity, Key, Nanos,
+    Operation, Place, ReadFrom, ReadOut, SeenRecord, SendBatch, SentAt, SentRecord, SettleLease,
+    Settlement, Stamp, TakeLease, Taken,
 };
 
 /// A record is given up when it would be delivered more often.
@@ -29,6 +30,7 @@ pub(super) struct Log {
     /// None is a control record.
     pub(super) records: Vec<Option<SentRecord>>,
     producers: BTreeMap<i64, Producer>,
+    holder: Option<i64>,
 }
 
 #[derive(Default)]
@@ -79,8 +81,12 @@ impl Log {
         &mut self,
         stamp: Stamp,
         records: &[SentRecord],
+        is_held: bool,
         rng: &mut Rng,
     ) -> Result<u64, Refused> {
+        if is_held && self.holder != Some(stamp.producer.0) {
+            return Err(Refused);
+        }
         let producer = self.producers.entry(stamp.producer.0).or_default();
         if stamp.epoch.0 < producer.epoch {
             return Err(Refused);
@@ -100,6 +106,20 @@ impl Log {
             producer.batches.insert(stamp.sequence.0, base);
         }
         Ok(base)
+    }
+
+    fn claim(&mut self, claim: &Claim) -> Result<Answer, Refused> {
+        let producer = claim.producer.0;
+        let is_own = self.holder == Some(producer);
+        let lost = !is_own && self.producers.contains_key(&producer);
+        match claim.how {
+            Claiming::Release if is_own => self.holder = None,
+            Claiming::Release => {}
+            Claiming::Hold if lost || (self.holder.is_some() && !is_own) => return Err(Refused),
+            Claiming::TakeOver if lost => return Err(Refused),
+            Claiming::Hold | Claiming::TakeOver => self.holder = Some(producer),
+        }
+        Ok(Answer::Done)
     }
 
     fn read(&self, from: u64) -> Result<Answer, Refused> {
@@ -133,6 +153,7 @@ impl Broker {
         match operation {
             Operation::Send(batch) if !batch.dues.is_empty() => self.delay(batch, rng),
             Operation::Delay(change) => self.change(change),
+            Operation::Claim(claim) => self.log(&claim.place).claim(claim),
             Operation::Send(batch) => self.send(batch, rng),
             Operation::Read(ReadFrom { place, from }) => {
                 let log = self.log(place);
@@ -197,7 +218,9 @@ impl Broker {
         let number = batch.partition.unwrap_or_else(|| PartitionId(rng.below(2) as u32));
         let log = self.log(&Place { topic: batch.topic.clone(), partition: number });
         let base = match batch.identity {
-            Identity::Stamped(stamp) => log.append_stamped(stamp, &batch.records, rng)?,
+            Identity::Stamped(stamp) => {
+                log.append_stamped(stamp, &batch.records, batch.topic.as_str() == "o", rng)?
+            }
             Identity::Once if rng.one_in(8) => return Err(Refused),
             Identity::Once | Identity::Repeating => log.append(&batch.records, rng),
         };

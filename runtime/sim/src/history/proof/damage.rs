@@ -2,6 +2,7 @@
 
 mod delays;
 mod groups;
+mod holders;
 mod records;
 mod shards;
 mod shares;
@@ -52,6 +53,8 @@ pub(super) enum Damage {
     LoseQuorum,
     ComeEarly,
     ComeCancelled,
+    WriteBehind,
+    LetInTwo,
     AnswerTwice,
     ClockBack,
 }
@@ -59,7 +62,7 @@ pub(super) enum Damage {
 type Events = Vec<Event>;
 
 impl Damage {
-    pub(super) const ALL: [Self; 40] = [
+    pub(super) const ALL: [Self; 42] = [
         Self::DropAcknowledged,
         Self::DropTail,
         Self::DropTheFinalReading,
@@ -98,6 +101,8 @@ impl Damage {
         Self::LoseQuorum,
         Self::ComeEarly,
         Self::ComeCancelled,
+        Self::WriteBehind,
+        Self::LetInTwo,
         Self::AnswerTwice,
         Self::ClockBack,
     ];
@@ -111,6 +116,7 @@ impl Damage {
             | Self::ForgetRetention => &[I1],
             Self::Swap => &[I4],
             Self::Duplicate | Self::RepeatSequence | Self::FencedEpoch => &[I10],
+            Self::WriteBehind | Self::LetInTwo => &[I10],
             Self::Alter | Self::MoveToAnotherTopic => &[I3],
             Self::Invent | Self::RefuseWhatIsRead => &[I2],
             Self::ShiftAcknowledgement => &[I3, I4, I10],
@@ -188,6 +194,8 @@ impl Damage {
             | Self::LowerCommitted
             | Self::LoseQuorum => self.in_replicas(&mut events, rng)?,
             Self::ComeEarly | Self::ComeCancelled => self.in_delays(&mut events, &facts, rng)?,
+            Self::WriteBehind => holders::write_behind(&mut events, &facts, rng)?,
+            Self::LetInTwo => holders::let_in_two(&mut events, &facts, rng)?,
             Self::AnswerTwice => {
                 let ends = |event: &&Event| matches!(event.what, What::Ok { .. });
                 let end =

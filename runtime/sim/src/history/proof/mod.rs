@@ -58,12 +58,13 @@ fn a_correct_history_is_not_an_empty_one() {
             counters.shares_compared,
             counters.leases_compared,
             counters.delays_compared,
+            counters.claims_compared,
             counters.replica_compared,
             counters.quorums_counted,
             counters.sends_failed,
             counters.records_expired,
         ];
-        let sums = least.get_or_insert([0; 12]);
+        let sums = least.get_or_insert([0; 13]);
         for (sum, one) in sums.iter_mut().zip(row) {
             *sum += one;
         }

@@ -11,9 +11,9 @@ use super::members::Members;
 use super::replicas::Replicas;
 use super::rng::Rng;
 use crate::history::{
-    Answer, Call, ChangeDelay, CommitOffset, Fingerprint, History, Identity, Key, Name, Nanos,
-    Note, Operation, Place, ReadFrom, SendBatch, SentRecord, SettleLease, Settlement, Stamp,
-    TakeLease, Taken,
+    Answer, Call, ChangeDelay, Claim, Claiming, CommitOffset, Fingerprint, History, Identity, Key,
+    Name, Nanos, Note, Operation, Place, ReadFrom, SendBatch, SentRecord, SettleLease, Settlement,
+    Stamp, TakeLease, Taken,
 };
 
 const STEPS: usize = 900;
@@ -47,6 +47,8 @@ struct Client {
     positions: BTreeMap<Place, u64>,
     generation: Option<u32>,
     receipts: Vec<Taken>,
+    /// The id under which it holds `o`, or did.
+    held: Option<ProducerId>,
 }
 
 struct Run<'a> {
@@ -58,6 +60,8 @@ struct Run<'a> {
     pending: Vec<Pending>,
     messages: u64,
     delayed: Vec<Fingerprint>,
+    /// Ids given out to those who claim.
+    producers: i64,
 }
 
 /// A history.
@@ -73,6 +77,7 @@ pub(super) fn run(rng: &mut Rng) -> History {
         pending: Vec::new(),
         messages: 0,
         delayed: Vec::new(),
+        producers: 100,
     };
     let (mut replicas, mut members) = (Replicas::new(), Members::new());
     run.note(replicas.voters());
@@ -112,6 +117,7 @@ impl Run<'_> {
             0..=14 => self.effect(),
             15..=17 => self.complete(),
             18 if self.rng.one_in(3) => self.abandon(),
+            18 => self.claim(),
             19 if self.rng.one_in(20) => self.trim(),
             _ => {}
         }
@@ -143,6 +149,32 @@ impl Run<'_> {
         self.pending.push(Pending { call, client, operation, result: None, is_abandoned: false });
     }
 
+    /// Claims are mostly made one at a time, and answered.
+    fn claim(&mut self) {
+        let client = self.rng.below(2);
+        let how = match self.rng.below(8) {
+            0 | 1 => Claiming::TakeOver,
+            2 => Claiming::Release,
+            _ => Claiming::Hold,
+        };
+        let held = self.clients[client].held.filter(|_| how != Claiming::TakeOver);
+        let producer = match held.filter(|_| self.rng.one_in(2) || how == Claiming::Release) {
+            Some(held) => held,
+            None => {
+                self.producers += 1;
+                ProducerId(self.producers)
+            }
+        };
+        let lasts = Duration::from_secs(3_600);
+        let claim = Claim { place: place("o", 0), producer, how, lasts };
+        self.invoke(client, Operation::Claim(claim));
+        if !self.rng.one_in(10) {
+            let newest = self.pending.len() - 1;
+            self.effect_of(newest);
+            self.complete_of(newest);
+        }
+    }
+
     fn records(&mut self, has_key: bool) -> Vec<SentRecord> {
         let count = 1 + self.rng.below(3);
         let mut records = Vec::new();
@@ -156,7 +188,10 @@ impl Run<'_> {
     }
 
     fn send(&mut self, client: usize) -> Option<Operation> {
-        let topic = ["t", "t", "u", "q"][self.rng.below(4)];
+        let holds = client < 2 && self.clients[client].held.is_some();
+        let topics: &[&str] =
+            if holds { &["t", "u", "q", "o", "o"] } else { &["t", "t", "u", "q"] };
+        let topic = *self.rng.pick(topics)?;
         let partition = if topic == "t" { self.rng.below(2) as u32 } else { 0 };
         let there = place(topic, partition);
         let records = self.records(topic == "q");
@@ -201,7 +236,12 @@ impl Run<'_> {
         let client = &mut self.clients[number];
         if self.rng.one_in(40) {
             client.epoch += 1;
-            client.lanes.clear();
+            client.lanes.retain(|place, _| place.topic.as_str() == "o");
+        }
+        let mut producer = ProducerId(number as i64);
+        let mut epoch = ProducerEpoch(client.epoch);
+        if let Some(held) = client.held.filter(|_| there.topic.as_str() == "o") {
+            (producer, epoch) = (held, ProducerEpoch(0));
         }
         let lane = client.lanes.entry(there.clone()).or_default();
         if !lane.again.is_empty() {
@@ -209,7 +249,6 @@ impl Run<'_> {
         }
         let sequence = lane.next;
         lane.next = sequence.wrapping_advance(records.len() as u32);
-        let (producer, epoch) = (ProducerId(number as i64), ProducerEpoch(client.epoch));
         let identity = Identity::Stamped(Stamp { producer, epoch, sequence });
         let Place { topic, partition } = there;
         SendBatch {
@@ -295,6 +334,10 @@ impl Run<'_> {
             };
             chosen = self.pending.iter().position(same).unwrap_or(chosen);
         }
+        self.effect_of(chosen);
+    }
+
+    fn effect_of(&mut self, chosen: usize) {
         let now = self.tick();
         let pending = &mut self.pending[chosen];
         if pending.result.is_some() {
@@ -319,6 +362,10 @@ impl Run<'_> {
         let done: Vec<usize> =
             (0..self.pending.len()).filter(|place| self.pending[*place].result.is_some()).collect();
         let Some(chosen) = self.rng.pick(&done).copied() else { return };
+        self.complete_of(chosen);
+    }
+
+    fn complete_of(&mut self, chosen: usize) {
         let Pending { call, client, operation, result, .. } = self.pending.remove(chosen);
         let at = self.tick();
         if self.rng.one_in(10) {
@@ -358,6 +405,13 @@ impl Run<'_> {
             }
             (_, Answer::Joined { generation }) => client.generation = Some(*generation),
             (_, Answer::Taken(taken)) => client.receipts.extend(taken),
+            // The answer to an older claim may come late.
+            (Operation::Claim(claim), Answer::Done)
+                if claim.how != Claiming::Release && client.held < Some(claim.producer) =>
+            {
+                client.lanes.remove(&claim.place);
+                client.held = Some(claim.producer);
+            }
             _ => {}
         }
     }
@@ -367,7 +421,12 @@ impl Run<'_> {
         let Operation::Send(batch) = operation else { return };
         let Identity::Stamped(stamp) = batch.identity else { return };
         let client = &mut self.clients[number];
-        if stamp.epoch.0 == client.epoch {
+        let is_held = batch.topic.as_str() == "o";
+        let goes_on = match is_held {
+            true => client.held == Some(stamp.producer),
+            false => stamp.epoch.0 == client.epoch,
+        };
+        if goes_on {
             let there = Place { topic: batch.topic.clone(), partition: batch.partition.unwrap() };
             let again = &mut client.lanes.entry(there).or_default().again;
             again.push(batch);

@@ -12,6 +12,7 @@ pub(crate) mod commits;
 pub(crate) mod dedup;
 pub(crate) mod delays;
 pub(crate) mod deletion;
+pub(crate) mod holders;
 pub(crate) mod intact;
 pub(crate) mod keys;
 pub(crate) mod leases;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_broker::Fingerprint;
-use barrage_model::{NodeId, Retention, ShardId, Term};
+use barrage_model::{NodeId, Retention, ShardId, Term, TopicOrder};
 use barrage_wire::{ClusterChange, MetadataRequest, Request, Response, TopicCreate};
 use barrage_world as world;
 use barrage_world::sim::{LinkOptions, Network};
@@ -187,6 +187,7 @@ async fn make_and_ask(
         name: name.clone(),
         partitions: 1,
         priorities: 1,
+        order: TopicOrder::Partition,
         retention: Some(Retention::UNLIMITED),
     };
     let made = maker.call(&Request::TopicCreate(topic), MADE_WITHIN).await;

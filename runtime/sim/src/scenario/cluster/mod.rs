@@ -48,9 +48,9 @@ use super::Scenario;
 use crate::history;
 use crate::runner::{FaultGate, Gates, Outcome};
 use crate::workload::{
-    Client, Company, Connection, Consumer, Context, Disturbance, Factory, Group, Producer, Topic,
-    Waiting, Witness, Worker, WorkerPlan, create, create_group, inspect, keep_passing,
-    milliseconds, read_all,
+    Client, Company, Connection, Consumer, Contest, Context, Disturbance, Factory, Group, Producer,
+    Rival, RivalPlan, Topic, TopicPlan, Waiting, Witness, Worker, WorkerPlan, create, create_group,
+    inspect, keep_passing, milliseconds, read_all,
 };
 
 /// The scenario.
@@ -79,6 +79,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
             FaultGate { kind: "copied-anew", once_in_seeds: 20 },
             FaultGate { kind: "damage-repaired", once_in_seeds: 100 },
             FaultGate { kind: "looked-on-all", once_in_seeds: 8 },
+            FaultGate { kind: "claimed", once_in_seeds: 3 },
+            FaultGate { kind: "claim-refused", once_in_seeds: 4 },
         ],
         ..Gates::OPEN
     },
@@ -130,7 +132,7 @@ const CALM_LOAD: Duration = milliseconds(3_000);
 const AFTERMATH: Duration = milliseconds(6_000);
 
 fn run(seed: u64) -> Outcome {
-    run_as(seed, Plan::draw)
+    run_as(seed, Plan::draw_cluster)
 }
 
 fn run_queue(seed: u64) -> Outcome {
@@ -192,7 +194,7 @@ impl Run {
         let workers = plan.queue.as_ref().map_or(0, |queue| queue.workers.len() + 1);
         let members = plan.streams.as_ref().map_or(0, StreamsPlan::clients);
         let changers = plan.delays.as_ref().map_or(0, |delays| delays.changers + 1);
-        let readers = plan.consumers.len() + workers + members;
+        let readers = plan.consumers.len() + workers + members + plan.rivals.len();
         let count = plan.producers.len() + readers + changers + 12;
         let hosts: Vec<Host> = (FIRST_CLIENT_HOST..).take(count).map(Host).collect();
         let nemesis = Rc::new(Nemesis {
@@ -245,6 +247,7 @@ impl Run {
             return Err("liveness: no topics after the start".to_owned());
         };
         let mut clients = self.start_clients(&made.topics);
+        clients.extend(self.start_rivals(made.topics.last()));
         clients.extend(self.start_workers(made.group.as_ref()));
         clients.extend(self.start_members(made.company.as_ref()));
         clients.extend(self.start_changers());
@@ -291,6 +294,17 @@ impl Run {
             clients.push(self.on_client(keep_passing));
         }
         clients
+    }
+
+    /// Those who want the last topic, each for itself.
+    fn start_rivals(&self, topic: Option<&Topic>) -> Vec<world::JoinHandle<()>> {
+        let Some(topic) = topic else { return Vec::new() };
+        let contest = Rc::new(Contest::default());
+        let start = |plan: &RivalPlan| {
+            let plan = plan.clone();
+            self.on_client(|client| Rival::new(client, plan, topic, &contest).run())
+        };
+        self.plan.rivals.iter().map(start).collect()
     }
 
     fn start_workers(&self, group: Option<&Group>) -> Vec<world::JoinHandle<()>> {
@@ -478,6 +492,8 @@ impl Run {
         outcome.fault("records-let-go", counts.trims);
         outcome.fault("leased", counts.taken);
         outcome.fault("leased-again", verdict.counters.leases_compared);
+        outcome.fault("claimed", counts.claimed);
+        outcome.fault("claim-refused", counts.claims_refused);
         outcome.fault("handed-over", verdict.counters.shares_compared);
         delays::count(&mut outcome, &counts, verdict.counters.delays_compared);
         streams::count(&mut outcome, &counts.streams);
@@ -512,8 +528,7 @@ async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Made {
     }
     let mut topics = Vec::new();
     for topic in &plan.topics {
-        let made = create(&mut client, &topic.name, topic.partitions, topic.retention);
-        topics.push(made.await);
+        topics.push(create(&mut client, topic).await);
         // Also to learn each core's own address.
         drop(client.topic(&topic.name).await);
     }
@@ -525,7 +540,8 @@ async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Made {
     if let (Some(queue), Some(first)) = (&plan.queue, topics.first().cloned()) {
         let retention = Retention::UNLIMITED;
         let name = queue.group.dead_letter;
-        let dead = create(&mut client, name, queue.dead_partitions, retention).await;
+        let dead = TopicPlan::open(name.to_owned(), queue.dead_partitions, retention);
+        let dead = create(&mut client, &dead).await;
         client.witness().dead_letters(&queue.group, &first, &dead);
         topics.push(dead);
         if queue.group.order == Order::Key {

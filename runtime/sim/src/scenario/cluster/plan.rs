@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use barrage_broker::BrokerOptions;
-use barrage_model::Retention;
 use barrage_model::group::Order;
+use barrage_model::{Retention, TopicOrder};
 use barrage_native::Options;
 use barrage_world::sim::{LinkOptions, Rng};
 
@@ -16,7 +16,7 @@ use super::delays::DelaysPlan;
 use super::process::DATA_DIR;
 use super::streams::StreamsPlan;
 use crate::workload::{
-    ConsumerPlan, GroupPlan, ProducerPlan, TopicPlan, WorkerPlan, milliseconds, pick,
+    ConsumerPlan, GroupPlan, ProducerPlan, RivalPlan, TopicPlan, WorkerPlan, milliseconds, pick,
 };
 
 /// A kind of fault, or of order from an operator.
@@ -171,6 +171,8 @@ pub(super) struct Plan {
     pub(super) streams: Option<StreamsPlan>,
     /// In the scenario of that name.
     pub(super) delays: Option<DelaysPlan>,
+    /// Producers of the last topic, of which one at a time may write.
+    pub(super) rivals: Vec<RivalPlan>,
 }
 
 const KIB: u64 = 1024;
@@ -216,7 +218,20 @@ impl Plan {
             queue: None,
             streams: None,
             delays: None,
+            rivals: Vec::new(),
         }
+    }
+
+    /// As [`Self::draw`], with producers that want a topic each for itself, mostly.
+    pub(super) fn draw_cluster(random: &mut Rng) -> Self {
+        let mut plan = Self::draw(random);
+        if !random.one_in(3) {
+            plan.rivals = RivalPlan::draw_some(random);
+            let (name, retention, order) =
+                ("ledger".to_owned(), Retention::UNLIMITED, TopicOrder::Global);
+            plan.topics.push(TopicPlan { name, partitions: 1, retention, order });
+        }
+        plan
     }
 
     /// As [`Self::draw`], with a queue group beside the readers. A record that is sent twice could
@@ -288,7 +303,7 @@ fn draw_topics(random: &mut Rng, retaining: bool) -> Vec<TopicPlan> {
     let draw = |number| {
         let partitions = random.between(1, 4) as u32;
         let retention = if retaining { draw_retention(random) } else { Retention::UNLIMITED };
-        TopicPlan { name: format!("lasting-{number}"), partitions, retention }
+        TopicPlan::open(format!("lasting-{number}"), partitions, retention)
     };
     (0..count).map(draw).collect()
 }

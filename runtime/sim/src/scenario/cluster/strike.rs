@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use barrage_model::{Retention, ShardId};
+use barrage_model::{Retention, ShardId, TopicOrder};
 use barrage_wire::{ErrorCode, Request, Response, TopicCreate, TopicDelete};
 use barrage_world as world;
 use barrage_world::sim::Network;
@@ -144,6 +144,7 @@ fn create(name: &str) -> Request<'static> {
         partitions: 1,
         retention,
         priorities: 1,
+        order: TopicOrder::Partition,
     })
 }
 

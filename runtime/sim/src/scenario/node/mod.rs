@@ -108,8 +108,7 @@ async fn course(plan: Rc<Plan>, mut random: Rng) -> Outcome {
 async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Vec<Topic> {
     let mut topics = Vec::new();
     for topic in &plan.topics {
-        let made = create(&mut client, &topic.name, topic.partitions, topic.retention);
-        topics.push(made.await);
+        topics.push(create(&mut client, topic).await);
         // Also to learn each core's own address.
         drop(client.topic(&topic.name).await);
     }

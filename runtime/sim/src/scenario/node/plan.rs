@@ -166,7 +166,7 @@ fn draw_topics(random: &mut Rng) -> Vec<TopicPlan> {
             _ => Retention::UNLIMITED,
         };
         let partitions = random.between(1, 5) as u32;
-        TopicPlan { name: format!("lasting-{number}"), partitions, retention }
+        TopicPlan::open(format!("lasting-{number}"), partitions, retention)
     };
     (0..count).map(draw).collect()
 }

@@ -205,7 +205,7 @@ impl Damage {
     }
 }
 
-fn set_identity(events: &mut Events, calls: &[Call], to: Identity) {
+pub(super) fn set_identity(events: &mut Events, calls: &[Call], to: Identity) {
     for event in events {
         if let What::Invoke { call, operation: Operation::Send(batch), .. } = &mut event.what
             && calls.contains(call)

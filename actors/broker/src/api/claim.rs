@@ -1,0 +1,74 @@
+//! What a producer asks of a topic whose order is global, and what it is answered.
+
+use barrage_model::{PartitionKey, ProducerId};
+use thiserror::Error;
+
+use super::queue::QueueError;
+
+/// What a claim is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimKind {
+    /// To be the one that writes, or to go on being so; not while another one is.
+    Hold,
+    /// To be the one that writes; another one is over.
+    TakeOver,
+    /// To be so no longer.
+    Release,
+}
+
+/// A claim of a producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Whose batches are to count.
+    pub producer: ProducerId,
+    /// Its own id before this one.
+    pub instead_of: Option<ProducerId>,
+    /// What it is for.
+    pub kind: ClaimKind,
+    /// Neither writing nor claiming for so long, it may be replaced.
+    pub session_ms: u32,
+}
+
+impl Claim {
+    /// The shortest session: longer than an election, so that its holder outlives one.
+    pub const SESSION_MS_MIN: u32 = 3_000;
+    /// The longest session.
+    pub const SESSION_MS_MAX: u32 = 30 * 60 * 1_000;
+}
+
+/// A claim for a partition.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimRequest {
+    /// The topic's only partition.
+    pub key: PartitionKey,
+    /// What is claimed.
+    pub claim: Claim,
+}
+
+/// Why a claim is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ClaimRefusal {
+    /// Another producer holds the topic.
+    #[error("another producer holds the topic; if it stays silent, for {left_ms} ms more")]
+    Held {
+        /// What is left of its session.
+        left_ms: u64,
+    },
+    /// The producer held the topic, and another one has taken it over, or its session ended.
+    #[error("the topic was taken over: this producer held it, and does no longer")]
+    Lost,
+    /// Anybody may write.
+    #[error("the order of the topic is not global: anybody may write")]
+    NotGlobal,
+}
+
+/// Why a claim fails.
+#[derive(Clone, Debug, Error)]
+pub enum ClaimError {
+    /// By who holds the topic.
+    #[error(transparent)]
+    Refused(#[from] ClaimRefusal),
+    /// It did not come so far.
+    #[error(transparent)]
+    Shard(#[from] QueueError),
+}
