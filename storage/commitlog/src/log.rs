@@ -354,7 +354,18 @@ impl CommitLog {
         offset: Offset,
         bytes_max: usize,
     ) -> Result<Vec<Slice>, ReadError> {
-        read::read_batches(&self.shared, key, offset, bytes_max).await
+        self.read_batches_of(key, offset..Offset(u64::MAX), bytes_max).await
+    }
+
+    /// As [`Self::read_batches`], and no further than the batch that holds the last offset of
+    /// `range`: nothing is read, and checked, that nobody wants.
+    pub async fn read_batches_of(
+        &self,
+        key: PartitionKey,
+        range: Range<Offset>,
+        bytes_max: usize,
+    ) -> Result<Vec<Slice>, ReadError> {
+        read::read_batches(&self.shared, key, range, bytes_max).await
     }
 
     /// The first offset enqueued at or after `time_ms` (to the entry); none when all are older.

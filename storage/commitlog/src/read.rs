@@ -147,25 +147,27 @@ fn segment(log: &Shared, number: u64) -> Result<Rc<Segment>, ReadError> {
     found.ok_or_else(|| ReadError::NotFound { what: format!("segment {number}") })
 }
 
-/// Whole batches from the one that holds `offset` on: at least one if there is any, else as many
-/// as fit `bytes_max`. Empty when nothing at or after `offset` is here.
+/// Whole batches from the one that holds the first offset of `range` on, as far as it goes: at
+/// least one if there is any, else as many as fit `bytes_max`. Empty when nothing at or after its
+/// first offset is here.
 pub(crate) async fn read_batches(
     log: &Rc<Shared>,
     key: PartitionKey,
-    offset: Offset,
+    range: Range<Offset>,
     bytes_max: usize,
 ) -> Result<Vec<Slice>, ReadError> {
-    let Some((segment, runs)) = span_at(log, key, offset).await? else { return Ok(Vec::new()) };
-    let first = index::find(&runs, offset);
+    let found = span_at(log, key, range.start).await?;
+    let Some((segment, runs)) = found else { return Ok(Vec::new()) };
+    let first = index::find(&runs, range.start);
     let mut pieces = Vec::new();
     let mut left = bytes_max;
     for run in runs.iter().skip(first) {
-        if !pieces.is_empty() && left == 0 {
+        if !pieces.is_empty() && (left == 0 || run.base_offset >= range.end) {
             break;
         }
         let len = run.byte_len as usize;
         let (bytes, own) = read_ahead(log, &segment, run.position, len).await?;
-        let wanted = cut(&bytes, offset, left, pieces.is_empty());
+        let wanted = cut(&bytes, &range, left, pieces.is_empty());
         let wanted = wanted.map_err(|error| segment.damage(run.position, error))?;
         // Wrong when planted: what rots on the disk is handed out.
         if !own && !planted("commitlog-read-unchecked") {
@@ -183,11 +185,11 @@ pub(crate) async fn read_batches(
     Ok(pieces)
 }
 
-/// The part of a run that holds whole batches from `offset` on, at most `bytes_max` of them, but
-/// one at least when `one` is set.
+/// The part of a run that holds whole batches of the records of `offsets`, at most `bytes_max` of
+/// them, but one at least when `one` is set.
 fn cut(
     run: &[u8],
-    offset: Offset,
+    offsets: &Range<Offset>,
     bytes_max: usize,
     one: bool,
 ) -> Result<Range<usize>, barrage_model::batch::BatchError> {
@@ -199,9 +201,10 @@ fn cut(
             let (size, needed) = (rest.len(), header.batch_len_total);
             return Err(barrage_model::batch::BatchError::Truncated { size, needed });
         }
-        if header.next_offset() <= offset {
+        let is_enough = next - start > bytes_max || header.base_offset >= offsets.end;
+        if header.next_offset() <= offsets.start {
             start = next;
-        } else if next - start > bytes_max && !(one && end == start) {
+        } else if is_enough && !(one && end == start) {
             break;
         }
         end = next;

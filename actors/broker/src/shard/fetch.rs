@@ -5,6 +5,7 @@
 //! Invariants: no wake-up is lost (listen first, look afterwards); a fetch ends by its
 //! `wait_until`.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use barrage_cluster::message::Bounds;
@@ -141,17 +142,18 @@ impl Shard {
         }
     }
 
-    /// Batches from a committed record on. What a majority of the others has made durable may not
+    /// Batches of committed records, from the first of `range` on. What a majority of the others has made durable may not
     /// have a place on this disk yet: it is waited for. Nothing when retention has passed it.
     pub(super) async fn read_placed(
         &self,
         key: PartitionKey,
-        at: Offset,
+        range: Range<Offset>,
         bytes_max: usize,
     ) -> Result<Vec<Slice>, FetchError> {
+        let at = range.start;
         let until = Instant::now() + PLACED_WITHIN;
         loop {
-            let read = self.inner.group.log().read_batches(key, at, bytes_max).await;
+            let read = self.inner.group.log().read_batches_of(key, range.clone(), bytes_max).await;
             let read = read.map_err(|error| self.read_error(error))?;
             let mut start = self.bounds(key.owner())?.start_offset;
             let mut is_wanted = true;

@@ -269,6 +269,8 @@ impl Shard {
     ) -> Result<Read<'a>, QueueError> {
         let (mut batches, mut kept, mut gone, mut size) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let mut rest = leased;
+        let end = leased.last().and_then(|last| last.receipt.offset.checked_add(1));
+        let end = end.unwrap_or(Offset(u64::MAX));
         'reading: while let Some((first, behind)) = rest.split_first() {
             if size >= bytes_max {
                 break;
@@ -279,7 +281,7 @@ impl Shard {
                 .first()
                 .is_some_and(|next| Some(next.receipt.offset) == offset.checked_add(1));
             let left = if has_neighbour { bytes_max - size } else { 1 };
-            let read = self.read_placed(key, offset, left).await?;
+            let read = self.read_placed(key, offset..end, left).await?;
             let before = rest.len();
             for slice in read {
                 let mut at = 0;

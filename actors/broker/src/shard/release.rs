@@ -161,7 +161,7 @@ impl Shard {
             return releases.put_off(key, (due_ms, id), None);
         }
         let era = releases.era();
-        let read = self.read_placed(key.delay_store(), id, 1).await;
+        let read = self.read_placed(key.delay_store(), id..Offset(id.0 + 1), 1).await;
         if releases.era() != era {
             return;
         }

@@ -1,6 +1,6 @@
 //! Entries whose places have left memory: what is held, what a restart reads, what reads find.
 
-use super::fixture::{blank, checkpoint_at, entry, id, key, options, value_at};
+use super::fixture::{blank, checkpoint_at, entry, id, key, options, run, value_at};
 use crate::*;
 use barrage_model::{LogId, LogIndex, Offset};
 use barrage_world::sim::{Disk, Fault, Injection, Operation, Rng, run_on, run_until_crash};
@@ -440,5 +440,38 @@ fn a_copy_is_indexed_when_it_is_whole() {
         let (log, report) = open(Some(sent(89).id)).await;
         assert_eq!(report.scanned_segments, 1);
         check_reads(&log, 0..90).await;
+    });
+}
+
+#[test]
+fn reading_goes_no_further_than_it_is_asked_to() {
+    let disk = Disk::default();
+    run_on(1, &disk, async {
+        let (log, _) = open(None).await;
+        // One run of ten batches, and more behind it.
+        let batches: Vec<Run> = (0..10).map(|n| run(0, n, b"of many")).collect();
+        let mut many = batches.first().unwrap().clone();
+        many.batches = batches.into_iter().flat_map(|run| run.batches).collect();
+        many.record_count = 10;
+        many.byte_len = many.batches.iter().map(|batch| batch.bytes.len() as u32).sum();
+        log.append(vec![Entry { runs: vec![many], ..blank(1, 1) }]).await.unwrap();
+        log.append(vec![entry(1, 2, 10, b"behind")]).await.unwrap();
+        log.set_committed(id(1, 2));
+        log.index_run(LogIndex(1), 0);
+        log.index_run(LogIndex(2), 0);
+        log.set_applied(id(1, 2));
+        rest().await;
+        let count = async |from, to, bytes_max| {
+            let range = Offset(from)..Offset(to);
+            let read = log.read_batches_of(key(0), range, bytes_max).await.unwrap();
+            let of = |slice| barrage_model::batch::batches(slice).count();
+            read.iter().map(|slice| of(slice)).sum::<usize>()
+        };
+        assert_eq!(count(3, 5, usize::MAX).await, 2);
+        assert_eq!(count(0, 10, usize::MAX).await, 10);
+        assert_eq!(count(9, 11, usize::MAX).await, 2);
+        assert_eq!(count(0, 99, usize::MAX).await, 11);
+        assert_eq!(count(3, 5, 1).await, 1, "one at least");
+        log.close().await;
     });
 }
