@@ -156,6 +156,7 @@ fn admin_error(error: CatalogError) -> AdminError {
         | CatalogError::PartitionCount { .. }
         | CatalogError::Priorities { .. }
         | CatalogError::GlobalOrder { .. }
+        | CatalogError::GlobalDeadLetters
         | CatalogError::PartitionsShrink { .. }
         | CatalogError::ShardCount { .. }
         | CatalogError::NoShards

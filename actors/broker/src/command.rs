@@ -166,11 +166,10 @@ enum WhatV1 {
     Claim(Box<ClaimV1>),
 }
 
-/// The kind: 0 hold, 1 take over, 2 release. Producer -1 stands for none.
+/// The kind: 0 hold, 1 take over, 2 release, 3 keep.
 #[derive(Archive, Serialize, Deserialize)]
 struct ClaimV1 {
     producer: i64,
-    instead_of: i64,
     kind: u8,
     session_ms: u32,
 }
@@ -543,14 +542,14 @@ pub(crate) fn order(is_global: bool) -> TopicOrder {
 }
 
 fn store_claim(claim: Claim) -> ClaimV1 {
-    let Claim { producer, instead_of, kind, session_ms } = claim;
+    let Claim { producer, kind, session_ms } = claim;
     let kind = match kind {
         ClaimKind::Hold => 0,
         ClaimKind::TakeOver => 1,
         ClaimKind::Release => 2,
+        ClaimKind::Keep => 3,
     };
-    let instead_of = instead_of.unwrap_or(ProducerId::NONE).0;
-    ClaimV1 { producer: producer.0, instead_of, kind, session_ms }
+    ClaimV1 { producer: producer.0, kind, session_ms }
 }
 
 fn load_claim(stored: &ClaimV1) -> Option<Claim> {
@@ -558,11 +557,12 @@ fn load_claim(stored: &ClaimV1) -> Option<Claim> {
         0 => ClaimKind::Hold,
         1 => ClaimKind::TakeOver,
         2 => ClaimKind::Release,
+        3 => ClaimKind::Keep,
         _ => return None,
     };
-    let instead_of = Some(ProducerId(stored.instead_of)).filter(|id| id.is_some());
-    let (producer, session_ms) = (ProducerId(stored.producer), stored.session_ms);
-    Some(Claim { producer, instead_of, kind, session_ms })
+    // Nobody claims anything under no id.
+    let producer = Some(ProducerId(stored.producer)).filter(|producer| producer.is_some())?;
+    Some(Claim { producer, kind, session_ms: stored.session_ms })
 }
 
 fn store_partition((key, config): &(PartitionKey, PartitionConfig)) -> PartitionV1 {
@@ -631,7 +631,6 @@ mod tests {
             What::Cancel(vec![Offset(1), Offset(1 << 60)]),
             What::Claim(Box::new(Claim {
                 producer: ProducerId(7),
-                instead_of: Some(ProducerId(6)),
                 kind: ClaimKind::TakeOver,
                 session_ms: 10_000,
             })),

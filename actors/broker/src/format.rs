@@ -97,8 +97,8 @@ struct PartitionV2 {
     retention: RetentionV1,
     is_global: bool,
     revision: u64,
-    /// Who holds it, for how long when silent, and when it was heard.
-    holder: Option<(i64, u32, i64)>,
+    /// Who holds it, for how long when silent, when it was heard of, and whether it wrote since.
+    holder: Option<(i64, u32, u64, bool)>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -416,7 +416,9 @@ fn store_partition(key: PartitionKey, partition: &Partition) -> PartitionV2 {
         retention: partition.config.retention.into(),
         is_global: partition.config.order == TopicOrder::Global,
         revision: partition.config.revision,
-        holder: partition.holder.map(|it| (it.producer.0, it.session_ms, it.heard_ms)),
+        holder: partition
+            .holder
+            .map(|it| (it.producer.0, it.session_ms, it.heard_ms, it.has_written)),
     }
 }
 
@@ -438,10 +440,11 @@ fn load_partition(stored: &PartitionV2) -> (PartitionKey, Partition) {
     let mut partition = Partition::new(PartitionConfig { retention, order, revision });
     // Wrong when planted: who restarts does not know who may write.
     let stored_holder = stored.holder.filter(|_| !planted("broker-holder-not-in-checkpoint"));
-    partition.holder = stored_holder.map(|(producer, session_ms, heard_ms)| Holder {
+    partition.holder = stored_holder.map(|(producer, session_ms, heard_ms, has_written)| Holder {
         producer: ProducerId(producer),
         session_ms,
         heard_ms,
+        has_written,
     });
     partition.start_offset = Offset(stored.start_offset);
     partition.next_offset = Offset(stored.next_offset);
@@ -488,11 +491,10 @@ mod tests {
             state.open(key, PartitionConfig { retention, order: TopicOrder::Global, revision: 4 });
             let claim = Claim {
                 producer: ProducerId(i64::from(number)),
-                instead_of: None,
                 kind: ClaimKind::Hold,
                 session_ms: 9_000,
             };
-            assert_eq!(state.claim(key, claim, 500), Some(Ok(())));
+            assert_eq!(state.claim(key, claim, (500, 700)), Some(Ok(())));
             for batch in 0..7 {
                 let stamp = ProducerStamp {
                     id: ProducerId(i64::from(number)),
@@ -689,9 +691,9 @@ mod tests {
         "0000000000",
     );
     const GOLDEN_PARTITION: &str = concat!(
-        "040400007100000059cb853501010000000000000001000000060000000000000023000000000000",
+        "04040000710000006c5777be01010000000000000001000000060000000000000023000000000000",
         "00010000000000000003000000000000000000000000000000000100000040000000000000000000",
-        "000000000001040000000000000001010000000000000028230000e8030000000000000000000000",
+        "000000000001040000000000000001010000000000000028230000bc020000000000000100000000",
         "0000000000",
     );
 

@@ -10,6 +10,7 @@ use barrage_model::{
     Sequence, TopicId, TopicOrder,
 };
 
+use crate::api::claim::{Claim, ClaimKind};
 use crate::group::assignment::Assignor;
 use crate::group::generation::Generation;
 use crate::group::handover::TopicSize;
@@ -152,7 +153,10 @@ pub fn commands() -> Vec<Command> {
         order: TopicOrder::Partition,
         revision,
     };
-    let partitions = |revision| vec![(key(0), config(revision)), (key(1), config(revision))];
+    let held = |revision| PartitionConfig { order: TopicOrder::Global, ..config(revision) };
+    let partitions = |revision| {
+        vec![(key(0), config(revision)), (key(1), config(revision)), (key(2), held(revision))]
+    };
     let stamp = |sequence| ProducerStamp {
         id: ProducerId(7),
         epoch: ProducerEpoch(1),
@@ -181,6 +185,7 @@ pub fn commands() -> Vec<Command> {
         command::Command::ProduceDelayed(Box::new(stored())),
         command::Command::Queue { now_ms: 10_000, ops: changes(key(0)) },
         command::Command::ProduceDelayed(Box::new(released())),
+        command::Command::Queue { now_ms: 10_000, ops: claims(key(2)) },
     ];
     commands.map(Command).into()
 }
@@ -197,6 +202,18 @@ fn changes(key: PartitionKey) -> Vec<Op> {
     let all =
         [What::Reschedule(vec![(Offset(1), 1 << 41)]), What::Cancel(vec![Offset(1), Offset(99)])];
     all.map(|what| Op { slot: Slot { key, group: GroupId(0) }, what }).into()
+}
+
+/// A producer holds a partition, keeps it, loses it; the next one gives it up.
+fn claims(key: PartitionKey) -> Vec<Op> {
+    let claim = |kind, id| {
+        let claim = Claim { producer: ProducerId(id), kind, session_ms: 9_000 };
+        let what = What::Claim(Box::new(claim));
+        Op { slot: Slot { key, group: GroupId(0) }, what }
+    };
+    let kinds = [(ClaimKind::Hold, 8), (ClaimKind::Keep, 8), (ClaimKind::TakeOver, 9)];
+    let release = claim(ClaimKind::Release, 9);
+    kinds.map(|(kind, id)| claim(kind, id)).into_iter().chain([release]).collect()
 }
 
 /// Two of them come.

@@ -147,6 +147,11 @@ pub enum CatalogError {
         /// How many partitions.
         partitions: u32,
     },
+    /// Dead letters come from everywhere.
+    #[error(
+        "a topic whose order is global takes no dead letters: one producer at a time writes it"
+    )]
+    GlobalDeadLetters,
     /// More than one order.
     #[error("a topic whose order is global has one partition, not {partitions}")]
     GlobalOrder {
@@ -528,6 +533,7 @@ mod tests {
     #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
     use super::*;
+    use barrage_model::{GroupName, QueueSettings};
 
     fn name(text: &str) -> TopicName {
         TopicName::parse(text).unwrap()
@@ -581,6 +587,38 @@ mod tests {
         assert_eq!(catalog, Catalog::new());
         catalog.apply(found(SHARDS_MAX), 0);
         assert_eq!(topic(create(&mut catalog, "a", 1)).id, TopicId(1));
+    }
+
+    #[test]
+    fn a_topic_of_global_order_has_one_partition_and_takes_no_dead_letters() {
+        let mut catalog = founded();
+        let make = |partitions| Command::CreateTopic {
+            name: name("ledger"),
+            partitions,
+            retention: Retention::default(),
+            priorities: Priorities::NONE,
+            order: TopicOrder::Global,
+        };
+        let refused = |partitions| Reply::Refused(CatalogError::GlobalOrder { partitions });
+        assert_eq!(catalog.apply(make(2), 50), refused(2));
+        assert_eq!(topic(catalog.apply(make(1), 50)).order, TopicOrder::Global);
+        let alter =
+            Command::AlterTopic { name: name("ledger"), partitions: Some(2), retention: None };
+        assert_eq!(catalog.apply(alter, 50), refused(2));
+        create(&mut catalog, "a", 1);
+        let group = Command::CreateGroup {
+            topic: name("a"),
+            name: GroupName::parse("workers").unwrap(),
+            settings: QueueSettings {
+                dead_letter: Some(name("ledger")),
+                deliveries_max: Some(3),
+                ..QueueSettings::default()
+            },
+            at_end: false,
+        };
+        assert_eq!(catalog.apply(group, 50), Reply::Refused(CatalogError::GlobalDeadLetters));
+        let again = Catalog::restore(&catalog.checkpoint()).unwrap();
+        assert_eq!(again, catalog);
     }
 
     #[test]

@@ -442,7 +442,7 @@ mod tests {
                 partitions: 4,
                 retention: Retention { time_ms: Some(1), ..Retention::UNLIMITED },
                 priorities: Priorities::new(3).unwrap_or_default(),
-                order: TopicOrder::Partition,
+                order: TopicOrder::Global,
             },
             Command::AlterTopic {
                 name: name("orders"),

@@ -33,7 +33,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     } else if refused.and_then(ClientError::code) == Some(ErrorCode::UnknownGroup) {
         say("  `barrage group ls` shows what there is, `barrage group create` makes one.");
     } else if refused.and_then(ClientError::code) == Some(ErrorCode::ProducerHeld) {
-        say("  Stop that one; or wait until it is gone (--stand-by), or end it (--take-over).");
+        say("  Stop it, or wait until it is gone (produce --stand-by), or end it (--take-over).");
     } else if refused.and_then(ClientError::code) == Some(ErrorCode::NotLeader) {
         say("  No node that was asked leads it. Perhaps a leader is being elected just now;");
         say("  else name more nodes with --server, and see `barrage cluster status`.");

@@ -150,6 +150,7 @@ pub(crate) async fn run(args: ProduceArgs) -> anyhow::Result<ExitCode> {
     let partition = args.partition.map(PartitionId);
     let partitions = producer.partition_count();
     if let Some(partition) = partition.filter(|partition| partition.0 >= partitions) {
+        producer.close().await;
         return Err(ClientError::NoSuchPartition { partition, partitions }.into());
     }
 

@@ -19,7 +19,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use barrage_client::{Client, ClientOptions, ConsumerOptions, ProducerOptions, Rival, Record};
+//! use barrage_client::{Client, ClientOptions, ConsumerOptions, ProducerOptions, Record};
 //!
 //! let client = Client::connect(ClientOptions::server("127.0.0.1:7400")).await?;
 //! client.create_topic("orders", 4, None).await?;

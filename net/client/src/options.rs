@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use barrage_model::batch::Compression;
-use barrage_model::limits::BATCH_BYTES_MAX;
+use barrage_model::limits::{BATCH_BYTES_MAX, PRODUCER_SESSION_MS_MAX, PRODUCER_SESSION_MS_MIN};
 use barrage_model::{Offset, PartitionId, Priorities, Retention, TopicOrder};
 use barrage_wire::{Acks, Assignor};
 
@@ -98,18 +98,19 @@ pub struct ProducerOptions {
     pub retry_pause_min: Duration,
     /// Longest pause before a batch is sent again.
     pub retry_pause_max: Duration,
-    /// What to do about another producer that holds the topic, where its order is global.
+    /// What to do about another producer that holds the topic, where its order is global. A call
+    /// of `producer` that is dropped while it waits may leave the topic held for a session.
     pub rival: Rival,
     /// Where the order is global: not heard of for so long, another producer may take the topic;
-    /// 3 s to 30 min.
+    /// 6 s to 30 min.
     pub session: Duration,
 }
 
 impl ProducerOptions {
     /// The server remembers this many batches per producer and partition.
     pub const IN_FLIGHT_MAX: usize = 5;
-    const SESSION_MIN: Duration = Duration::from_secs(3);
-    const SESSION_MAX: Duration = Duration::from_secs(30 * 60);
+    const SESSION_MIN: Duration = Duration::from_millis(PRODUCER_SESSION_MS_MIN as u64);
+    const SESSION_MAX: Duration = Duration::from_millis(PRODUCER_SESSION_MS_MAX as u64);
 }
 
 impl Default for ProducerOptions {
@@ -142,7 +143,7 @@ impl ProducerOptions {
             return Err(invalid("in_flight_max", "must be 1 to 5"));
         }
         if !(Self::SESSION_MIN..=Self::SESSION_MAX).contains(&self.session) {
-            return Err(invalid("session", "must be 3 s to 30 min"));
+            return Err(invalid("session", "must be 6 s to 30 min"));
         }
         if self.delivery_timeout.is_zero() {
             return Err(invalid("delivery_timeout", "must be above zero"));

@@ -73,7 +73,12 @@ pub(crate) fn queue(error: &QueueError) -> ErrorReply {
 
 pub(crate) fn claim(error: &ClaimError) -> ErrorReply {
     let code = match error {
-        ClaimError::Refused(ClaimRefusal::Held { .. }) => ErrorCode::ProducerHeld,
+        ClaimError::Refused(ClaimRefusal::Held { left_ms }) => {
+            let milliseconds = u32::try_from(*left_ms).unwrap_or(u32::MAX);
+            let hint = Hint::RetryAfter { milliseconds };
+            return ErrorReply::with_hint(ErrorCode::ProducerHeld, error.to_string(), hint);
+        }
+        ClaimError::Refused(ClaimRefusal::ProducersFull) => ErrorCode::LimitReached,
         ClaimError::Refused(ClaimRefusal::Lost) => ErrorCode::ProducerFenced,
         ClaimError::Refused(ClaimRefusal::NotGlobal) => ErrorCode::InvalidArgument,
         ClaimError::Shard(error) => return queue(error),

@@ -201,13 +201,14 @@ async fn init_producer(
 }
 
 fn claim(request: &wire::ProducerClaim) -> broker::ClaimRequest {
-    let wire::ProducerClaim { key, producer, instead_of, kind, session_ms } = *request;
+    let wire::ProducerClaim { key, producer, kind, session_ms } = *request;
     let kind = match kind {
         wire::ClaimKind::Hold => broker::ClaimKind::Hold,
         wire::ClaimKind::TakeOver => broker::ClaimKind::TakeOver,
         wire::ClaimKind::Release => broker::ClaimKind::Release,
+        wire::ClaimKind::Keep => broker::ClaimKind::Keep,
     };
-    let claim = broker::Claim { producer, instead_of, kind, session_ms };
+    let claim = broker::Claim { producer, kind, session_ms };
     broker::ClaimRequest { key, claim }
 }
 

@@ -128,8 +128,8 @@ codes! {
         "An idempotent producer skipped a sequence number."
         "An earlier batch was lost: send that one first, or take a new producer id."
     37 ProducerFenced false
-        "A newer epoch of this producer id is at work, or the topic's order is global and another \
-         producer holds it."
+        "A newer epoch of this producer id is at work, or the topic's order is global and this \
+         producer does not hold it."
         "Stop this producer."
     38 DuplicateSequence false
         "The batch was appended long ago; its offset is no longer remembered."

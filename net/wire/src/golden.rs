@@ -108,22 +108,25 @@ fn requests() -> Vec<Request<'static>> {
         Request::ProducerClaim(ProducerClaim {
             key: KEY,
             producer: ProducerId(77),
-            instead_of: None,
             kind: ClaimKind::Hold,
             session_ms: 10_000,
         }),
         Request::ProducerClaim(ProducerClaim {
             key: KEY,
             producer: ProducerId(77),
-            instead_of: Some(ProducerId(76)),
             kind: ClaimKind::TakeOver,
             session_ms: 10_000,
         }),
         Request::ProducerClaim(ProducerClaim {
             key: KEY,
             producer: ProducerId(77),
-            instead_of: None,
             kind: ClaimKind::Release,
+            session_ms: 10_000,
+        }),
+        Request::ProducerClaim(ProducerClaim {
+            key: KEY,
+            producer: ProducerId(77),
+            kind: ClaimKind::Keep,
             session_ms: 10_000,
         }),
         Request::TopicCreate(TopicCreate {
@@ -376,6 +379,7 @@ fn responses() -> Vec<Response<'static>> {
             count: 9,
             oldest: vec![DelayedRecord { id: Offset(1), due_ms: 2 }],
         }),
+        Response::ProducerClaim,
         Response::TopicCreate(summary()),
         Response::TopicAlter(summary()),
         Response::TopicDelete,
@@ -434,7 +438,6 @@ fn group_responses() -> Vec<Response<'static>> {
             ],
         }),
         Response::QueuePeek(QueuePeekReply { offsets: vec![Offset(7), Offset(9)] }),
-        Response::ProducerClaim,
         Response::QueueSeek,
         Response::QueueCounts(QueueCountsReply {
             start: Offset(1),

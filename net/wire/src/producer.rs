@@ -19,12 +19,14 @@ fields!(InitProducerReply { producer, epoch });
 /// What a claim is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimKind {
-    /// To be the one that writes, or to go on being so; not while another one is.
+    /// To be the one that writes; not while another one is.
     Hold,
     /// To be the one that writes; another one is over.
     TakeOver,
     /// To be so no longer.
     Release,
+    /// To go on being so.
+    Keep,
 }
 
 impl Field for ClaimKind {
@@ -33,6 +35,7 @@ impl Field for ClaimKind {
             Self::Hold => 0_u8.put(out),
             Self::TakeOver => 1_u8.put(out),
             Self::Release => 2_u8.put(out),
+            Self::Keep => 3_u8.put(out),
         }
     }
 
@@ -41,6 +44,7 @@ impl Field for ClaimKind {
             0 => Ok(Self::Hold),
             1 => Ok(Self::TakeOver),
             2 => Ok(Self::Release),
+            3 => Ok(Self::Keep),
             value => Err(DecodeError::BadTag { what: "claim", value: u32::from(value) }),
         }
     }
@@ -58,12 +62,10 @@ pub struct ProducerClaim {
     pub key: PartitionKey,
     /// Whose batches are to count.
     pub producer: ProducerId,
-    /// Its own id before this one.
-    pub instead_of: Option<ProducerId>,
     /// What it is for.
     pub kind: ClaimKind,
-    /// Neither writing nor claiming for so many milliseconds, it may be replaced: 3,000 to
+    /// Neither writing nor claiming for so many milliseconds, it may be replaced: 6,000 to
     /// 1,800,000.
     pub session_ms: u32,
 }
-fields!(ProducerClaim { key, producer, instead_of, kind, session_ms });
+fields!(ProducerClaim { key, producer, kind, session_ms });

@@ -60,6 +60,7 @@ pub const BUGS: &[Bug] = &[
     bug("broker-agreed-before-applied", NODE, "a shard says that it follows, and does not yet"),
     bug("broker-holder-not-checked", CLUSTER, "who lost a topic goes on writing to it"),
     bug("broker-claim-not-exclusive", CLUSTER, "two producers are told that each is alone"),
+    bug("broker-lost-holder-returns", CLUSTER, "who lost a topic to another has it again"),
     bug("broker-holder-not-in-checkpoint", CLUSTER, "who holds a topic is forgotten"),
     bug("broker-apply-takes-its-own-time", CLUSTER, "the copies of a shard become different"),
     bug("broker-birth-forgotten", CLUSTER, "a newcomer that asks twice becomes two members"),

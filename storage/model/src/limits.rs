@@ -60,3 +60,9 @@ const _: () = assert!(BATCH_BYTES_MAX <= DECOMPRESSED_BYTES_MAX);
 const _: () = assert!(DECOMPRESSED_BYTES_FLOOR <= DECOMPRESSED_BYTES_MAX);
 const _: () = assert!(RECORDS_PER_BATCH_MAX <= i32::MAX as u32);
 const _: () = assert!(BLOCK_SIZE.is_power_of_two());
+
+/// The shortest session of a producer that holds a topic, in milliseconds: several times an
+/// election, so that who holds it outlives one.
+pub const PRODUCER_SESSION_MS_MIN: u32 = 6_000;
+/// The longest session of a producer that holds a topic, in milliseconds.
+pub const PRODUCER_SESSION_MS_MAX: u32 = 30 * 60 * 1_000;

@@ -8,8 +8,10 @@ use super::queue::QueueError;
 /// What a claim is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimKind {
-    /// To be the one that writes, or to go on being so; not while another one is.
+    /// To be the one that writes; not while another one is.
     Hold,
+    /// To go on being the one that writes.
+    Keep,
     /// To be the one that writes; another one is over.
     TakeOver,
     /// To be so no longer.
@@ -21,19 +23,10 @@ pub enum ClaimKind {
 pub struct Claim {
     /// Whose batches are to count.
     pub producer: ProducerId,
-    /// Its own id before this one.
-    pub instead_of: Option<ProducerId>,
     /// What it is for.
     pub kind: ClaimKind,
     /// Neither writing nor claiming for so long, it may be replaced.
     pub session_ms: u32,
-}
-
-impl Claim {
-    /// The shortest session: longer than an election, so that its holder outlives one.
-    pub const SESSION_MS_MIN: u32 = 3_000;
-    /// The longest session.
-    pub const SESSION_MS_MAX: u32 = 30 * 60 * 1_000;
 }
 
 /// A claim for a partition.
@@ -54,12 +47,16 @@ pub enum ClaimRefusal {
         /// What is left of its session.
         left_ms: u64,
     },
-    /// The producer held the topic, and another one has taken it over, or its session ended.
-    #[error("the topic was taken over: this producer held it, and does no longer")]
+    /// The producer does not hold the topic, and never will again: it gave the topic up, or another
+    /// one has taken it.
+    #[error("this producer does not hold the topic any more")]
     Lost,
     /// Anybody may write.
     #[error("the order of the topic is not global: anybody may write")]
     NotGlobal,
+    /// As many producers as a shard knows have been active within the last minutes.
+    #[error("too many active producers on this shard")]
+    ProducersFull,
 }
 
 /// Why a claim fails.

@@ -15,13 +15,13 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use barrage_model::{Offset, PartitionKey, ProducerId, TopicOrder};
+use barrage_model::{Offset, PartitionKey, ProducerEpoch, ProducerId, TopicOrder};
 use barrage_world::planted;
 
 use super::holder::{self, Holder};
 use super::partition::{Partition, PartitionConfig};
 use super::producers::{self, Decision, EXPIRY_MS, Producer, ProducerStamp, Refusal, Remembered};
-use crate::api::claim::{Claim, ClaimRefusal};
+use crate::api::claim::{Claim, ClaimKind, ClaimRefusal};
 
 /// Producers remembered by one shard, over all its partitions: about 200 bytes each.
 pub(crate) const PRODUCERS_MAX: usize = 100_000;
@@ -87,7 +87,8 @@ impl State {
             if !partition.holder.as_ref().is_some_and(holds)
                 && !planted("broker-holder-not-checked")
             {
-                return Decision::Refuse(Refusal::NotHolder);
+                let by = row.producer.map_or(ProducerId::NONE, |stamp| stamp.id);
+                return Decision::Refuse(Refusal::NotHolder { key, by });
             }
             if key.is_delay_store() {
                 return Decision::Refuse(Refusal::NoDelay);
@@ -126,7 +127,7 @@ impl State {
             }
             producer.remember(stamp.epoch, batch, log_time_ms);
             if let Some(holder) = partition.holder.as_mut().filter(|it| it.producer == stamp.id) {
-                holder.heard_ms = log_time_ms;
+                holder.has_written = true;
             }
         }
         base_offset
@@ -210,22 +211,43 @@ impl State {
         }
     }
 
-    /// A producer claims a partition; `None` if that is not open.
+    /// A producer claims a partition; `None` if that is not open. `now_ms` is what the lease clock
+    /// says.
     pub(crate) fn claim(
         &mut self,
         key: PartitionKey,
         claim: Claim,
-        log_time_ms: i64,
+        (log_time_ms, now_ms): (i64, u64),
     ) -> Option<Result<(), ClaimRefusal>> {
         let partition = self.partitions.get_mut(&key)?;
         if partition.config.order != TopicOrder::Global {
             return Some(Err(ClaimRefusal::NotGlobal));
         }
-        let decided = holder::claim(partition, claim, log_time_ms);
-        if let Ok(holder) = decided {
-            Rc::make_mut(partition).holder = holder;
+        let decided = holder::claim(partition, claim, now_ms);
+        let id = claim.producer;
+        let is_new = claim.kind != ClaimKind::Release && !partition.producers.contains_key(&id);
+        if decided.is_ok() && is_new && self.producers >= PRODUCERS_MAX {
+            return Some(Err(ClaimRefusal::ProducersFull));
+        }
+        let partition = Rc::make_mut(partition);
+        match decided {
+            Ok(holder) => {
+                partition.holder = holder;
+                if is_new {
+                    partition.producers.insert(id, Producer::new(ProducerEpoch(0), log_time_ms));
+                    self.producers += 1;
+                }
+            }
+            // That it has written counts from now on.
+            Err(_) => partition.holder = partition.holder.map(|holder| holder.resolved(now_ms)),
         }
         Some(decided.map(drop))
+    }
+
+    /// Whether a producer holds a partition.
+    pub(crate) fn is_held_by(&self, key: PartitionKey, producer: ProducerId) -> bool {
+        let holder = self.partitions.get(&key.owner()).and_then(|partition| partition.holder);
+        holder.is_some_and(|holder| holder.producer == producer)
     }
 
     /// Opens a partition, or takes over newer settings if it is open.
@@ -274,7 +296,7 @@ mod tests {
     #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
     use super::*;
-    use barrage_model::{PartitionId, ProducerEpoch, Retention, Sequence, TopicId};
+    use barrage_model::{PartitionId, Retention, Sequence, TopicId};
 
     fn key(partition: u32) -> PartitionKey {
         PartitionKey { topic: TopicId(1), partition: PartitionId(partition) }
@@ -330,6 +352,54 @@ mod tests {
         assert_eq!(state, before);
         let again = [row(3, 0, 1), row(1, 0, 10)];
         assert!(!state.apply_run(stamp(10), &again, 2));
+        assert_eq!(state, before);
+    }
+
+    fn global() -> State {
+        let mut state = State::default();
+        state.open(key(0), PartitionConfig { order: TopicOrder::Global, ..config(1) });
+        state
+    }
+
+    fn claim(kind: ClaimKind, id: i64) -> Claim {
+        Claim { producer: ProducerId(id), kind, session_ms: 100 }
+    }
+
+    #[test]
+    fn batches_of_the_holder_only_count() {
+        let mut state = global();
+        let refused = |by| Decision::Refuse(Refusal::NotHolder { key: key(0), by: ProducerId(by) });
+        assert_eq!(state.decide(key(0), &row(1, 0, 1), 1), refused(1), "nobody holds it");
+        assert_eq!(state.claim(key(0), claim(ClaimKind::Hold, 1), (1, 1)), Some(Ok(())));
+        assert_eq!(state.producers, 1);
+        assert!(state.apply_run(stamp(0), &[row(1, 0, 2)], 1));
+        assert_eq!(state.decide(key(0), &plain(1), 1), refused(-1));
+        let late = key(0).delay_store();
+        assert_eq!(state.decide(late, &row(1, 2, 1), 1), Decision::Refuse(Refusal::NoDelay));
+
+        // A batch behind a claim of another one is refused, also one that is stored already.
+        let beside = state.claim(key(0), claim(ClaimKind::Hold, 2), (1, 1));
+        assert_eq!(beside, Some(Err(ClaimRefusal::Held { left_ms: 100 })));
+        assert!(state.is_held_by(key(0), ProducerId(1)));
+        assert_eq!(state.claim(key(0), claim(ClaimKind::TakeOver, 2), (1, 1)), Some(Ok(())));
+        assert!(!state.apply_run(stamp(2), &[row(1, 2, 1)], 1));
+        assert_eq!(state.decide(key(0), &row(1, 0, 2), 1), refused(1));
+        // What was granted and never written to is lost as well.
+        assert_eq!(state.claim(key(0), claim(ClaimKind::TakeOver, 3), (1, 1)), Some(Ok(())));
+        assert_eq!(state.claim(key(0), claim(ClaimKind::Release, 3), (1, 1)), Some(Ok(())));
+        let again = state.claim(key(0), claim(ClaimKind::Hold, 2), (9, 9_000));
+        assert_eq!(again, Some(Err(ClaimRefusal::Lost)));
+        assert_eq!(state.claim(key(9), claim(ClaimKind::Hold, 4), (9, 9)), None);
+        let anybody = open().claim(key(0), claim(ClaimKind::Hold, 4), (9, 9));
+        assert_eq!(anybody, Some(Err(ClaimRefusal::NotGlobal)));
+    }
+
+    #[test]
+    fn a_refused_run_tells_nothing_of_the_holder() {
+        let mut state = global();
+        assert_eq!(state.claim(key(0), claim(ClaimKind::Hold, 1), (1, 1)), Some(Ok(())));
+        let before = state.clone();
+        assert!(!state.apply_run(stamp(0), &[row(1, 0, 1), row(1, 5, 1)], 2));
         assert_eq!(state, before);
     }
 

@@ -142,8 +142,9 @@ impl Shard {
         }
     }
 
-    /// Batches of committed records, from the first of `range` on. What a majority of the others has made durable may not
-    /// have a place on this disk yet: it is waited for. Nothing when retention has passed it.
+    /// Batches of committed records, from the first of `range` on. What a majority of the others
+    /// has made durable may not have a place on this disk yet: it is waited for. Nothing when
+    /// retention has passed it.
     pub(super) async fn read_placed(
         &self,
         key: PartitionKey,

@@ -1,19 +1,23 @@
 //! Who holds a partition of a topic whose order is global: the one producer whose batches count.
 //!
 //! ```text
-//!   nobody   --Hold-------------------------------------> held
-//!   held     --Hold by the holder, a batch of it--------> held, for a session from now on
-//!   held     --Hold by another: session over, or it is
-//!              the holder's own next id; TakeOver-------> held by that one
-//!   held     --Release by the holder--------------------> nobody
+//!   nobody  --Hold, TakeOver by who never held it-------------> held, for a session from now on
+//!   held    --Keep by the holder------------------------------> held, for a session from now on
+//!   held    --Hold by another, session over; TakeOver---------> held by that one
+//!   held    --Release by the holder---------------------------> nobody
 //! ```
 //! A batch of anybody but the holder is refused, so who lost the partition writes nothing behind
-//! its successor. Who has written here and is not the holder has lost it, and never holds it again:
-//! what it may still have under way follows on from before.
+//! its successor. Who held it once and does not now never holds it again: what it may still have
+//! under way follows on from before. So whoever is granted it is one of the partition's producers
+//! from then on, whether it writes or not.
 //!
-//! Owns: the holder, and what a claim does. Must never: read a clock; time is the log time.
+//! Sessions go by the lease clock, which stands still while nobody leads. A batch does not tell it:
+//! whoever has written since the last claim was heard of when the next one comes.
+//!
+//! Owns: the holder, and what a claim does. Must never: read a clock.
 
 use barrage_model::ProducerId;
+use barrage_world::planted;
 
 use super::partition::Partition;
 use crate::api::claim::{Claim, ClaimKind, ClaimRefusal};
@@ -24,15 +28,22 @@ pub(crate) struct Holder {
     pub(crate) producer: ProducerId,
     /// Silent for so long it may be replaced.
     pub(crate) session_ms: u32,
-    /// Log time of its newest claim or batch.
-    pub(crate) heard_ms: i64,
+    /// When it was heard of, by the lease clock.
+    pub(crate) heard_ms: u64,
+    /// It has written since.
+    pub(crate) has_written: bool,
 }
 
 impl Holder {
-    /// How much of its session is left.
-    fn left_ms(&self, log_time_ms: i64) -> u64 {
-        let until = self.heard_ms.saturating_add(i64::from(self.session_ms));
-        u64::try_from(until.saturating_sub(log_time_ms)).unwrap_or(0)
+    /// How much of its session is left if it has not written.
+    pub(crate) fn left_ms(&self, now_ms: u64) -> u64 {
+        self.heard_ms.saturating_add(u64::from(self.session_ms)).saturating_sub(now_ms)
+    }
+
+    /// What it wrote counts as heard now.
+    pub(crate) fn resolved(self, now_ms: u64) -> Self {
+        let heard_ms = if self.has_written { now_ms } else { self.heard_ms };
+        Self { heard_ms, has_written: false, ..self }
     }
 }
 
@@ -40,21 +51,28 @@ impl Holder {
 pub(crate) fn claim(
     partition: &Partition,
     claim: Claim,
-    log_time_ms: i64,
+    now_ms: u64,
 ) -> Result<Option<Holder>, ClaimRefusal> {
-    let Claim { producer, instead_of, kind, session_ms } = claim;
-    let own = partition.holder.filter(|holder| holder.producer == producer);
-    let holds = Holder { producer, session_ms, heard_ms: log_time_ms };
-    match (kind, partition.holder) {
-        (ClaimKind::Release, holder) => Ok(holder.filter(|_| own.is_none())),
-        _ if own.is_some() => Ok(Some(holds)),
-        _ if partition.producers.contains_key(&producer) => Err(ClaimRefusal::Lost),
+    let Claim { producer, kind, session_ms } = claim;
+    let holder = partition.holder.map(|holder| holder.resolved(now_ms));
+    let is_own = holder.is_some_and(|holder| holder.producer == producer);
+    let holds = Holder { producer, session_ms, heard_ms: now_ms, has_written: false };
+    match (kind, holder) {
+        (ClaimKind::Release, holder) => Ok(holder.filter(|_| !is_own)),
+        // A claim that is repeated because its answer was lost.
+        _ if is_own => Ok(Some(holds)),
+        (ClaimKind::Keep, _) => Err(ClaimRefusal::Lost),
+        // Wrong when planted: who was replaced comes back.
+        _ if partition.producers.contains_key(&producer)
+            && !planted("broker-lost-holder-returns") =>
+        {
+            Err(ClaimRefusal::Lost)
+        }
         (ClaimKind::TakeOver, _) | (ClaimKind::Hold, None) => Ok(Some(holds)),
         (ClaimKind::Hold, Some(holder)) => {
-            let left_ms = holder.left_ms(log_time_ms);
+            let left_ms = holder.left_ms(now_ms);
             // Wrong when planted: two producers believe that each is the only one.
-            let is_free = left_ms == 0 || barrage_world::planted("broker-claim-not-exclusive");
-            match is_free || Some(holder.producer) == instead_of {
+            match left_ms == 0 || planted("broker-claim-not-exclusive") {
                 true => Ok(Some(holds)),
                 false => Err(ClaimRefusal::Held { left_ms }),
             }
@@ -72,52 +90,60 @@ mod tests {
 
     const SESSION_MS: u32 = 100;
 
-    fn held(by: Option<i64>) -> Partition {
-        let order = TopicOrder::Global;
-        let mut partition =
-            Partition::new(PartitionConfig { retention: Retention::UNLIMITED, order, revision: 1 });
-        partition.holder = by.map(|id| holds(id, 1_000));
+    fn held(by: Option<Holder>) -> Partition {
+        let (retention, order) = (Retention::UNLIMITED, TopicOrder::Global);
+        let mut partition = Partition::new(PartitionConfig { retention, order, revision: 1 });
+        partition.holder = by;
         partition
     }
 
-    fn holds(id: i64, heard_ms: i64) -> Holder {
-        Holder { producer: ProducerId(id), session_ms: SESSION_MS, heard_ms }
+    fn holds(id: i64, heard_ms: u64) -> Holder {
+        let producer = ProducerId(id);
+        Holder { producer, session_ms: SESSION_MS, heard_ms, has_written: false }
     }
 
-    fn asks(kind: ClaimKind, id: i64, instead_of: Option<i64>) -> Claim {
-        let instead_of = instead_of.map(ProducerId);
-        Claim { producer: ProducerId(id), instead_of, kind, session_ms: SESSION_MS }
+    fn asks(kind: ClaimKind, id: i64) -> Claim {
+        Claim { producer: ProducerId(id), kind, session_ms: SESSION_MS }
     }
 
     #[test]
     fn claims() {
-        use ClaimKind::{Hold, Release, TakeOver};
+        use ClaimKind::{Hold, Keep, Release, TakeOver};
+        let (none, one, two) = (None, Some(holds(1, 1_000)), Some(holds(2, 1_000)));
+        let wrote = one.map(|it| Holder { has_written: true, ..it });
         let refused = |left_ms| Err(ClaimRefusal::Held { left_ms });
+        let granted = |heard_ms| Ok(Some(holds(2, heard_ms)));
         let table = [
-            ("nobody holds it", None, asks(Hold, 2, None), 1_000, Ok(Some(holds(2, 1_000)))),
-            ("its own, again", Some(2), asks(Hold, 2, None), 1_050, Ok(Some(holds(2, 1_050)))),
-            ("its own, late", Some(2), asks(Hold, 2, None), 5_000, Ok(Some(holds(2, 5_000)))),
-            ("another's", Some(1), asks(Hold, 2, None), 1_099, refused(1)),
-            ("another's, over", Some(1), asks(Hold, 2, None), 1_100, Ok(Some(holds(2, 1_100)))),
-            ("its next id", Some(1), asks(Hold, 2, Some(1)), 1_001, Ok(Some(holds(2, 1_001)))),
-            ("not its own", Some(1), asks(Hold, 2, Some(3)), 1_001, refused(99)),
-            ("taken over", Some(1), asks(TakeOver, 2, None), 1_001, Ok(Some(holds(2, 1_001)))),
-            ("given up", Some(2), asks(Release, 2, None), 1_001, Ok(None)),
-            ("not its to give", Some(1), asks(Release, 2, None), 1_001, Ok(Some(holds(1, 1_000)))),
-            ("nobody's", None, asks(Release, 2, None), 1_001, Ok(None)),
+            ("nobody holds it", none, Hold, 1_000, granted(1_000)),
+            ("its own, again", two, Hold, 1_050, granted(1_050)),
+            ("kept", two, Keep, 1_050, granted(1_050)),
+            ("kept, late", two, Keep, 5_000, granted(5_000)),
+            ("kept by nobody", none, Keep, 1_050, Err(ClaimRefusal::Lost)),
+            ("kept by another", one, Keep, 5_000, Err(ClaimRefusal::Lost)),
+            ("another's", one, Hold, 1_099, refused(1)),
+            ("another's, over", one, Hold, 1_100, granted(1_100)),
+            ("another's that wrote", wrote, Hold, 1_100, refused(100)),
+            ("taken over", wrote, TakeOver, 1_001, granted(1_001)),
+            ("given up", two, Release, 1_001, Ok(None)),
+            ("not its to give", one, Release, 1_001, Ok(one)),
+            ("nobody's", none, Release, 1_001, Ok(None)),
         ];
-        for (what, by, asked, now_ms, expected) in table {
-            assert_eq!(claim(&held(by), asked, now_ms), expected, "{what}");
+        for (what, by, kind, now_ms, expected) in table {
+            assert_eq!(claim(&held(by), asks(kind, 2), now_ms), expected, "{what}");
         }
     }
 
     #[test]
     fn who_lost_it_never_holds_it_again() {
-        for (by, kind) in [(Some(1), ClaimKind::TakeOver), (None, ClaimKind::Hold)] {
+        for (by, kind) in [
+            (Some(holds(1, 1_000)), ClaimKind::TakeOver),
+            (Some(holds(1, 1_000)), ClaimKind::Hold),
+            (None, ClaimKind::Hold),
+            (None, ClaimKind::Keep),
+        ] {
             let mut partition = held(by);
-            let wrote = Producer::new(ProducerEpoch(0), 900);
-            partition.producers.insert(ProducerId(2), wrote);
-            let asked = asks(kind, 2, None);
+            partition.producers.insert(ProducerId(2), Producer::new(ProducerEpoch(0), 900));
+            let asked = asks(kind, 2);
             assert_eq!(claim(&partition, asked, 9_000), Err(ClaimRefusal::Lost));
         }
     }

@@ -134,7 +134,7 @@ fn operate(
     if let What::Claim(claim) = &op.what {
         // Here, and only here, it is decided who may write: what an earlier holder has under way
         // behind this entry is refused when its turn comes.
-        return match state.claim(op.slot.key, **claim, log_time_ms) {
+        return match state.claim(op.slot.key, **claim, (log_time_ms, groups.clock_ms)) {
             Some(result) => groups.claimed(op.slot, result),
             None => Outcome::UnknownGroup,
         };

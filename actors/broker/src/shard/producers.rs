@@ -15,8 +15,10 @@
 //! Invariants: remembered batches are adjacent in sequence; the newest is
 //! last.
 
-use barrage_model::{Offset, ProducerEpoch, ProducerId, Sequence};
+use barrage_model::{Offset, PartitionKey, ProducerEpoch, ProducerId, Sequence};
 use barrage_world::planted;
+
+use crate::api::ProduceError;
 
 /// Batches remembered per producer and partition: as many as a client may have in flight.
 pub(crate) const WINDOW: usize = 5;
@@ -61,7 +63,10 @@ pub(crate) enum Refusal {
         epoch: ProducerEpoch,
     },
     /// The order is global, and another producer holds the partition, or none.
-    NotHolder,
+    NotHolder {
+        key: PartitionKey,
+        by: ProducerId,
+    },
     /// The order is global: nothing is delayed.
     NoDelay,
     DuplicateOutOfWindow,
@@ -76,6 +81,25 @@ pub(crate) enum Refusal {
     DelayedFull {
         waiting: u64,
     },
+}
+
+impl From<Refusal> for ProduceError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::UnknownPartition => Self::UnknownPartition,
+            Refusal::OutOfOrder { expected, got } => {
+                Self::OutOfOrderSequence { expected: expected.0, got: got.0 }
+            }
+            Refusal::Fenced { epoch } => Self::Fenced { epoch: epoch.0 },
+            Refusal::NotHolder { .. } => Self::NotHolder,
+            Refusal::NoDelay => Self::NoDelay,
+            Refusal::DuplicateOutOfWindow => Self::DuplicateOutOfWindow,
+            Refusal::UnknownProducer => Self::UnknownProducer,
+            Refusal::ProducersFull => Self::ProducersFull,
+            Refusal::DelayIsOver { due_ms, now_ms } => Self::DelayIsOver { due_ms, now_ms },
+            Refusal::DelayedFull { waiting } => Self::DelayedFull { waiting },
+        }
+    }
 }
 
 /// What is to be done with a batch.

@@ -287,15 +287,16 @@ impl Proposer {
         let taken = if planted("broker-acks-before-commit") { answer_acks(taken) } else { taken };
         let (ops, replies): (Vec<Op>, _) =
             taken.into_iter().map(|waiting| (waiting.op, waiting.reply)).unzip();
+        let now_ms = self.shard.lease_now_ms();
         for Op { slot, what } in &ops {
             if let What::Claim(claim) = what {
                 // Batches behind it are judged by who holds the partition then; the answer comes
                 // from apply.
-                let _ = self.projected.claim(slot.key, **claim, log_time_ms);
+                let _ = self.projected.claim(slot.key, **claim, (log_time_ms, now_ms));
             }
         }
         self.projected.end_entry(log_time_ms);
-        let command = Command::Queue { now_ms: self.shard.lease_now_ms(), ops }.encode();
+        let command = Command::Queue { now_ms, ops }.encode();
         self.propose(command, Vec::new(), log_time_ms, term, Content::Ops(replies));
     }
 
@@ -317,7 +318,7 @@ impl Proposer {
             let delayed = |key| shard.group.with_machine(|machine| machine.groups().delayed(key));
             match building.offer(&mut self.projected, batch, delayed) {
                 Taken::In => {}
-                Taken::Refused { reply, refusal } => self.refuse(reply, refused(refusal)),
+                Taken::Refused { reply, refusal } => self.refuse(reply, self.refused(refusal)),
                 Taken::Duplicate { key, waiter } => self.duplicate(&mut building, key, waiter),
             }
             if buggify("broker-entry-of-one-batch", 2) {
@@ -339,6 +340,19 @@ impl Proposer {
             let led = shard.group.read_barrier().await;
             reply.send(Err(led.map_or(ProduceError::NotLeader { hint: None }, |()| error)));
         }));
+    }
+
+    /// What a producer is told for good must be applied: of a claim that is on its way it is not
+    /// known yet whether it comes to be.
+    fn refused(&self, refusal: Refusal) -> ProduceError {
+        match refusal {
+            Refusal::NotHolder { key, by }
+                if self.shard.group.with_machine(|machine| machine.state().is_held_by(key, by)) =>
+            {
+                ProduceError::Retry
+            }
+            _ => refusal.into(),
+        }
     }
 
     /// A batch that was accepted before is answered when that one is: now, if it is applied.
@@ -574,21 +588,4 @@ fn not_on_all(NotOnAll { have, want }: NotOnAll) -> ProduceError {
     // A group has a handful of voters.
     let count = |count| u16::try_from(count).unwrap_or(u16::MAX);
     ProduceError::NotOnAll { have: count(have), want: count(want) }
-}
-
-fn refused(refusal: Refusal) -> ProduceError {
-    match refusal {
-        Refusal::UnknownPartition => ProduceError::UnknownPartition,
-        Refusal::OutOfOrder { expected, got } => {
-            ProduceError::OutOfOrderSequence { expected: expected.0, got: got.0 }
-        }
-        Refusal::Fenced { epoch } => ProduceError::Fenced { epoch: epoch.0 },
-        Refusal::NotHolder => ProduceError::NotHolder,
-        Refusal::NoDelay => ProduceError::NoDelay,
-        Refusal::DuplicateOutOfWindow => ProduceError::DuplicateOutOfWindow,
-        Refusal::UnknownProducer => ProduceError::UnknownProducer,
-        Refusal::ProducersFull => ProduceError::ProducersFull,
-        Refusal::DelayIsOver { due_ms, now_ms } => ProduceError::DelayIsOver { due_ms, now_ms },
-        Refusal::DelayedFull { waiting } => ProduceError::DelayedFull { waiting },
-    }
 }

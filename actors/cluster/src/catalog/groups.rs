@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use barrage_model::limits::GROUPS_PER_TOPIC_MAX;
-use barrage_model::{GroupId, GroupName, QueueSettings, TopicName};
+use barrage_model::{GroupId, GroupName, QueueSettings, TopicName, TopicOrder};
 
 use super::{Catalog, CatalogError, Reply};
 use crate::group::{self, Group};
@@ -29,6 +29,7 @@ impl Catalog {
         let mut topic = self.topic_to_change(topic)?;
         self.check_new(&topic, &name)?;
         settings.check(&topic.name)?;
+        self.check_dead_letter(&settings)?;
         let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
         self.check_groups(u64::from(partitions) * group::weight(&settings))?;
         self.next_group += 1;
@@ -56,6 +57,7 @@ impl Catalog {
             return Err(CatalogError::NotQueue);
         }
         settings.check(&topic.name)?;
+        self.check_dead_letter(&settings)?;
         let group = topic.groups.get(name).ok_or(CatalogError::UnknownGroup)?;
         let more = group::weight(&settings).saturating_sub(group.weight());
         self.check_groups(topic.partitions.len() as u64 * more)?;
@@ -63,6 +65,15 @@ impl Catalog {
         let group = Group { settings, revision: self.revision, ..Group::clone(group) };
         topic.groups.insert(group);
         Ok(self.put(topic))
+    }
+
+    /// Letters come from every shard: no producer could hold a topic for all of them.
+    fn check_dead_letter(&self, settings: &QueueSettings) -> Result<(), CatalogError> {
+        let topic = settings.dead_letter.as_ref().and_then(|name| self.topic_named(name));
+        match topic.is_some_and(|topic| topic.order == TopicOrder::Global) {
+            true => Err(CatalogError::GlobalDeadLetters),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn delete_group(
@@ -129,7 +140,7 @@ mod tests {
 
     use super::*;
     use crate::command::Command;
-    use barrage_model::{Priorities, Retention, TopicOrder};
+    use barrage_model::{Priorities, Retention};
 
     fn topic_name() -> TopicName {
         TopicName::parse("orders").unwrap()

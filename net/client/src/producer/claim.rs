@@ -1,13 +1,13 @@
 //! The hold of a producer on a topic whose order is global: taken before anything is sent, kept by
 //! heartbeats, given up at the end.
 //!
-//! Owns: under which id the topic is held. Must never: go on after another producer has taken it.
+//! Owns: under which id the topic is held. Must never: hold it again after it was lost.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use barrage_model::{PartitionId, ProducerId};
 use barrage_wire::{ClaimKind, ErrorCode, InitProducerReply, ProducerClaim, Request, Response};
+use tokio::time::{sleep, timeout};
 
 use crate::error::ClientError;
 use crate::leader::{self, Terms};
@@ -20,12 +20,12 @@ const PARTITION: PartitionId = PartitionId(0);
 /// How often who waits for a topic asks for it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long to try to give the topic up; after that the session runs out by itself.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
+const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
-/// The topic is held, under the newest id.
+/// The topic is held.
 #[derive(Debug)]
 pub(super) struct Hold {
-    producer: Mutex<ProducerId>,
+    producer: ProducerId,
     session: Duration,
 }
 
@@ -36,69 +36,68 @@ impl Hold {
         rival: Rival,
         session: Duration,
     ) -> Result<(Self, InitProducerReply), ClientError> {
-        let identity = routes.client().init_producer().await?;
-        let hold = Self { producer: Mutex::new(identity.producer), session };
+        let patience = routes.client().pool().options().request_timeout;
         let kind = match rival {
             Rival::Refuse | Rival::Wait => ClaimKind::Hold,
             Rival::TakeOver => ClaimKind::TakeOver,
         };
-        let patience = routes.client().pool().options().request_timeout;
+        let mut identity = None;
         loop {
-            match hold.claim(routes, kind, (identity.producer, None), patience).await {
-                Ok(()) => return Ok((hold, identity)),
-                Err(error) if is_held(&error) && rival == Rival::Wait => {
-                    tokio::time::sleep(about(LOOK_EVERY)).await;
+            let taken = async {
+                // The same one again: it may hold the topic already, and the answer was lost.
+                let identity = match &mut identity {
+                    Some(identity) => *identity,
+                    none => *none.insert(routes.client().init_producer().await?),
+                };
+                let hold = Self { producer: identity.producer, session };
+                hold.claim(routes, kind, patience).await?;
+                Ok((hold, identity))
+            };
+            match taken.await {
+                Err(error) if rival == Rival::Wait && may_end(&error) => {
+                    if error.code() == Some(ErrorCode::ProducerFenced) {
+                        identity = None;
+                    }
+                    sleep(about(LOOK_EVERY)).await;
                 }
-                Err(error) => return Err(error),
+                other => return other,
             }
         }
     }
 
-    /// Goes on under a fresh id.
-    pub(super) async fn renew(&self, routes: &Routes) -> Result<InitProducerReply, ClientError> {
-        let identity = routes.client().init_producer().await?;
-        let before = self.producer();
-        let ids = (identity.producer, Some(before));
-        self.claim(routes, ClaimKind::Hold, ids, self.session).await?;
-        *self.producer.lock().unwrap_or_else(PoisonError::into_inner) = identity.producer;
-        Ok(identity)
-    }
-
-    /// Keeps the topic; ends with an error when that is over.
+    /// Keeps the topic; ends with the error that tells that it is lost.
     pub(super) async fn keep(&self, routes: &Routes) -> ClientError {
-        let every = self.session / 3;
+        // An attempt that is not answered leaves time for others, elsewhere.
+        let within = self.session / 6;
         loop {
-            tokio::time::sleep(every).await;
-            let ids = (self.producer(), None);
-            match self.claim(routes, ClaimKind::Hold, ids, every).await {
-                Err(error) if is_over(&error) => return error,
-                // It is asked again in time; if not, somebody else may come.
-                Ok(()) | Err(_) => {}
+            sleep(self.session / 3).await;
+            loop {
+                match timeout(within, self.claim(routes, ClaimKind::Keep, within)).await {
+                    Ok(Ok(())) => break,
+                    Ok(Err(error)) if is_over(&error) => return error,
+                    Ok(Err(_)) => sleep(self.session / 24).await,
+                    // Whoever does not answer may not lead any more.
+                    Err(_) => drop(timeout(within, routes.refresh(None)).await),
+                }
             }
         }
     }
 
     /// Gives the topic up, so that the next one need not wait.
     pub(super) async fn release(&self, routes: &Routes) {
-        let ids = (self.producer(), None);
-        drop(self.claim(routes, ClaimKind::Release, ids, RELEASE_PATIENCE).await);
-    }
-
-    fn producer(&self) -> ProducerId {
-        *self.producer.lock().unwrap_or_else(PoisonError::into_inner)
+        let release = self.claim(routes, ClaimKind::Release, RELEASE_WITHIN);
+        drop(timeout(RELEASE_WITHIN, release).await);
     }
 
     async fn claim(
         &self,
         routes: &Routes,
         kind: ClaimKind,
-        (producer, instead_of): (ProducerId, Option<ProducerId>),
         patience: Duration,
     ) -> Result<(), ClientError> {
-        let (key, session_ms) = (routes.key(PARTITION), self.session.as_millis());
-        let session_ms = u32::try_from(session_ms).unwrap_or(u32::MAX);
-        let claim = ProducerClaim { key, producer, instead_of, kind, session_ms };
-        let request = |_| Request::ProducerClaim(claim);
+        let (key, producer) = (routes.key(PARTITION), self.producer);
+        let session_ms = u32::try_from(self.session.as_millis()).unwrap_or(u32::MAX);
+        let request = |_| Request::ProducerClaim(ProducerClaim { key, producer, kind, session_ms });
         let terms = Terms { wait: Duration::ZERO, patience };
         let answer = leader::ask(routes, PARTITION, terms, request).await?;
         match answer.decode()? {
@@ -108,13 +107,16 @@ impl Hold {
     }
 }
 
-fn is_held(error: &ClientError) -> bool {
-    error.code() == Some(ErrorCode::ProducerHeld)
+/// Whether waiting may help: another producer is there, or has taken what was held for a moment
+/// without a word, or nobody answers just now.
+fn may_end(error: &ClientError) -> bool {
+    let codes = [ErrorCode::ProducerHeld, ErrorCode::ProducerFenced];
+    error.code().is_some_and(|code| codes.contains(&code)) || error.is_retriable()
 }
 
 /// Somebody else has the topic, or there is none.
-pub(super) fn is_over(error: &ClientError) -> bool {
-    let codes = [ErrorCode::ProducerHeld, ErrorCode::ProducerFenced, ErrorCode::UnknownTopic];
+fn is_over(error: &ClientError) -> bool {
+    let codes = [ErrorCode::ProducerFenced, ErrorCode::UnknownTopic];
     error.code().is_some_and(|code| codes.contains(&code))
         || matches!(error, ClientError::TopicReplaced { .. })
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use barrage_model::PartitionId;
-use barrage_wire::{Acks, ErrorCode, Frame, InitProducerReply, Response};
+use barrage_wire::{Acks, ErrorCode, ErrorReply, Frame, InitProducerReply, Response};
 use tokio::sync::mpsc;
 
 use super::Shared;
@@ -319,13 +319,17 @@ impl Driver {
     }
 
     fn ask_identity(&mut self) {
+        if self.shared.hold.is_some() {
+            // All epochs of the id that holds the topic are used up: it goes as one that is lost.
+            let words = "the id that holds the topic is used up: open another producer";
+            let error = ErrorReply::new(ErrorCode::UnknownProducer, words);
+            let error = ClientError::Refused(error);
+            return self.shared.core().handle_ended(self.shared.now(), &error);
+        }
         self.asking_identity = true;
         let (events, shared) = (self.event_sender.clone(), Arc::clone(&self.shared));
         tokio::spawn(async move {
-            let result = match &shared.hold {
-                None => shared.routes.client().init_producer().await,
-                Some(hold) => hold.renew(&shared.routes).await,
-            };
+            let result = shared.routes.client().init_producer().await;
             pause_if_failed(&result).await;
             drop(events.send(Event::Identity(result)).await);
         });

@@ -241,8 +241,10 @@ impl Producer {
         // An error here means that the runtime is going down.
         drop((&mut self.task).await);
         if let Some(hold) = &self.shared.hold {
-            // First, so that it is not taken again behind this.
-            self.keeper.iter().for_each(|keeper| keeper.abort());
+            if let Some(keeper) = self.keeper.take() {
+                keeper.abort();
+                drop(keeper.await);
+            }
             hold.release(&self.shared.routes).await;
         }
     }

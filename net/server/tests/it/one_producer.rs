@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::node::{Home, Node, words};
 
-const SESSION: Duration = Duration::from_secs(3);
+const SESSION: Duration = Duration::from_secs(6);
 
 async fn open(client: &Client, rival: Rival) -> Result<Producer, Option<ErrorCode>> {
     let options = ProducerOptions { rival, session: SESSION, ..ProducerOptions::default() };

@@ -437,8 +437,10 @@ pub struct Claim {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Claiming {
-    /// To be it, or to go on being it.
+    /// To be it.
     Hold,
+    /// To go on being it.
+    Keep,
     /// To be it, whoever is.
     TakeOver,
     /// To be it no more.

@@ -194,7 +194,7 @@ mod tests {
              m beat g*4 ^i -> none; m leave g -> ok; ahead 2; p send !5 x -> ok; \
              p delay x 9 -> ok; p delay x - -> fail; c release q b*2 -> ok; \
              p claim o/0 hold 7 60 -> ok; p claim o/0 take 8 60 -> fail; \
-             p claim o/0 release 7 60 -> ?",
+             p claim o/0 release 7 60 -> ?; p claim o/0 keep 7 60 -> fail",
         )
     }
 

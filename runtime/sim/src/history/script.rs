@@ -11,8 +11,8 @@
 //!   m beat g*3 ^i 0 1 -> 4: 0 / 1   a heartbeat of generation 3 and instance i, held 0 and 1 of t:
 //!                            has 0 and is to give up 1 in generation 4; -> none: is no member
 //!   p send !5 a b            due in five seconds; delay a 9 moves it, delay a - cancels it
-//!   p claim o/0 hold 7 60    producer 7 holds o/0, for a minute; take takes it over, release
-//!                            gives it up
+//!   p claim o/0 hold 7 60    producer 7 holds o/0, for a minute; keep goes on, take takes it over,
+//!                            release gives it up
 //!   -> fail, -> ?            refused; outcome unknown (1 fails, 1 ? for a labelled call)
 //! ```
 //!
@@ -181,6 +181,7 @@ fn operation(words: &[&str], now: Nanos) -> Operation {
             let how = match words[1] {
                 "hold" => Claiming::Hold,
                 "take" => Claiming::TakeOver,
+                "keep" => Claiming::Keep,
                 "release" => Claiming::Release,
                 other => panic!("{other:?} is no claim"),
             };

@@ -43,7 +43,7 @@ pub(crate) struct RivalPlan {
 impl RivalPlan {
     /// A few of them; their sessions are all short, or never over.
     pub(crate) fn draw_some(random: &mut Rng) -> Vec<Self> {
-        let session_ms = *pick(random, &[3_000, LONG_SESSION_MS]);
+        let session_ms = *pick(random, &[6_000, LONG_SESSION_MS]);
         let draw = |random: &mut Rng| Self {
             session_ms,
             take_over_one_in: *pick(random, &[2, 4]),
@@ -146,12 +146,13 @@ impl Rival {
             ClaimKind::Hold => Claiming::Hold,
             ClaimKind::TakeOver => Claiming::TakeOver,
             ClaimKind::Release => Claiming::Release,
+            ClaimKind::Keep => Claiming::Keep,
         };
         let (key, session_ms) = (self.key, self.plan.session_ms);
         let lasts = Duration::from_millis(u64::from(session_ms));
         let call = witness.claim(&self.client.name, key, (producer, how, lasts));
         let number = contest.begin();
-        let claim = ProducerClaim { key, producer, instead_of: None, kind, session_ms };
+        let claim = ProducerClaim { key, producer, kind, session_ms };
         let request = Request::ProducerClaim(claim);
         let asked_at = Instant::now();
         let asked = self.client.ask_leader(key, &request, Duration::ZERO, |response| {
@@ -184,6 +185,11 @@ impl Rival {
         let is_long = self.plan.session_ms == LONG_SESSION_MS;
         let sure = (is_long && self.contest.is_last(claim)).then_some(claim);
         let mut tenure = Tenure { producer, next: Sequence(0), sure, is_over: false };
+        if self.client.random.one_in(4) {
+            // Others may have it before the first record comes.
+            let pause = milliseconds(100)..=milliseconds(8_000);
+            sleep(between(&mut self.client.random, &pause)).await;
+        }
         for _ in 0..self.client.random.between(1, self.plan.batches_max) {
             if self.client.is_stopped() || tenure.is_over {
                 break;
@@ -192,7 +198,7 @@ impl Rival {
             let pause = milliseconds(0)..=milliseconds(self.plan.pause_ms_max);
             sleep(between(&mut self.client.random, &pause)).await;
             if self.client.random.one_in(8) {
-                let (number, _) = self.claim(producer, ClaimKind::Hold).await;
+                let (number, _) = self.claim(producer, ClaimKind::Keep).await;
                 // Its own claim lets nobody else in.
                 let own = |sure| if sure + 1 == number { number } else { sure };
                 tenure.sure = tenure.sure.map(own);
@@ -202,6 +208,11 @@ impl Rival {
             // What it had in hand when it lost the topic.
             for _ in 0..self.client.random.between(0, HAUNTS) {
                 self.send(&mut tenure).await;
+            }
+            if self.client.random.one_in(2) {
+                let kinds = [ClaimKind::Keep, ClaimKind::Hold, ClaimKind::TakeOver];
+                let kind = *pick(&mut self.client.random, &kinds);
+                self.claim(producer, kind).await;
             }
         } else if self.client.random.one_in(self.plan.release_one_in) {
             self.claim(producer, ClaimKind::Release).await;

@@ -115,9 +115,13 @@ impl Log {
         match claim.how {
             Claiming::Release if is_own => self.holder = None,
             Claiming::Release => {}
+            Claiming::Keep if !is_own => return Err(Refused),
             Claiming::Hold if lost || (self.holder.is_some() && !is_own) => return Err(Refused),
             Claiming::TakeOver if lost => return Err(Refused),
-            Claiming::Hold | Claiming::TakeOver => self.holder = Some(producer),
+            Claiming::Hold | Claiming::Keep | Claiming::TakeOver => {
+                self.holder = Some(producer);
+                self.producers.entry(producer).or_default();
+            }
         }
         Ok(Answer::Done)
     }

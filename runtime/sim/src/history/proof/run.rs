@@ -155,10 +155,12 @@ impl Run<'_> {
         let how = match self.rng.below(8) {
             0 | 1 => Claiming::TakeOver,
             2 => Claiming::Release,
+            3 => Claiming::Keep,
             _ => Claiming::Hold,
         };
         let held = self.clients[client].held.filter(|_| how != Claiming::TakeOver);
-        let producer = match held.filter(|_| self.rng.one_in(2) || how == Claiming::Release) {
+        let is_own = matches!(how, Claiming::Release | Claiming::Keep);
+        let producer = match held.filter(|_| self.rng.one_in(2) || is_own) {
             Some(held) => held,
             None => {
                 self.producers += 1;

@@ -3,9 +3,9 @@
 //! Demands, of a partition that anybody claimed: whose record stands in it has claimed it; behind a
 //! record of another producer none of it stands any more; none of it stands that was first sent
 //! when another producer had been told that it holds the partition, and its own claims were over
-//! before that one's began; and no claim that does not take over was granted while another
-//! producer surely held the partition. A claim without an answer may have taken effect, and may
-//! yet.
+//! before that one's began; no claim that does not take over was granted while another producer
+//! surely held the partition; and nobody is granted it again after another producer was. A claim
+//! without an answer may have taken effect, and may yet.
 //!
 //! Owns: who claimed what, and when. Cost: about 60 bytes for each claim.
 
@@ -98,6 +98,7 @@ impl Holders {
             let claims: Vec<Claimed> = claims.values().copied().collect();
             facts.counters.claims_compared += claims.len() as u64;
             self.side_by_side(facts, report, *partition, &claims);
+            returned(facts, report, *partition, &claims);
             standing(facts, report, now, (*partition, &claims));
         }
     }
@@ -134,6 +135,26 @@ impl Holders {
                     format!("{place}: producer {other} was let in while producer {one} held it")
                 });
             }
+        }
+    }
+}
+
+/// Who had it, lost it to another, and has it again.
+fn returned(facts: &Facts, report: &mut Report, partition: PartitionId, claims: &[Claimed]) {
+    for again in claims.iter().filter(|again| again.holds()) {
+        let Some(granted) = again.granted else { continue };
+        let own = |it: &&Claimed| it.producer == again.producer && it.holds();
+        let between = |other: &&Claimed| {
+            other.producer != again.producer && other.holds() && other.is_before(again.begun)
+        };
+        let had_before =
+            |other: &&Claimed| claims.iter().filter(own).any(|it| it.is_before(other.begun));
+        if let Some(other) = claims.iter().filter(between).find(had_before) {
+            report.add(Rule::I10, granted, || {
+                let place = facts.tell_place(partition);
+                let (one, other) = (again.producer, other.producer);
+                format!("{place}: producer {one} was let in again, behind producer {other}")
+            });
         }
     }
 }
@@ -241,6 +262,19 @@ mod tests {
             (
                 "perhaps given up",
                 format!("{first}; p claim release 7 60 -> ?; q claim hold 8 60 -> ok"),
+                &[],
+            ),
+            (
+                "back again",
+                format!(
+                    "{first}; q claim take 8 60 -> ok; q claim release 8 60 -> ok; \
+                     p claim keep 7 60 -> ok"
+                ),
+                &[I10],
+            ),
+            (
+                "perhaps never gone",
+                format!("{first}; q claim take 8 60 -> ?; p claim keep 7 60 -> ok"),
                 &[],
             ),
             (
