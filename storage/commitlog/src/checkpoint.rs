@@ -6,6 +6,7 @@
 //! log still reaches back to that. A file is written under another name until it is durable, on
 //! direct I/O, and neither written nor read in one go: a core has other things to do meanwhile.
 
+use crate::blocks;
 use crate::copy::CheckpointPiece;
 use crate::format::checkpoint::{self as format, Chain, FRAME_BYTES, Frame, HEAD_BYTES, Head};
 use crate::format::{BLOCK_BYTES, FormatError, round_up_to_block};
@@ -69,8 +70,15 @@ pub(crate) async fn write(
     // Durability: the name appears once all that it stands for is durable.
     fs::rename(&writing.path, &dir.join(name_of(head.id.index))).await?;
     fs::sync_dir(dir).await?;
+    let mut old = Vec::new();
     for name in names(dir).await?.into_iter().rev().skip(KEPT) {
-        fs::remove(&dir.join(name)).await?;
+        old.extend(blocks::unlink(&dir.join(name)).await?);
+    }
+    if !old.is_empty() {
+        fs::sync_dir(dir).await?;
+    }
+    for nameless in old {
+        nameless.free().await;
     }
     Ok(())
 }

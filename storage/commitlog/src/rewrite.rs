@@ -19,6 +19,7 @@
 
 mod file;
 
+use crate::blocks;
 use crate::error::ReadError;
 use crate::format::index::Row;
 use crate::index::{Index, Partition, RunPlace, Runs, Span};
@@ -44,6 +45,9 @@ const SUFFIX: &str = ".rewrite";
 const AT_ONCE: usize = 1_000;
 /// While segments are dropped, how long until the next look.
 const RETAIN_PAUSE: Duration = Duration::from_millis(5);
+/// How long a rewritten file is kept whole for those who read it, and how often they are counted.
+const READ_LOOKS_MAX: u32 = 50;
+const READ_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A segment that was not worth it is looked at again when a sixteenth more of it may go.
 const AGAIN_PART: u64 = 16;
 
@@ -126,6 +130,10 @@ impl CommitLog {
                 Err(ReadError::Io { source, .. }) if source.raw_os_error() == Some(NO_SPACE) => {
                     // It frees space later, when there is some.
                     return Ok(None);
+                }
+                Ok(Some(rewritten)) => {
+                    free_unread(log, &segment).await;
+                    return Ok(Some(rewritten));
                 }
                 // Not damage of the log when it is no part of it any more.
                 Err(_) if !log.state.borrow().is_current(&segment) => {}
@@ -228,6 +236,21 @@ fn add_wanted(
         spans += 1;
     }
     spans
+}
+
+/// Frees a file that another one has taken the place of, once nobody reads it; whoever reads on for
+/// long frees it at the end, all at once.
+async fn free_unread(log: &Rc<Shared>, segment: &Rc<Segment>) {
+    for _ in 0..READ_LOOKS_MAX {
+        if log.is_over() {
+            return;
+        }
+        if Rc::strong_count(segment) == 1 {
+            let bytes = segment.header.file_bytes;
+            return blocks::give_back(&segment.file, bytes).await;
+        }
+        sleep(READ_LOOK_EVERY).await;
+    }
 }
 
 impl Shared {

@@ -3,6 +3,7 @@
 //! A pool file is whole in length and holds zeros or old groups; neither decodes under the salt
 //! of the segment it becomes. Names change only after what they promise is on the medium.
 
+use crate::blocks;
 use crate::entry::HardState;
 use crate::error::{LogError, OpenError};
 use crate::format::segment::{DATA_START, Header};
@@ -287,7 +288,12 @@ async fn drop_file(log: &Rc<Shared>, segment: &Rc<Segment>) -> io::Result<()> {
         && !buggify("commitlog-not-recycled", 2);
     if !recycle {
         fs::remove(&segment.path).await?;
-        return sync_names(log).await;
+        sync_names(log).await?;
+        // Who still reads it frees it at the end, all at once.
+        if Rc::strong_count(segment) == 1 {
+            blocks::give_back(&segment.file, segment.header.file_bytes).await;
+        }
+        return Ok(());
     }
     let path = pool_path(&log.dir);
     fs::rename(&segment.path, &path).await?;
