@@ -1,9 +1,9 @@
 //! Blocks of files that nobody needs any more, given back to the file system a few at a time.
 //!
 //! Where the file system discards freed blocks at once (ext4 mounted with `discard`), removing a
-//! file of 256 MiB keeps the device busy for about 45 ms, and every flush of the log waits behind
-//! it, up to 36 ms. In steps of 8 MiB with pauses flushes waited 4 ms at most (measured on a virtual disk,
-//! 240 KiB written and flushed every 8 ms beside it).
+//! file of 256 MiB keeps the device busy for about 45 ms, and flushes of the log wait behind it, up
+//! to 36 ms. In steps of 8 MiB with pauses they waited 4 ms at most (a virtual disk, 240 KiB
+//! written and flushed every 8 ms beside it).
 //!
 //! Owns: the steps. Must never: cut a file that has a name, or that has one again after a crash.
 
