@@ -536,11 +536,6 @@ fn load_row(stored: RowV1) -> BatchRow {
     }
 }
 
-/// The order of a topic as it is stored, here and in checkpoints.
-pub(crate) fn order(is_global: bool) -> TopicOrder {
-    if is_global { TopicOrder::Global } else { TopicOrder::Partition }
-}
-
 fn store_claim(claim: Claim) -> ClaimV1 {
     let Claim { producer, kind, session_ms } = claim;
     let kind = match kind {
@@ -570,7 +565,7 @@ fn store_partition((key, config): &(PartitionKey, PartitionConfig)) -> Partition
         topic: key.topic.0,
         partition: key.partition.0,
         retention: config.retention.into(),
-        is_global: config.order == TopicOrder::Global,
+        is_global: config.order.is_global(),
         revision: config.revision,
     }
 }
@@ -578,7 +573,7 @@ fn store_partition((key, config): &(PartitionKey, PartitionConfig)) -> Partition
 fn load_partition(stored: PartitionV1) -> (PartitionKey, PartitionConfig) {
     let config = PartitionConfig {
         retention: stored.retention.into(),
-        order: order(stored.is_global),
+        order: TopicOrder::of(stored.is_global),
         revision: stored.revision,
     };
     (key(stored.topic, stored.partition), config)

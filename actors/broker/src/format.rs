@@ -30,7 +30,7 @@ use barrage_model::{
 use barrage_world::planted;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::command::{PolicyV1, RetentionV1, load_policy, order, store_policy};
+use crate::command::{PolicyV1, RetentionV1, load_policy, store_policy};
 use crate::queue::backlog::{Backlog, Saved};
 use crate::queue::delays::Delays;
 use crate::queue::departures::Departures;
@@ -97,8 +97,8 @@ struct PartitionV2 {
     retention: RetentionV1,
     is_global: bool,
     revision: u64,
-    /// Who holds it, for how long when silent, when it was heard of, and whether it wrote since.
-    holder: Option<(i64, u32, u64, bool)>,
+    /// Who holds it, for how long when silent, and when it was heard of.
+    holder: Option<(i64, u32, u64)>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -414,11 +414,9 @@ fn store_partition(key: PartitionKey, partition: &Partition) -> PartitionV2 {
         delay_start: partition.delay_start.0,
         delay_next: partition.delay_next.0,
         retention: partition.config.retention.into(),
-        is_global: partition.config.order == TopicOrder::Global,
+        is_global: partition.config.order.is_global(),
         revision: partition.config.revision,
-        holder: partition
-            .holder
-            .map(|it| (it.producer.0, it.session_ms, it.heard_ms, it.has_written)),
+        holder: partition.holder.map(|it| (it.producer.0, it.session_ms, it.heard_ms)),
     }
 }
 
@@ -436,15 +434,14 @@ fn load_partition(stored: &PartitionV2) -> (PartitionKey, Partition) {
     let key =
         PartitionKey { topic: TopicId(stored.topic), partition: PartitionId(stored.partition) };
     let retention = stored.retention.into();
-    let (order, revision) = (order(stored.is_global), stored.revision);
+    let (order, revision) = (TopicOrder::of(stored.is_global), stored.revision);
     let mut partition = Partition::new(PartitionConfig { retention, order, revision });
     // Wrong when planted: who restarts does not know who may write.
     let stored_holder = stored.holder.filter(|_| !planted("broker-holder-not-in-checkpoint"));
-    partition.holder = stored_holder.map(|(producer, session_ms, heard_ms, has_written)| Holder {
+    partition.holder = stored_holder.map(|(producer, session_ms, heard_ms)| Holder {
         producer: ProducerId(producer),
         session_ms,
         heard_ms,
-        has_written,
     });
     partition.start_offset = Offset(stored.start_offset);
     partition.next_offset = Offset(stored.next_offset);
@@ -691,9 +688,9 @@ mod tests {
         "0000000000",
     );
     const GOLDEN_PARTITION: &str = concat!(
-        "04040000710000006c5777be01010000000000000001000000060000000000000023000000000000",
+        "0404000071000000c92c217501010000000000000001000000060000000000000023000000000000",
         "00010000000000000003000000000000000000000000000000000100000040000000000000000000",
-        "000000000001040000000000000001010000000000000028230000bc020000000000000100000000",
+        "000000000001040000000000000001010000000000000028230000bc020000000000000000000000",
         "0000000000",
     );
 

@@ -186,11 +186,6 @@ struct ShapeV1 {
     is_global: bool,
 }
 
-/// The order of a topic as it is stored.
-pub(crate) fn order(is_global: bool) -> TopicOrder {
-    if is_global { TopicOrder::Global } else { TopicOrder::Partition }
-}
-
 #[derive(Archive, Serialize, Deserialize)]
 enum CommandV1 {
     Found { cluster: String, shards: u32 },
@@ -290,7 +285,7 @@ impl Command {
                     shape: Box::new(ShapeV1 {
                         retention: retention.into(),
                         priorities: priorities.levels(),
-                        is_global: order == TopicOrder::Global,
+                        is_global: order.is_global(),
                     }),
                 }
             }
@@ -356,7 +351,7 @@ impl Command {
                     name: topic_name(name)?,
                     partitions,
                     retention: retention.into(),
-                    order: order(is_global),
+                    order: TopicOrder::of(is_global),
                     priorities: Priorities::new(priorities).ok_or(FormatError::Content)?,
                 }
             }

@@ -102,7 +102,7 @@ pub(crate) async fn administer(
             })?;
             let order = request.order;
             let partitions = match request.partitions {
-                0 if order == TopicOrder::Global => 1,
+                0 if order.is_global() => 1,
                 0 => PARTITIONS_DEFAULT.max(u32::from(priorities.levels())),
                 asked => asked,
             };

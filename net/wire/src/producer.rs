@@ -64,7 +64,7 @@ pub struct ProducerClaim {
     pub producer: ProducerId,
     /// What it is for.
     pub kind: ClaimKind,
-    /// Neither writing nor claiming for so many milliseconds, it may be replaced: 6,000 to
+    /// Not claiming for so many milliseconds, it may be replaced, writing or not: 6,000 to
     /// 1,800,000.
     pub session_ms: u32,
 }

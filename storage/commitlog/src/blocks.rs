@@ -48,17 +48,17 @@ pub(crate) async fn unlink(path: &Path) -> io::Result<Option<Nameless>> {
 impl Nameless {
     /// Frees all of it, once the folder is synced.
     pub(crate) async fn free(self) {
-        give_back(&self.file, self.len).await;
+        give_back(&self.file, self.len, || false).await;
         self.file.close().await.ok();
     }
 }
 
 /// Frees the blocks of a file of `len` bytes. Its name is gone for good: else a crash might leave
 /// it, cut short, under that name. What goes wrong is left to the system, which frees all when the
-/// file is closed.
-pub(crate) async fn give_back(file: &File, mut len: u64) {
+/// file is closed: also when it is to stop.
+pub(crate) async fn give_back(file: &File, mut len: u64, stop: impl Fn() -> bool) {
     let step = if buggify("commitlog-cut-finely", 2) { SMALL_STEP_BYTES } else { STEP_BYTES };
-    while len > step {
+    while len > step && !stop() {
         len = (len - 1) / step * step;
         if file.set_len(len).await.is_err() {
             return;

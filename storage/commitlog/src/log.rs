@@ -498,7 +498,8 @@ impl CommitLog {
             let listener = self.shared.closed.listen();
             let is_over = {
                 let state = self.shared.state.borrow();
-                state.closed && state.housekeeping_over && !self.shared.rewriting.get()
+                let is_busy = self.shared.rewriting.get() || self.shared.retaining.get();
+                state.closed && state.housekeeping_over && !is_busy
             };
             if is_over {
                 return;

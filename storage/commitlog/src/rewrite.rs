@@ -247,7 +247,7 @@ async fn free_unread(log: &Rc<Shared>, segment: &Rc<Segment>) {
         }
         if Rc::strong_count(segment) == 1 {
             let bytes = segment.header.file_bytes;
-            return blocks::give_back(&segment.file, bytes).await;
+            return blocks::give_back(&segment.file, bytes, || log.is_over()).await;
         }
         sleep(READ_LOOK_EVERY).await;
     }

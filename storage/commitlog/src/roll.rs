@@ -229,9 +229,18 @@ pub(crate) async fn retain(log: &Rc<Shared>) -> io::Result<()> {
     if releasable(log, floor).is_none() || log.retaining.replace(true) {
         return Ok(());
     }
-    let result = retain_below(log, floor).await;
-    log.retaining.set(false);
-    result
+    let _busy = Retaining(log);
+    retain_below(log, floor).await
+}
+
+/// Files go; whoever closes the log waits until none is under way.
+struct Retaining<'a>(&'a Rc<Shared>);
+
+impl Drop for Retaining<'_> {
+    fn drop(&mut self) {
+        self.0.retaining.set(false);
+        self.0.closed.notify_all();
+    }
 }
 
 async fn retain_below(log: &Rc<Shared>, floor: Option<LogId>) -> io::Result<()> {
@@ -247,35 +256,45 @@ async fn retain_below(log: &Rc<Shared>, floor: Option<LogId>) -> io::Result<()> 
         Ok(Err(error)) => return Err(io::Error::other(error.to_string())),
         Err(_) => return Err(io::Error::other(LogError::Closed.to_string())),
     }
-    while let Some(segment) = releasable(log, floor) {
+    while let Some(segment) = releasable(log, floor).filter(|_| !log.is_over()) {
         let number = segment.number();
         {
             let mut state = log.state.borrow_mut();
             state.segments.remove(&number);
             state.unindexed.retain(|waiting| waiting.number() != number);
         }
-        if let Err(error) = drop_file(log, &segment).await {
-            log.state.borrow_mut().segments.insert(number, segment);
-            return Err(error);
-        }
-        let mut state = log.state.borrow_mut();
-        state.index.drop_segment(number);
-        // Not what ended in the segment that went: after a truncation a later one begins lower.
-        let first = state.slots.first().map_or(u64::MAX, |id| id.index.0);
-        let low = match planted("commitlog-refused-run-forgotten") {
-            // Wrong: they are behind, and are found by offset after the next restart.
-            true => segment.next_index(),
-            false => state.segments.values().map(|kept| kept.low_index()).min().unwrap_or(0),
+        let has_blocks = match drop_file(log, &segment).await {
+            Ok(has_blocks) => has_blocks,
+            Err(error) => {
+                log.state.borrow_mut().segments.insert(number, segment);
+                return Err(error);
+            }
         };
-        state.refused = state.refused.split_off(&(low.min(first), 0));
-        drop(state);
+        {
+            let mut state = log.state.borrow_mut();
+            state.index.drop_segment(number);
+            // Not what ended in the segment that went: after a truncation a later one begins lower.
+            let first = state.slots.first().map_or(u64::MAX, |id| id.index.0);
+            let low = match planted("commitlog-refused-run-forgotten") {
+                // Wrong: they are behind, and are found by offset after the next restart.
+                true => segment.next_index(),
+                false => state.segments.values().map(|kept| kept.low_index()).min().unwrap_or(0),
+            };
+            state.refused = state.refused.split_off(&(low.min(first), 0));
+        }
         log.housekeeping.notify_one();
+        // Who still reads it frees it at the end, all at once.
+        if has_blocks && Rc::strong_count(&segment) == 1 {
+            let bytes = segment.header.file_bytes;
+            blocks::give_back(&segment.file, bytes, || log.is_over()).await;
+        }
     }
     Ok(())
 }
 
-/// Takes a segment's files away, into the pool when it may be used again.
-async fn drop_file(log: &Rc<Shared>, segment: &Rc<Segment>) -> io::Result<()> {
+/// Takes a segment's files away, into the pool when it may be used again; true when it has no name
+/// any more, and its blocks still.
+async fn drop_file(log: &Rc<Shared>, segment: &Rc<Segment>) -> io::Result<bool> {
     let (wanted, bytes) = {
         let state = log.state.borrow();
         (state.options.pool_segments, state.options.segment_bytes)
@@ -289,17 +308,13 @@ async fn drop_file(log: &Rc<Shared>, segment: &Rc<Segment>) -> io::Result<()> {
     if !recycle {
         fs::remove(&segment.path).await?;
         sync_names(log).await?;
-        // Who still reads it frees it at the end, all at once.
-        if Rc::strong_count(segment) == 1 {
-            blocks::give_back(&segment.file, segment.header.file_bytes).await;
-        }
-        return Ok(());
+        return Ok(true);
     }
     let path = pool_path(&log.dir);
     fs::rename(&segment.path, &path).await?;
     sync_names(log).await?;
     log.pool.borrow_mut().push(path);
-    Ok(())
+    Ok(false)
 }
 
 /// Makes the names in the log's folder durable. A failure is final, as that of a flush is: what

@@ -17,6 +17,18 @@ pub enum TopicOrder {
 }
 
 impl TopicOrder {
+    /// The order that is global, or the other one.
+    #[must_use]
+    pub const fn of(is_global: bool) -> Self {
+        if is_global { Self::Global } else { Self::Partition }
+    }
+
+    /// Whether one producer at a time writes.
+    #[must_use]
+    pub const fn is_global(self) -> bool {
+        matches!(self, Self::Global)
+    }
+
     /// Whether a topic of so many partitions can have this order.
     #[must_use]
     pub const fn allows(self, partitions: u32) -> bool {

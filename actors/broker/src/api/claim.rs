@@ -25,7 +25,7 @@ pub struct Claim {
     pub producer: ProducerId,
     /// What it is for.
     pub kind: ClaimKind,
-    /// Neither writing nor claiming for so long, it may be replaced.
+    /// Not claiming for so long, whether it writes or not, it may be replaced.
     pub session_ms: u32,
 }
 

@@ -42,8 +42,7 @@ impl Shard {
         let now_ms = self.inner.lease_now_ms();
         let left_ms = self.inner.group.with_machine(|machine| {
             let holder = machine.state().partitions.get(&key)?.holder?;
-            let is_known = holder.producer != claim.producer && !holder.has_written;
-            is_known.then(|| holder.left_ms(now_ms))
+            (holder.producer != claim.producer).then(|| holder.left_ms(now_ms))
         });
         match left_ms {
             Some(left_ms) if left_ms > 0 => Err(ClaimRefusal::Held { left_ms }.into()),

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use barrage_model::{Offset, PartitionKey, ProducerEpoch, ProducerId, TopicOrder};
+use barrage_model::{Offset, PartitionKey, ProducerEpoch, ProducerId};
 use barrage_world::planted;
 
 use super::holder::{self, Holder};
@@ -81,7 +81,7 @@ impl State {
         let Some(partition) = self.partitions.get(&key.owner()) else {
             return Decision::Refuse(Refusal::UnknownPartition);
         };
-        if partition.config.order == TopicOrder::Global {
+        if partition.config.order.is_global() {
             // Wrong when planted: who lost the partition goes on writing.
             let holds = |holder: &Holder| row.producer.is_some_and(|by| by.id == holder.producer);
             if !partition.holder.as_ref().is_some_and(holds)
@@ -126,9 +126,6 @@ impl State {
                 *producer = Producer::new(stamp.epoch, log_time_ms);
             }
             producer.remember(stamp.epoch, batch, log_time_ms);
-            if let Some(holder) = partition.holder.as_mut().filter(|it| it.producer == stamp.id) {
-                holder.has_written = true;
-            }
         }
         base_offset
     }
@@ -146,10 +143,14 @@ impl State {
         self.sweep_after_ms = self.log_time_ms.saturating_add(SWEEP_EVERY_MS);
         let keep_ms = if self.producers > CROWDED { EVICTION_MS } else { EXPIRY_MS };
         let now_ms = self.log_time_ms;
-        let keeps = |known: &Producer| now_ms.saturating_sub(known.last_ms) < keep_ms;
         for partition in self.partitions.values_mut() {
-            if !partition.producers.values().all(keeps) {
-                Rc::make_mut(partition).producers.retain(|_, known| keeps(known));
+            // Who holds the partition is one of its producers, however long it is silent.
+            let holder = partition.holder.map(|holder| holder.producer);
+            let keeps = |id: &ProducerId, known: &Producer| {
+                now_ms.saturating_sub(known.last_ms) < keep_ms || Some(*id) == holder
+            };
+            if !partition.producers.iter().all(|(id, known)| keeps(id, known)) {
+                Rc::make_mut(partition).producers.retain(|id, known| keeps(id, known));
             }
         }
         self.producers = self.partitions.values().map(|p| p.producers.len()).sum();
@@ -171,11 +172,10 @@ impl State {
         if next != stamp.base_offset || rows.is_empty() {
             return false;
         }
-        let holder = partition.holder;
         let mut undo: Vec<(ProducerId, Option<Producer>)> = Vec::new();
         for row in rows {
             if self.decide(stamp.key, row, log_time_ms) != Decision::Accept {
-                self.undo(stamp, undo, holder);
+                self.undo(stamp, undo);
                 return false;
             }
             if let Some(ProducerStamp { id, .. }) = row.producer.filter(|_| rows.len() > 1) {
@@ -187,16 +187,10 @@ impl State {
         true
     }
 
-    fn undo(
-        &mut self,
-        stamp: RunStamp,
-        undo: Vec<(ProducerId, Option<Producer>)>,
-        holder: Option<Holder>,
-    ) {
+    fn undo(&mut self, stamp: RunStamp, undo: Vec<(ProducerId, Option<Producer>)>) {
         let partition = self.partitions.get_mut(&stamp.key.owner()).map(Rc::make_mut);
         let Some(partition) = partition else { return };
         partition.set_next(stamp.key.is_delay_store(), stamp.base_offset);
-        partition.holder = holder;
         for (id, before) in undo.into_iter().rev() {
             match before {
                 Some(producer) => {
@@ -220,7 +214,7 @@ impl State {
         (log_time_ms, now_ms): (i64, u64),
     ) -> Option<Result<(), ClaimRefusal>> {
         let partition = self.partitions.get_mut(&key)?;
-        if partition.config.order != TopicOrder::Global {
+        if !partition.config.order.is_global() {
             return Some(Err(ClaimRefusal::NotGlobal));
         }
         let decided = holder::claim(partition, claim, now_ms);
@@ -229,17 +223,15 @@ impl State {
         if decided.is_ok() && is_new && self.producers >= PRODUCERS_MAX {
             return Some(Err(ClaimRefusal::ProducersFull));
         }
-        let partition = Rc::make_mut(partition);
-        match decided {
-            Ok(holder) => {
-                partition.holder = holder;
-                if is_new {
-                    partition.producers.insert(id, Producer::new(ProducerEpoch(0), log_time_ms));
-                    self.producers += 1;
-                }
+        if let Ok(holder) = decided {
+            let partition = Rc::make_mut(partition);
+            partition.holder = holder;
+            if is_new {
+                partition.producers.insert(id, Producer::new(ProducerEpoch(0), log_time_ms));
+                self.producers += 1;
+            } else if let Some(known) = partition.producers.get_mut(&id) {
+                known.last_ms = log_time_ms;
             }
-            // That it has written counts from now on.
-            Err(_) => partition.holder = partition.holder.map(|holder| holder.resolved(now_ms)),
         }
         Some(decided.map(drop))
     }
@@ -296,7 +288,7 @@ mod tests {
     #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
     use super::*;
-    use barrage_model::{PartitionId, Retention, Sequence, TopicId};
+    use barrage_model::{PartitionId, Retention, Sequence, TopicId, TopicOrder};
 
     fn key(partition: u32) -> PartitionKey {
         PartitionKey { topic: TopicId(1), partition: PartitionId(partition) }

@@ -11,8 +11,8 @@
 //! under way follows on from before. So whoever is granted it is one of the partition's producers
 //! from then on, whether it writes or not.
 //!
-//! Sessions go by the lease clock, which stands still while nobody leads. A batch does not tell it:
-//! whoever has written since the last claim was heard of when the next one comes.
+//! Sessions go by the lease clock, which stands still while nobody leads. Batches do not count for
+//! them: they do not tell that clock, and whoever writes also claims to keep.
 //!
 //! Owns: the holder, and what a claim does. Must never: read a clock.
 
@@ -30,20 +30,12 @@ pub(crate) struct Holder {
     pub(crate) session_ms: u32,
     /// When it was heard of, by the lease clock.
     pub(crate) heard_ms: u64,
-    /// It has written since.
-    pub(crate) has_written: bool,
 }
 
 impl Holder {
-    /// How much of its session is left if it has not written.
+    /// How much of its session is left.
     pub(crate) fn left_ms(&self, now_ms: u64) -> u64 {
         self.heard_ms.saturating_add(u64::from(self.session_ms)).saturating_sub(now_ms)
-    }
-
-    /// What it wrote counts as heard now.
-    pub(crate) fn resolved(self, now_ms: u64) -> Self {
-        let heard_ms = if self.has_written { now_ms } else { self.heard_ms };
-        Self { heard_ms, has_written: false, ..self }
     }
 }
 
@@ -54,9 +46,9 @@ pub(crate) fn claim(
     now_ms: u64,
 ) -> Result<Option<Holder>, ClaimRefusal> {
     let Claim { producer, kind, session_ms } = claim;
-    let holder = partition.holder.map(|holder| holder.resolved(now_ms));
+    let holder = partition.holder;
     let is_own = holder.is_some_and(|holder| holder.producer == producer);
-    let holds = Holder { producer, session_ms, heard_ms: now_ms, has_written: false };
+    let holds = Holder { producer, session_ms, heard_ms: now_ms };
     match (kind, holder) {
         (ClaimKind::Release, holder) => Ok(holder.filter(|_| !is_own)),
         // A claim that is repeated because its answer was lost.
@@ -98,8 +90,7 @@ mod tests {
     }
 
     fn holds(id: i64, heard_ms: u64) -> Holder {
-        let producer = ProducerId(id);
-        Holder { producer, session_ms: SESSION_MS, heard_ms, has_written: false }
+        Holder { producer: ProducerId(id), session_ms: SESSION_MS, heard_ms }
     }
 
     fn asks(kind: ClaimKind, id: i64) -> Claim {
@@ -110,7 +101,6 @@ mod tests {
     fn claims() {
         use ClaimKind::{Hold, Keep, Release, TakeOver};
         let (none, one, two) = (None, Some(holds(1, 1_000)), Some(holds(2, 1_000)));
-        let wrote = one.map(|it| Holder { has_written: true, ..it });
         let refused = |left_ms| Err(ClaimRefusal::Held { left_ms });
         let granted = |heard_ms| Ok(Some(holds(2, heard_ms)));
         let table = [
@@ -122,8 +112,7 @@ mod tests {
             ("kept by another", one, Keep, 5_000, Err(ClaimRefusal::Lost)),
             ("another's", one, Hold, 1_099, refused(1)),
             ("another's, over", one, Hold, 1_100, granted(1_100)),
-            ("another's that wrote", wrote, Hold, 1_100, refused(100)),
-            ("taken over", wrote, TakeOver, 1_001, granted(1_001)),
+            ("taken over", one, TakeOver, 1_001, granted(1_001)),
             ("given up", two, Release, 1_001, Ok(None)),
             ("not its to give", one, Release, 1_001, Ok(one)),
             ("nobody's", none, Release, 1_001, Ok(None)),

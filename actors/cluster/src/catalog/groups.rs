@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use barrage_model::limits::GROUPS_PER_TOPIC_MAX;
-use barrage_model::{GroupId, GroupName, QueueSettings, TopicName, TopicOrder};
+use barrage_model::{GroupId, GroupName, QueueSettings, TopicName};
 
 use super::{Catalog, CatalogError, Reply};
 use crate::group::{self, Group};
@@ -70,7 +70,7 @@ impl Catalog {
     /// Letters come from every shard: no producer could hold a topic for all of them.
     fn check_dead_letter(&self, settings: &QueueSettings) -> Result<(), CatalogError> {
         let topic = settings.dead_letter.as_ref().and_then(|name| self.topic_named(name));
-        match topic.is_some_and(|topic| topic.order == TopicOrder::Global) {
+        match topic.is_some_and(|topic| topic.order.is_global()) {
             true => Err(CatalogError::GlobalDeadLetters),
             false => Ok(()),
         }
@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
     use crate::command::Command;
-    use barrage_model::{Priorities, Retention};
+    use barrage_model::{Priorities, Retention, TopicOrder};
 
     fn topic_name() -> TopicName {
         TopicName::parse("orders").unwrap()

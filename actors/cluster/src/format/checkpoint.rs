@@ -11,7 +11,7 @@ use barrage_model::{
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Parts};
-use crate::command::{RetentionV1, SettingsV1, order};
+use crate::command::{RetentionV1, SettingsV1};
 use crate::format::{self, FormatError, Kind};
 use crate::group::{Group, Groups};
 use crate::node::{Birth, Node, Nodes, Presence};
@@ -178,7 +178,7 @@ fn store(topic: &Topic) -> TopicV1 {
         partitions: topic.partitions.iter().map(spans).collect(),
         retention: topic.retention.into(),
         priorities: topic.priorities.levels(),
-        is_global: topic.order == TopicOrder::Global,
+        is_global: topic.order.is_global(),
         groups: topic.groups.iter().map(|group| store_group(group)).collect(),
         revision: topic.revision,
         created_ms: topic.created_ms,
@@ -202,7 +202,7 @@ fn load(stored: TopicV1) -> Result<Topic, FormatError> {
         partitions: stored.partitions.into_iter().map(partition).collect(),
         retention: stored.retention.into(),
         priorities: Priorities::new(stored.priorities).ok_or(FormatError::Content)?,
-        order: order(stored.is_global),
+        order: TopicOrder::of(stored.is_global),
         groups,
         revision: stored.revision,
         created_ms: stored.created_ms,

@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use barrage_model::PartitionId;
 use barrage_model::batch::NewRecord;
-use barrage_model::{PartitionId, TopicOrder};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -118,7 +118,7 @@ impl Producer {
         let routes = Routes::resolve(client, topic).await?;
         let mut hold = None;
         let mut identity = None;
-        if routes.order() == TopicOrder::Global {
+        if routes.order().is_global() {
             let (held, under) = Hold::take(&routes, options.rival, options.session).await?;
             hold = Some(held);
             identity = Some(Identity { id: under.producer, epoch: under.epoch });

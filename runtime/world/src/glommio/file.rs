@@ -121,7 +121,12 @@ impl File {
     /// The system's error.
     pub async fn set_len(&self, len: u64) -> io::Result<()> {
         assert_block_multiple(len);
-        self.file.truncate(len).await.map_err(io_error)
+        let file = Rc::clone(&self.file);
+        // As a write: it goes by the descriptor, which is another file's when this one is closed.
+        match spawn(async move { file.truncate(len).await.map_err(io_error) }).await {
+            Some(result) => result,
+            None => Err(io::Error::other("the task ended early")),
+        }
     }
 
     /// The path the file was opened by.
