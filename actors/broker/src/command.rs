@@ -13,11 +13,12 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use barrage_cluster::format::backoff::BackoffV1;
+use barrage_cluster::format::retention::RetentionV1;
 use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::group::Order;
 use barrage_model::{
-    GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Retention, Sequence,
-    TopicId, TopicOrder,
+    GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Sequence, TopicId,
+    TopicOrder,
 };
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -212,29 +213,6 @@ struct PartitionV1 {
     retention: RetentionV1,
     is_global: bool,
     revision: u64,
-}
-
-/// How a retention is stored, here and in checkpoints.
-#[derive(Clone, Copy, Archive, Serialize, Deserialize)]
-pub(crate) struct RetentionV1 {
-    time_ms: Option<u64>,
-    bytes: Option<u64>,
-    ttl_ms: Option<u64>,
-    until_acked: bool,
-}
-
-impl From<Retention> for RetentionV1 {
-    fn from(retention: Retention) -> Self {
-        let Retention { time_ms, bytes, ttl_ms, until_acked } = retention;
-        Self { time_ms, bytes, ttl_ms, until_acked }
-    }
-}
-
-impl From<RetentionV1> for Retention {
-    fn from(stored: RetentionV1) -> Self {
-        let RetentionV1 { time_ms, bytes, ttl_ms, until_acked } = stored;
-        Self { time_ms, bytes, ttl_ms, until_acked }
-    }
 }
 
 impl Command {
@@ -587,6 +565,7 @@ mod tests {
     use super::*;
     use crate::fuzzing;
     use barrage_model::Backoff;
+    use barrage_model::Retention;
 
     fn slot() -> Slot {
         Slot { key: key(1, 2), group: GroupId(3) }

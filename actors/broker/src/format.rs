@@ -22,6 +22,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use barrage_cluster::catalog::PARTITIONS_MAX;
+use barrage_cluster::format::retention::RetentionV1;
 use barrage_cluster::format::{self, FormatError, Kind};
 use barrage_model::{
     GroupId, Offset, PartitionId, PartitionKey, ProducerEpoch, ProducerId, Sequence, TopicId,
@@ -30,7 +31,7 @@ use barrage_model::{
 use barrage_world::planted;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::command::{PolicyV1, RetentionV1, load_policy, store_policy};
+use crate::command::{PolicyV1, load_policy, store_policy};
 use crate::queue::backlog::{Backlog, Saved};
 use crate::queue::delays::Delays;
 use crate::queue::departures::Departures;

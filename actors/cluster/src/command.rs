@@ -13,6 +13,7 @@ use barrage_model::{
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::format::backoff::BackoffV1;
+use crate::format::retention::RetentionV1;
 use crate::format::{self, FormatError, Kind};
 use crate::node::{Birth, Presence};
 
@@ -158,14 +159,6 @@ struct PresenceV1 {
     level: u32,
 }
 
-#[derive(Archive, Serialize, Deserialize)]
-pub(crate) struct RetentionV1 {
-    time_ms: Option<u64>,
-    bytes: Option<u64>,
-    ttl_ms: Option<u64>,
-    until_acked: bool,
-}
-
 /// How a group's settings are stored, here and in checkpoints.
 #[derive(Archive, Serialize, Deserialize)]
 pub(crate) struct SettingsV1 {
@@ -255,20 +248,6 @@ impl From<PresenceV1> for Presence {
     fn from(stored: PresenceV1) -> Self {
         let PresenceV1 { peer, client, level } = stored;
         Self { peer, client, level }
-    }
-}
-
-impl From<Retention> for RetentionV1 {
-    fn from(retention: Retention) -> Self {
-        let Retention { time_ms, bytes, ttl_ms, until_acked } = retention;
-        Self { time_ms, bytes, ttl_ms, until_acked }
-    }
-}
-
-impl From<RetentionV1> for Retention {
-    fn from(stored: RetentionV1) -> Self {
-        let RetentionV1 { time_ms, bytes, ttl_ms, until_acked } = stored;
-        Self { time_ms, bytes, ttl_ms, until_acked }
     }
 }
 

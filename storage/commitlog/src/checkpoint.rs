@@ -74,11 +74,16 @@ pub(crate) async fn write(
     for name in names(dir).await?.into_iter().rev().skip(KEPT) {
         old.extend(blocks::unlink(&dir.join(name)).await?);
     }
+    if old.is_empty() {
+        return Ok(());
+    }
     // The checkpoint is durable, whatever becomes of the names of others.
-    if !old.is_empty() && fs::sync_dir(dir).await.is_ok() {
-        for nameless in old {
-            nameless.free().await;
-        }
+    if let Err(error) = fs::sync_dir(dir).await {
+        tracing::warn!(dir = %dir.display(), %error, "names of old checkpoints may come back");
+        return Ok(());
+    }
+    for nameless in old {
+        nameless.free().await;
     }
     Ok(())
 }

@@ -387,15 +387,6 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_run_tells_nothing_of_the_holder() {
-        let mut state = global();
-        assert_eq!(state.claim(key(0), claim(ClaimKind::Hold, 1), (1, 1)), Some(Ok(())));
-        let before = state.clone();
-        assert!(!state.apply_run(stamp(0), &[row(1, 0, 1), row(1, 5, 1)], 2));
-        assert_eq!(state, before);
-    }
-
-    #[test]
     fn projection_and_apply_agree() {
         let mut real = open();
         let mut projected = real.clone();

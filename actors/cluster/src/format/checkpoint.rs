@@ -11,7 +11,8 @@ use barrage_model::{
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Parts};
-use crate::command::{RetentionV1, SettingsV1};
+use crate::command::SettingsV1;
+use crate::format::retention::RetentionV1;
 use crate::format::{self, FormatError, Kind};
 use crate::group::{Group, Groups};
 use crate::node::{Birth, Node, Nodes, Presence};

@@ -15,6 +15,7 @@
 pub mod backoff;
 pub mod checkpoint;
 pub mod message;
+pub mod retention;
 
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
