@@ -4,6 +4,8 @@
 //! be read hold back the others.
 //! Invariants: of the same list and the same log the same batch is built, whoever does it.
 
+use std::collections::VecDeque;
+
 use barrage_model::batch::{
     self, BatchBuilder, BatchError, BatchHeader, BatchView, Compression, DecompressionLimits,
     NewRecord, Record,
@@ -50,48 +52,19 @@ pub(super) async fn build(
     departed: &Departed,
     producer: ProducerId,
 ) -> Result<(Bytes, usize), Unbuilt> {
-    let mut builder: Option<BatchBuilder> = None;
-    let (mut count, mut size) = (0, 0);
-    for dead in departed.list.iter().take(RECORDS_PER_BATCH) {
-        let found = read_one(shard, slot.key, dead.offset).await;
-        let batch = match found {
+    let mut letters = Letters { builder: None, count: 0, size: 0, is_full: false };
+    let list = departed.list.iter().take(RECORDS_PER_BATCH);
+    let mut list = list.map(|dead| Origin { slot, address, dead: *dead }).collect::<VecDeque<_>>();
+    while let Some(first) = list.front().filter(|_| !letters.is_full) {
+        let batch = match read_one(shard, slot.key, first.dead.offset).await {
             Ok(batch) => batch,
             // What was put into the batch before goes first; then this one is met again.
-            Err(Unbuilt::Gone(..)) if count > 0 => break,
+            Err(Unbuilt::Gone(..)) if letters.count > 0 => break,
             Err(error) => return Err(error),
         };
-        let view = BatchView::check(&batch).map_err(|_| Unbuilt::Unreadable)?;
-        let records = view.records(&DecompressionLimits::default()).ok();
-        let mut records = records.iter().flatten().filter_map(Result::ok);
-        let record = records.find(|one| one.offset == dead.offset);
-        size += record.as_ref().map_or(0, size_of);
-        if count > 0 && size > BYTES_PER_BATCH {
-            break;
-        }
-        let builder = builder.get_or_insert_with(|| {
-            let timestamp_ms =
-                record.as_ref().map_or(view.base_timestamp(), |one| one.timestamp_ms);
-            BatchBuilder::new(Compression::None, timestamp_ms)
-        });
-        let origin = Origin { slot, address, dead: *dead };
-        let timestamp_ms = view.base_timestamp();
-        let pushed = match &record {
-            Some(record) => push(builder, record, &origin),
-            None => push_stand_in(builder, timestamp_ms, &origin),
-        };
-        // One that fits into no batch at all is told of; beside others, it goes with the next.
-        let pushed = match pushed {
-            Err(_) if count == 0 => push_stand_in(builder, timestamp_ms, &origin),
-            pushed => pushed,
-        };
-        match pushed {
-            Ok(()) => count += 1,
-            Err(_) if count > 0 => break,
-            Err(_) => return Err(Unbuilt::Unreadable),
-        }
+        letters.add_from(&batch, &mut list)?;
     }
-    let mut bytes =
-        builder.ok_or(Unbuilt::Unreadable)?.finish().map_err(|_| Unbuilt::Unreadable)?;
+    let mut bytes = letters.finish()?;
     batch::set_producer(&mut bytes, producer, ProducerEpoch(0), departed.first)
         .map_err(|_| Unbuilt::Unreadable)?;
     // Wrong when planted: a batch that is sent again is another one.
@@ -99,7 +72,80 @@ pub(super) async fn build(
         let none = (ProducerId::NONE, ProducerEpoch::NONE, Sequence::NONE);
         batch::set_producer(&mut bytes, none.0, none.1, none.2).map_err(|_| Unbuilt::Unreadable)?;
     }
-    Ok((Bytes::from(bytes), count))
+    Ok((Bytes::from(bytes), letters.count))
+}
+
+/// A batch of letters that is being built.
+struct Letters {
+    builder: Option<BatchBuilder>,
+    count: usize,
+    size: usize,
+    is_full: bool,
+}
+
+impl Letters {
+    /// Adds those at the front of the list that lie in a stored batch, in its order: it is opened
+    /// once for all of them. The first of the list does.
+    fn add_from(&mut self, batch: &[u8], list: &mut VecDeque<Origin<'_>>) -> Result<(), Unbuilt> {
+        let view = BatchView::check(batch).map_err(|_| Unbuilt::Unreadable)?;
+        let (end, timestamp_ms) = (view.header().next_offset(), view.base_timestamp());
+        let opened = view.records(&DecompressionLimits::default()).ok();
+        let mut records = opened.iter().flatten().filter_map(Result::ok).peekable();
+        let mut before = None;
+        while let Some(origin) = list.front() {
+            let at = origin.dead.offset;
+            if before.is_some_and(|before| at >= end || at <= before) {
+                return Ok(());
+            }
+            while records.next_if(|record| record.offset < at).is_some() {}
+            let record = records.next_if(|record| record.offset == at);
+            if !self.add(record.as_ref(), timestamp_ms, origin)? {
+                self.is_full = true;
+                return Ok(());
+            }
+            before = Some(at);
+            list.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Adds a letter; false where it has no room beside the others.
+    fn add(
+        &mut self,
+        record: Option<&Record<'_>>,
+        timestamp_ms: i64,
+        origin: &Origin<'_>,
+    ) -> Result<bool, Unbuilt> {
+        let Self { builder, count, size, .. } = self;
+        *size += record.map_or(0, size_of);
+        if *count > 0 && *size > BYTES_PER_BATCH {
+            return Ok(false);
+        }
+        let builder = builder.get_or_insert_with(|| {
+            let first_ms = record.map_or(timestamp_ms, |record| record.timestamp_ms);
+            BatchBuilder::new(Compression::None, first_ms)
+        });
+        let pushed = match record {
+            Some(record) => push(builder, record, origin),
+            None => push_stand_in(builder, timestamp_ms, origin),
+        };
+        // One that fits into no batch at all is told of; beside others, it goes with the next.
+        let pushed = match pushed {
+            Err(_) if *count == 0 => push_stand_in(builder, timestamp_ms, origin),
+            pushed => pushed,
+        };
+        match pushed {
+            Ok(()) => *count += 1,
+            Err(_) if *count > 0 => return Ok(false),
+            Err(_) => return Err(Unbuilt::Unreadable),
+        }
+        Ok(true)
+    }
+
+    fn finish(&mut self) -> Result<Vec<u8>, Unbuilt> {
+        let builder = self.builder.take().ok_or(Unbuilt::Unreadable)?;
+        builder.finish().map_err(|_| Unbuilt::Unreadable)
+    }
 }
 
 fn size_of(record: &Record<'_>) -> usize {

@@ -142,6 +142,38 @@ impl Keys {
         taken
     }
 
+    /// Takes the oldest before `to` that nobody has and nobody is handed: they leave, in their
+    /// order, so that one is not waited for by those behind it with its key. Those behind one that
+    /// somebody has stay.
+    pub(crate) fn take_leaving(
+        &mut self,
+        count_max: usize,
+        to: Offset,
+        backlog: &Backlog,
+    ) -> Vec<Offset> {
+        let (mut taken, mut held) = (Vec::new(), BTreeSet::new());
+        for (at, key) in self.known.range(..to) {
+            if taken.len() >= count_max {
+                break;
+            }
+            if key.is_some_and(|key| held.contains(&key)) {
+                continue;
+            }
+            let first = key.and_then(|key| self.waiting.get(&key)?.front());
+            let may_be_had = match first.is_none_or(|first| first == at) {
+                // One that is not there any more is on its way into a lease.
+                true => self.ready.remove(at),
+                false => backlog.may_be_had(*at),
+            };
+            if may_be_had {
+                taken.push(*at);
+            } else if !backlog.is_dying(*at) {
+                held.extend(*key);
+            }
+        }
+        taken
+    }
+
     fn consider(&mut self, at: Offset, key: Option<u64>, backlog: &Backlog) {
         let first = key.and_then(|key| self.waiting.get(&key)?.front());
         let is_first = first.is_none_or(|first| *first == at);
@@ -240,6 +272,34 @@ mod tests {
         backlog.rewind(Offset(1));
         assert_eq!(backlog.take_freed(), None);
         assert_eq!(backlog.take_freed(), Some(Vec::new()));
+    }
+
+    #[test]
+    fn those_that_leave_do_not_wait_for_each_other() {
+        let mut backlog = backlog();
+        let mut keys = Keys::new(&backlog);
+        for (at, key) in
+            [Some(1), Some(1), Some(2), None, Some(2), Some(1), Some(2)].iter().enumerate()
+        {
+            keys.push(Offset(at as u64), *key, &backlog);
+        }
+        // Somebody is about to have the first of 2.
+        let first = keys.take(2, Offset(u64::MAX));
+        assert_eq!(first, offsets(&[0, 2]));
+        keys.note(Offset(0), &backlog);
+        assert_eq!(keys.take_leaving(2, Offset(6), &backlog), offsets(&[0, 1]));
+        let leased = lease(&mut backlog, &offsets(&[0, 1]), 7);
+        for one in &leased {
+            backlog.expire(one.receipt, 0, true).unwrap();
+        }
+        for at in backlog.take_freed().unwrap() {
+            keys.note(at, &backlog);
+        }
+        assert_eq!(keys.take(9, Offset(u64::MAX)), offsets(&[3]), "5 waits for those that die");
+        keys.note(Offset(3), &backlog);
+        assert_eq!(keys.take_leaving(9, Offset(5), &backlog), offsets(&[3]));
+        keys.note(Offset(3), &backlog);
+        assert_eq!(keys.take_leaving(9, Offset(9), &backlog), offsets(&[3, 5]));
     }
 
     /// Beside a list that is searched from end to end, with leases, acks, nacks, lost answers,

@@ -127,7 +127,8 @@ impl Shard {
             }
             let visibility_ms = VISIBILITY_MS_DEFAULT;
             // Only what is too old: what is young is not away for a moment because of this.
-            let ask = Ask { count_max, before: to, visibility_ms, is_last: true };
+            let (before, is_last, expires) = (to, true, true);
+            let ask = Ask { count_max, before, visibility_ms, is_last, expires };
             match self.lease(slot, ask).await? {
                 Sifted::Leased(leased) if leased.is_empty() => return Ok(()),
                 Sifted::Leased(leased) => {

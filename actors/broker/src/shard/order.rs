@@ -142,37 +142,78 @@ impl Shard {
         if ask.count_max == 0 {
             return Ok(Sifted::Found);
         }
-        let view = self.inner.group.with_machine(|machine| {
-            let group = machine.groups().slots.get(&slot)?;
-            Some((group.backlog.fresh(), group.backlog.room()))
-        });
-        let (from, room) = view.ok_or(QueueError::UnknownGroup)?;
-        if room == 0 {
-            return Ok(Sifted::Nothing);
+        let choose = |keys: &mut Keys, _: &Backlog| keys.take(wanted, ask.before);
+        let leasing = self.lease_chosen((slot, &ordered), ask.visibility_ms, choose)?;
+        drop(looking);
+        match leasing {
+            Some(leasing) => leasing.await,
+            None => Ok(Sifted::Nothing),
         }
-        let rewinds = ordered.keys.borrow().rewinds();
-        let chosen = ordered.keys.borrow_mut().take(wanted, ask.before);
+    }
+
+    /// Leases records that are too old, several of a key where nothing before them is held; looks
+    /// so far ahead at most as one look goes.
+    pub(super) async fn pick_old(&self, slot: Slot, ask: Ask) -> Result<Sifted, QueueError> {
+        let ordered = self.inner.orders.of(slot);
+        let looking = ordered.looking.lock().await;
+        let end = self.bounds(slot.key)?.high_watermark.min(ask.before);
+        self.align(slot, &ordered)?;
+        let wanted = usize::try_from(ask.count_max).unwrap_or(usize::MAX);
+        self.look_at_keys(slot, &ordered, end).await?;
+        if ordered.is_void.get() {
+            return Ok(Sifted::Again);
+        }
+        let choose =
+            |keys: &mut Keys, backlog: &Backlog| keys.take_leaving(wanted, ask.before, backlog);
+        let leasing = self.lease_chosen((slot, &ordered), ask.visibility_ms, choose)?;
+        let is_all = {
+            let keys = ordered.keys.borrow();
+            keys.scanned() >= end || keys.is_full()
+        };
+        drop(looking);
+        match leasing {
+            Some(leasing) => leasing.await,
+            None if is_all => Ok(Sifted::Nothing),
+            None => Ok(Sifted::Again),
+        }
+    }
+
+    /// Leases what is chosen, if that is anything: it is on its way when this returns.
+    fn lease_chosen(
+        &self,
+        (slot, ordered): (Slot, &Rc<Ordered>),
+        visibility_ms: u64,
+        choose: impl FnOnce(&mut Keys, &Backlog) -> Vec<Offset>,
+    ) -> Result<Option<impl Future<Output = Result<Sifted, QueueError>>>, QueueError> {
+        let view = self.inner.group.with_machine(|machine| {
+            let backlog = &machine.groups().slots.get(&slot)?.backlog;
+            let has_room = backlog.room() > 0;
+            let mut keys = ordered.keys.borrow_mut();
+            let chosen = if has_room { choose(&mut keys, backlog) } else { Vec::new() };
+            Some((backlog.fresh(), keys.rewinds(), chosen))
+        });
+        let (from, rewinds, chosen) = view.ok_or(QueueError::UnknownGroup)?;
         if chosen.is_empty() {
-            return Ok(Sifted::Nothing);
+            return Ok(None);
         }
         let on_its_way = OnItsWay {
             shard: Rc::clone(&self.inner),
             slot,
-            ordered: Rc::clone(&ordered),
+            ordered: Rc::clone(ordered),
             chosen: chosen.clone(),
         };
-        let visibility_ms = ask.visibility_ms;
         let what = What::LeaseChosen { visibility_ms, rewinds, from, chosen };
         let done = self.submit_op(Op { slot, what });
-        drop(looking);
-        let done = done.await;
-        drop(on_its_way);
-        match done? {
-            // Others were faster, or a rewind came between.
-            Outcome::Leased(leased) if leased.is_empty() => Ok(Sifted::Again),
-            Outcome::Leased(leased) => Ok(Sifted::Leased(leased)),
-            _ => Err(QueueError::UnknownGroup),
-        }
+        Ok(Some(async move {
+            let done = done.await;
+            drop(on_its_way);
+            match done? {
+                // Others were faster, or a rewind came between.
+                Outcome::Leased(leased) if leased.is_empty() => Ok(Sifted::Again),
+                Outcome::Leased(leased) => Ok(Sifted::Leased(leased)),
+                _ => Err(QueueError::UnknownGroup),
+            }
+        }))
     }
 
     /// Whether more could be had at once, as far as is known.

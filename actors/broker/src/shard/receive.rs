@@ -87,7 +87,7 @@ impl Shard {
             // Behind much that is too old, it would be found out few by few.
             let count_max = self.fitting(request).saturating_mul(1 << looks).min(LEASE_MAX);
             let before = Offset(u64::MAX);
-            let ask = Ask { count_max, before, visibility_ms, is_last };
+            let ask = Ask { count_max, before, visibility_ms, is_last, expires: false };
             let leased = match self.lease(slot, ask).await? {
                 Sifted::Leased(leased) => leased,
                 Sifted::Found => return Ok(nothing(true)),
@@ -128,6 +128,7 @@ impl Shard {
                     _ => Err(QueueError::UnknownGroup),
                 }
             }
+            Sight::Ordered if ask.expires => self.pick_old(slot, ask).await,
             Sight::Ordered => self.pick(slot, ask).await,
             Sight::Filtered => self.sift(slot, ask).await,
         }

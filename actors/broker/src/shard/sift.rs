@@ -73,6 +73,8 @@ pub(super) struct Ask {
     pub(super) visibility_ms: u64,
     /// The receive ends with this.
     pub(super) is_last: bool,
+    /// Nobody is handed them: those before `before` expire.
+    pub(super) expires: bool,
 }
 
 /// What came of it.

@@ -41,13 +41,14 @@ async fn counts(broker: &Broker, slot: Slot) -> QueueCounts {
 async fn letters(broker: &Broker) -> Vec<(String, String)> {
     let dead = broker.topic(&TopicName::parse("dead").unwrap()).unwrap();
     let key = PartitionKey { topic: dead.id, partition: PartitionId(0) };
-    let (offset, wait_until) = (Offset(0), Instant::now());
-    let request = FetchRequest { key, offset, bytes_max: 1 << 20, bytes_min: 1, wait_until };
-    let fetched = broker.fetch(request).await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let mut letters = Vec::new();
-    for piece in &fetched.batches {
-        for bytes in batches(piece.as_ref()) {
+    loop {
+        let (offset, wait_until) = (Offset(letters.len() as u64), Instant::now());
+        let request = FetchRequest { key, offset, bytes_max: 1 << 20, bytes_min: 1, wait_until };
+        let fetched = broker.fetch(request).await.unwrap();
+        let before = letters.len();
+        for bytes in fetched.batches.iter().flat_map(|piece| batches(piece.as_ref())) {
             let view = BatchView::check(bytes.unwrap()).unwrap();
             assert!(!view.header().expires(), "a letter is kept");
             for record in &view.records(&Default::default()).unwrap() {
@@ -58,8 +59,10 @@ async fn letters(broker: &Broker) -> Vec<(String, String)> {
                 letters.push((text(record.value.unwrap()), reason));
             }
         }
+        if letters.len() == before {
+            return letters;
+        }
     }
-    letters
 }
 
 fn told(letters: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -135,6 +138,41 @@ fn filters_and_orders_count_for_what_is_too_old() {
             assert_eq!(letters(broker).await, told(&dead));
             produce(broker, slot.0, with_headers(&[&[("tag", "new")]])).await.unwrap();
             assert_eq!(leased(&receive(broker, slot, 9, NOW).await), [(3, 1)]);
+        });
+    }
+}
+
+/// However many records of a key are too old, they are away within seconds, in their order, and
+/// hold those behind them no longer.
+#[test]
+fn old_records_of_one_key_do_not_go_one_a_second() {
+    const OLD: usize = 900;
+    for buries in [true, false] {
+        run_on(57, &Disk::default(), async move {
+            let brokers = start(1).await;
+            let broker = &brokers[0];
+            create(broker, "dead", 1).await;
+            let (order, visibility_ms) = (Order::Key, 3_600_000);
+            let wanted = wanted_for(Some(1_000), buries);
+            let keyed = QueueSettings { order, visibility_ms, ..wanted };
+            let slot = open(broker, keyed).await;
+            // Somebody has the first one, and gives it back when the others are old.
+            produce(broker, slot.0, with_headers(&[&[]])).await.unwrap();
+            let first = receive(broker, slot, 9, NOW).await;
+            assert_eq!(leased(&first), [(0, 1)]);
+            produce(broker, slot.0, with_headers(&[[].as_slice(); OLD])).await.unwrap();
+            sleep(Duration::from_secs(6)).await;
+            assert!(letters(broker).await.is_empty(), "the first is not settled");
+            settle(broker, slot, &first.leases, Settlement::Nack { delay_ms: Some(0) }).await;
+            sleep(Duration::from_secs(5)).await;
+            let numbers = (0..1).chain(0..OLD).map(|number| (number.to_string(), "expired".into()));
+            let dead = if buries { numbers.collect() } else { Vec::new() };
+            let there = letters(broker).await;
+            let place = there.iter().zip(&dead).position(|(is, want)| is != want);
+            assert_eq!((there.len(), place), (dead.len(), None), "{buries}");
+            produce(broker, slot.0, with_headers(&[&[]])).await.unwrap();
+            let young = receive(broker, slot, 9, NOW).await;
+            assert_eq!(leased(&young), [(OLD as u64 + 1, 1)]);
         });
     }
 }

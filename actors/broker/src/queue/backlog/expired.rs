@@ -53,6 +53,11 @@ impl Backlog {
         }
     }
 
+    /// Whether a record is to go to the dead-letter topic, or on its way there.
+    pub(crate) fn is_dying(&self, at: Offset) -> bool {
+        self.window.mark(at).is_some_and(|mark| mark.state == State::Dying)
+    }
+
     /// Whether a record that is dying was too old to be handed out.
     pub(crate) fn is_too_old(&self, at: Offset) -> bool {
         let too_old = |mark: Mark| mark.state == State::Dying && mark.until_ms == TOO_OLD_MS;
