@@ -90,6 +90,8 @@ pub const BUGS: &[Bug] = &[
     bug("broker-cancelled-record-waits", DELAYS, "a delayed record comes that was cancelled"),
     bug("broker-delay-not-moved", DELAYS, "a delayed record comes when it was to come at first"),
     bug("broker-delayed-record-early", DELAYS, "a delayed record comes a second before its time"),
+    bug("broker-dying-record-reclaimed", QUEUE, "a record is gone before its dead letter is there"),
+    bug("broker-leased-record-let-go", QUEUE, "what was handed out once counts as done with"),
     bug("broker-waiting-record-reclaimed", DELAYS, "what waits longest has nothing to come"),
     bug("broker-delayed-records-never-due", DELAYS, "what waits for one leader waits for ever"),
     bug("broker-delays-not-in-checkpoint", DELAYS, "after a restart nobody knows what waits"),

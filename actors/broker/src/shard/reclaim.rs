@@ -70,8 +70,11 @@ impl Shard {
                 let partition = machine.state().partitions.get(&key);
                 let until_acked = partition.is_some_and(|it| it.config.retention.until_acked);
                 let all = range.end.0.saturating_sub(range.start.0);
+                // The log keeps the newest run it has, which another leader may replace: so does
+                // this the newest that is committed, for who reads at an offset before the end.
+                let is_newest = partition.is_some_and(|it| range.end >= it.next_offset);
                 let left = until_acked.then(|| machine.groups().unsettled_in(key, range));
-                left.flatten().map_or(all, |left| left.min(all))
+                left.flatten().map_or(all, |left| left.min(all).max(u64::from(is_newest)))
             });
         }
         // Wrong when planted: who waits longest has nothing to come.

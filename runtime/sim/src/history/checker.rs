@@ -6,6 +6,7 @@
 //! memory as the rooms of the rules say: about 60 bytes per record sent and read, 130 per batch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use barrage_model::Offset;
 
@@ -21,6 +22,7 @@ use super::rules::commits::{Commits, OpenCommit, OpenReset, Question};
 use super::rules::delays::{Delays, OpenChange};
 use super::rules::holders::{Holders, OpenClaim};
 use super::rules::intact::{self, Shown};
+use super::rules::kept::Kept;
 use super::rules::keys::Keys;
 use super::rules::leases::{Leases, OpenSettlement, Take};
 use super::rules::offsets::Answered;
@@ -90,6 +92,7 @@ pub struct Checker {
     delays: Delays,
     holders: Holders,
     leases: Leases,
+    kept: Kept,
     keys: Keys,
     shares: Shares,
     unread: Unread,
@@ -111,6 +114,7 @@ impl Checker {
             delays: Delays::default(),
             holders: Holders::default(),
             leases: Leases::new(options.lease_early_ppm),
+            kept: Kept::default(),
             keys: Keys::default(),
             shares: Shares::new(options.lease_early_ppm),
             unread: Unread::default(),
@@ -151,6 +155,7 @@ impl Checker {
         phantom::finish(facts, report, now);
         appended::finish(facts, report, now);
         self.leases.finish(facts, report, now, &expired);
+        self.kept.finish((facts, &self.leases), report);
         self.keys.finish(facts, report);
         self.holders.finish(facts, report, now);
         self.unread.finish(facts, report, now, &expired);
@@ -409,6 +414,10 @@ impl Checker {
             next = None;
         }
         for record in &out.records {
+            if let Some(expected) = next.filter(|expected| *expected < record.offset) {
+                let range = expected.max(self.facts.partition(partition).trim)..record.offset;
+                self.passed(partition, range);
+            }
             if !answered.step(&self.facts, &mut self.report, next, record.offset) {
                 continue;
             }
@@ -423,6 +432,12 @@ impl Checker {
         if from.is_none() {
             self.positions.insert((client, partition), next);
         }
+    }
+
+    /// These offsets are not there any more, or never were.
+    fn passed(&mut self, partition: PartitionId, range: Range<Offset>) {
+        let (facts, leases, report) = (&mut self.facts, &self.leases, &mut self.report);
+        self.kept.passed((facts, leases), report, (partition, range), self.now);
     }
 
     /// A read was told where the partition begins and ends.
@@ -484,8 +499,9 @@ impl Checker {
     fn note(&mut self, note: &Note) {
         match note {
             Note::Trim { place, start } => {
-                let partition = self.facts.place(place);
-                let partition = self.facts.partition_mut(partition);
+                let id = self.facts.place(place);
+                self.passed(id, self.facts.partition(id).trim..*start);
+                let partition = self.facts.partition_mut(id);
                 partition.trim = partition.trim.max(*start);
             }
             Note::Seek { client, place } => {
@@ -519,6 +535,10 @@ impl Checker {
             Note::Stirred { group } => {
                 let group = self.facts.group(group);
                 self.shares.stirred(&mut self.facts, &mut self.report, self.now, group);
+            }
+            Note::KeptUntilDone { group, topic } => {
+                let (group, topic) = (self.facts.group(group), self.facts.topic(topic));
+                self.facts.kept_until_done(group, topic);
             }
             Note::Keyed { group } => {
                 let group = self.facts.group(group);

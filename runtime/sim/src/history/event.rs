@@ -509,6 +509,14 @@ pub enum Note {
         /// The group.
         group: Name,
     },
+    /// Records of a topic are kept until a queue group is done with them: then they may go, also
+    /// from between others.
+    KeptUntilDone {
+        /// The group.
+        group: Name,
+        /// The topic.
+        topic: Name,
+    },
     /// Brokers' clocks may be ahead of that of this history, or of one another, by so much.
     Ahead {
         /// The most.

@@ -86,6 +86,8 @@ pub(crate) struct Facts {
     readings: Vec<Reading>,
     /// Topics that take the dead letters (first) of others (second).
     dead_letters: BTreeSet<(TopicId, TopicId)>,
+    /// The groups that records are kept for until they are done with.
+    kept: BTreeMap<TopicId, BTreeSet<GroupId>>,
     pub(crate) ledger: Ledger,
     /// When the final reading began.
     pub(crate) drain: Option<Moment>,
@@ -102,6 +104,7 @@ impl Facts {
             partitions: Vec::new(),
             readings: Vec::new(),
             dead_letters: BTreeSet::new(),
+            kept: BTreeMap::new(),
             ledger: Ledger::new(),
             drain: None,
             counters: Counters::default(),
@@ -171,6 +174,16 @@ impl Facts {
 
     pub(crate) fn dead_letters_of(&mut self, topic: TopicId, into: TopicId) {
         self.dead_letters.insert((into, topic));
+    }
+
+    pub(crate) fn kept_until_done(&mut self, group: GroupId, topic: TopicId) {
+        self.kept.entry(topic).or_default().insert(group);
+    }
+
+    /// The groups for which the records of a partition are kept until they are done with; none
+    /// where retention goes by something else.
+    pub(crate) fn kept_for(&self, id: PartitionId) -> Option<&BTreeSet<GroupId>> {
+        self.kept.get(&self.partition(id).topic)
     }
 
     /// Whether a message sent to `sent` may stand in `found`.

@@ -19,7 +19,7 @@ use super::event::Event;
 /// A word that older readers do not know makes a new one. Since 2 there are members of stream
 /// groups, since 3 that of delayed records, since 5 deliveries that do not count, since 6 producers
 /// that hold a partition; older files are read.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 /// No line may be longer: a batch of a million records takes about 30 MiB.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
@@ -194,7 +194,7 @@ mod tests {
              m beat g*4 ^i -> none; m leave g -> ok; ahead 2; p send !5 x -> ok; \
              p delay x 9 -> ok; p delay x - -> fail; c release q b*2 -> ok; \
              p claim o/0 hold 7 60 -> ok; p claim o/0 take 8 60 -> fail; \
-             p claim o/0 release 7 60 -> ?; p claim o/0 keep 7 60 -> fail",
+             p claim o/0 release 7 60 -> ?; p claim o/0 keep 7 60 -> fail; kept q t",
         )
     }
 
@@ -220,10 +220,10 @@ mod tests {
     fn wrong_files_are_refused_with_their_line() {
         let event = r#"{"at":1,"what":{"note":"drain"}}"#;
         let table = [
-            (String::new(), "not a history of a version up to 6"),
-            ("{}\n".to_owned(), "not a history of a version up to 6"),
-            ("{\"history\":7}\n".to_owned(), "not a history of a version up to 6"),
-            (format!("{event}\n"), "not a history of a version up to 6"),
+            (String::new(), "not a history of a version up to 7"),
+            ("{}\n".to_owned(), "not a history of a version up to 7"),
+            ("{\"history\":8}\n".to_owned(), "not a history of a version up to 7"),
+            (format!("{event}\n"), "not a history of a version up to 7"),
             ("{\"history\":1}".to_owned(), "line 1: the file was cut here"),
             (format!("{{\"history\":1}}\n{event}\n{event}"), "line 3: the file was cut here"),
             (format!("{{\"history\":1}}\n{event}\n\n"), "line 3: EOF while parsing"),

@@ -324,6 +324,7 @@ fn note(words: &[&str]) -> Option<Note> {
         }
         "ahead" => Note::Ahead { by: Duration::from_secs(number(words[1])) },
         "keyed" => Note::Keyed { group: name(1) },
+        "kept" => Note::KeptUntilDone { group: name(1), topic: name(2) },
         "reads" => {
             let partitions = number(words[3]) as u32;
             Note::Reads { group: name(1), topic: name(2), partitions }

@@ -123,6 +123,9 @@ pub struct Counters {
     pub records_drained: u64,
     /// Of the acknowledged records, those that retention may have removed.
     pub records_expired: u64,
+    /// Records that were gone when they were read over, from topics that keep them until they are
+    /// done with; each as often as that was seen.
+    pub records_gone: u64,
     /// Marks of a final reading.
     pub drains: u64,
     /// Stored offsets compared with what was committed before.

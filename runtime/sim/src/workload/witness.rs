@@ -68,13 +68,16 @@ struct Known {
 
 impl Known {
     /// Whether a retention may take a batch of that time while so many bytes behind it are kept.
+    ///
+    /// Where a topic keeps records until they are done with, who was done with what is for the
+    /// checker to say.
     fn may_let_go(&self, kept: u64, time_ms: Option<i64>, now_ms: i64) -> bool {
         let may = |retention: &Retention| {
             let by_time = retention.time_ms.is_some_and(|age_ms| {
                 let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
                 time_ms.is_none_or(|time_ms| time_ms < now_ms.saturating_sub(age_ms))
             });
-            by_time || retention.bytes.is_some_and(|bytes| kept >= bytes)
+            retention.until_acked || by_time || retention.bytes.is_some_and(|bytes| kept >= bytes)
         };
         self.retentions.iter().any(may)
     }
@@ -204,6 +207,13 @@ impl Witness {
             topic.open = true;
             self.count(|counts| counts.topics += 1);
         }
+    }
+
+    /// Whether records of a topic may go from between others.
+    pub(crate) fn keeps_until_acked(&self, id: TopicId) -> bool {
+        let topics = self.topics.borrow();
+        let retentions = topics.get(&id).map(|topic| topic.retentions.as_slice());
+        retentions.unwrap_or_default().iter().any(|retention| retention.until_acked)
     }
 
     /// Somebody orders the deletion of a topic: nothing of it needs to be kept from here on.
@@ -466,6 +476,12 @@ impl Witness {
         self.note(Note::Keyed { group: Name::from(group) });
     }
 
+    /// The records of a topic are kept until a group is done with them.
+    pub(crate) fn kept_until_done(&self, group: &str, topic: &Topic) {
+        let topic = self.place(topic.key(0)).topic;
+        self.note(Note::KeptUntilDone { group: Name::from(group), topic });
+    }
+
     /// Where the dead letters of a group go.
     pub(crate) fn dead_letters(&self, group: &GroupPlan, from: &Topic, into: &Topic) {
         let (topic, into) = (self.place(from.key(0)).topic, self.place(into.key(0)).topic);
@@ -495,11 +511,13 @@ impl Witness {
         let places = self.places.borrow();
         let Some(seen) = places.get(&key) else { return };
         let end = before.high_watermark.max(bounds.start);
+        // What is gone was passed over.
+        let has_gaps = self.keeps_until_acked(key.topic);
         for (base, appended) in seen.appended.range(bounds.start..end) {
             let Some(stored_ms) = appended.log_time_ms else { continue };
             let wrong = match stored_ms < time_ms {
                 true => told < appended.next,
-                false => told > *base,
+                false => told > *base && !has_gaps,
             };
             if wrong {
                 self.object(format!(

@@ -38,6 +38,8 @@ pub(crate) struct GroupPlan {
     pub(crate) name: &'static str,
     pub(crate) deliveries_max: Option<u16>,
     pub(crate) max_age_ms: Option<u64>,
+    /// Its topic's.
+    pub(crate) ttl_ms: Option<u64>,
     pub(crate) dead_letter: &'static str,
     pub(crate) backoff: &'static str,
     /// One that lets everything through: what it does to a record must not show.
@@ -48,17 +50,22 @@ pub(crate) struct GroupPlan {
 impl GroupPlan {
     /// Whether there are dead letters.
     fn gives_up(&self) -> bool {
-        self.deliveries_max.is_some() || self.max_age_ms.is_some()
+        self.deliveries_max.is_some() || self.age_max_ms().is_some()
     }
 
-    /// How old a record is at most that is delivered; any for zero.
+    /// How old a record is at most that is delivered, in milliseconds.
+    fn age_max_ms(&self) -> Option<u64> {
+        self.max_age_ms.into_iter().chain(self.ttl_ms).min()
+    }
+
+    /// The same; any for zero.
     pub(crate) fn wanted_for(&self) -> Duration {
-        Duration::from_millis(self.max_age_ms.unwrap_or(0))
+        Duration::from_millis(self.age_max_ms().unwrap_or(0))
     }
 
     /// How old a dead letter is at least.
     pub(crate) fn gives_up_after(&self) -> Duration {
-        let by_age = self.max_age_ms.filter(|_| self.deliveries_max.is_none());
+        let by_age = self.age_max_ms().filter(|_| self.deliveries_max.is_none());
         Duration::from_millis(by_age.unwrap_or(0))
     }
 }

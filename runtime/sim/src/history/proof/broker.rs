@@ -1,10 +1,10 @@
 //! A broker in memory that does everything right.
 //!
 //! Topics `t` (two partitions), `u` and `q`; `dlq` takes the dead letters of queue group `g`,
-//! which takes from `q` and keeps the order of keys. What is sent to `d` is delayed. One producer
-//! at a time holds `o`.
+//! which takes from `q` and keeps the order of keys; `q` keeps its records until `g` is done with
+//! them. What is sent to `d` is delayed. One producer at a time holds `o`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use barrage_model::{Offset, PartitionId, Sequence};
 
@@ -29,6 +29,8 @@ pub(super) struct Log {
     pub(super) start: u64,
     /// None is a control record.
     pub(super) records: Vec<Option<SentRecord>>,
+    /// Offsets whose records are not there any more.
+    gone: BTreeSet<u64>,
     producers: BTreeMap<i64, Producer>,
     holder: Option<i64>,
 }
@@ -130,7 +132,9 @@ impl Log {
         if from < self.start || from > self.end() {
             return Err(Refused);
         }
-        let records = (from..).zip(&self.records[from as usize..]).take(ANSWER_MAX);
+        let there = (from..).zip(&self.records[from as usize..]);
+        let there = there.filter(|(offset, _)| !self.gone.contains(offset));
+        let records = there.take(ANSWER_MAX);
         let records = records.map(|(offset, record)| SeenRecord {
             offset: Offset(offset),
             fingerprint: record.map(|record| record.fingerprint),
@@ -285,6 +289,22 @@ impl Broker {
             }
         }
         Ok(Answer::Done)
+    }
+
+    /// Some of what the queue group is done with goes from the topic; answers how far it goes from
+    /// the beginning.
+    pub(super) fn reclaim(&mut self, rng: &mut Rng) -> u64 {
+        let done = self.queue.iter().filter(|(_, leased)| leased.is_over);
+        let done: BTreeSet<u64> = done.map(|(offset, _)| *offset as u64).collect();
+        let log = self.log(&place("q", 0));
+        let end = log.end();
+        log.gone.extend(done.iter().filter(|offset| **offset + 1 < end && !rng.one_in(3)));
+        let is_done = |at: &u64| done.contains(at) || log.records[*at as usize].is_none();
+        let start = (log.start..end).find(|at| !is_done(at)).unwrap_or(end);
+        if rng.one_in(3) {
+            log.start = start;
+        }
+        log.start
     }
 
     /// Whether nothing is left in the queue.

@@ -43,6 +43,7 @@ pub(super) enum Damage {
     DeliverEarly,
     DeliverCountTwice,
     DropDeadLetter,
+    LetGoUnsettled,
     SwapKey,
     TwoLeaders,
     ForgetTerm,
@@ -62,7 +63,7 @@ pub(super) enum Damage {
 type Events = Vec<Event>;
 
 impl Damage {
-    pub(super) const ALL: [Self; 42] = [
+    pub(super) const ALL: [Self; 43] = [
         Self::DropAcknowledged,
         Self::DropTail,
         Self::DropTheFinalReading,
@@ -91,6 +92,7 @@ impl Damage {
         Self::DeliverEarly,
         Self::DeliverCountTwice,
         Self::DropDeadLetter,
+        Self::LetGoUnsettled,
         Self::SwapKey,
         Self::TwoLeaders,
         Self::ForgetTerm,
@@ -113,7 +115,8 @@ impl Damage {
             Self::DropAcknowledged
             | Self::DropTail
             | Self::DropTheFinalReading
-            | Self::ForgetRetention => &[I1],
+            | Self::ForgetRetention
+            | Self::LetGoUnsettled => &[I1],
             Self::Swap => &[I4],
             Self::Duplicate | Self::RepeatSequence | Self::FencedEpoch => &[I10],
             Self::WriteBehind | Self::LetInTwo => &[I10],
@@ -174,6 +177,7 @@ impl Damage {
             | Self::FencedEpoch
             | Self::SkipSequence
             | Self::SwapOnConnection => self.in_sends(&mut events, &facts, rng)?,
+            Self::LetGoUnsettled => records::let_go_unsettled(&mut events, &facts, rng)?,
             Self::JumpBack => groups::jump_back(&mut events, &facts, rng)?,
             Self::LowerStoredOffset | Self::AcceptOldGeneration => {
                 self.in_group(&mut events, &facts, rng)?;

@@ -63,8 +63,9 @@ fn a_correct_history_is_not_an_empty_one() {
             counters.quorums_counted,
             counters.sends_failed,
             counters.records_expired,
+            counters.records_gone,
         ];
-        let sums = least.get_or_insert([0; 13]);
+        let sums = least.get_or_insert([0; 14]);
         for (sum, one) in sums.iter_mut().zip(row) {
             *sum += one;
         }

@@ -85,6 +85,7 @@ pub(super) fn run(rng: &mut Rng) -> History {
     let (group, topic, into) = ("g".into(), "q".into(), "dlq".into());
     run.note(Note::DeadLetters { group, topic, into, not_before, wanted_for });
     run.note(Note::Keyed { group: "g".into() });
+    run.note(Note::KeptUntilDone { group: "g".into(), topic: "q".into() });
     for _ in 0..STEPS {
         run.step();
         if run.rng.one_in(6) {
@@ -119,6 +120,7 @@ impl Run<'_> {
             18 if self.rng.one_in(3) => self.abandon(),
             18 => self.claim(),
             19 if self.rng.one_in(20) => self.trim(),
+            19 if self.rng.one_in(3) => self.reclaim(),
             _ => {}
         }
     }
@@ -462,6 +464,11 @@ impl Run<'_> {
         let start = log.start + self.rng.below(range / 3 + 1) as u64;
         self.note(Note::Trim { place: there.clone(), start: Offset(start) });
         self.broker.log(&there).start = start;
+    }
+
+    fn reclaim(&mut self) {
+        let start = Offset(self.broker.reclaim(self.rng));
+        self.note(Note::Trim { place: place("q", 0), start });
     }
 
     /// Every call ends, and everything is read.

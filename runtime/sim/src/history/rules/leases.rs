@@ -305,6 +305,23 @@ impl Leases {
         is_open && last.is_some_and(|given| !given.is_nacked && at < given.ends)
     }
 
+    /// Whether a group is done with a record for all that is known now: somebody has begun to ack
+    /// it, or it was seen among the dead letters.
+    pub(crate) fn is_done(&self, group: GroupId, message: MessageId) -> bool {
+        let track = self.tracks.get(&(group, message));
+        track.is_some_and(|track| track.acks_possible > 0 || track.dead.is_some())
+    }
+
+    /// Whether a record was seen among the dead letters of a group.
+    pub(crate) fn is_dead(&self, group: GroupId, message: MessageId) -> bool {
+        self.tracks.get(&(group, message)).is_some_and(|track| track.dead.is_some())
+    }
+
+    /// Whether a group sends records elsewhere that it gives up.
+    pub(crate) fn gives_up(&self, group: GroupId) -> bool {
+        self.ages.contains_key(&group)
+    }
+
     /// The messages that some group has acked, or may have.
     pub(crate) fn done(&self, facts: &Facts) -> MessageSet {
         let mut done = MessageSet::new(facts.ledger.message_count());

@@ -11,7 +11,7 @@ use barrage_model::Offset;
 
 use super::offsets::Answered;
 use crate::history::facts::Facts;
-use crate::history::ledger::{Batch, MessageId, MessageSet};
+use crate::history::ledger::{Batch, MessageId, MessageSet, PartitionId};
 use crate::history::name::Nanos;
 use crate::history::slots::Slot;
 use crate::history::verdict::{Report, Rule};
@@ -96,7 +96,8 @@ fn starts(facts: &Facts, report: &mut Report, now: Nanos) {
 /// Messages that were seen below the mark of retention, or were not and may have been.
 pub(crate) fn expired(facts: &Facts) -> MessageSet {
     let mut expired = MessageSet::new(facts.ledger.message_count());
-    for (_, partition) in facts.partitions() {
+    let by_retention = |(id, _): &(PartitionId, _)| facts.kept_for(*id).is_none();
+    for (_, partition) in facts.partitions().filter(by_retention) {
         for (_, slot) in partition.slots.known(Offset(0)..partition.trim) {
             if let Slot::Message(message) = slot {
                 expired.insert(message);
@@ -117,9 +118,10 @@ fn may_be_expired(facts: &Facts, batch: &Batch, id: MessageId) -> bool {
     if is_placed || facts.ledger.message(id).first_read.is_some() {
         return false;
     }
-    facts
-        .partitions()
-        .any(|(partition, row)| row.trim > Offset(0) && facts.belongs(batch, partition))
+    facts.partitions().any(|(partition, row)| {
+        let by_retention = row.trim > Offset(0) && facts.kept_for(partition).is_none();
+        by_retention && facts.belongs(batch, partition)
+    })
 }
 
 #[cfg(test)]

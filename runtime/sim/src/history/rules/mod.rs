@@ -14,6 +14,7 @@ pub(crate) mod delays;
 pub(crate) mod deletion;
 pub(crate) mod holders;
 pub(crate) mod intact;
+pub(crate) mod kept;
 pub(crate) mod keys;
 pub(crate) mod leases;
 pub(crate) mod lost;

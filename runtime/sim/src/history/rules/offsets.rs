@@ -1,9 +1,10 @@
 //! I5: offsets grow, densely.
 //!
 //! Demands, of one answer to a read: offsets grow by one from the offset asked for; only what
-//! retention removed may be missing in between; nothing stands at or above the high watermark
-//! that it tells. Of a record: its offset is not below what was known to be taken when it was
-//! first sent; so the records of one who waits for each acknowledgement keep their order, too.
+//! retention removed may be missing in between, or what every group was done with; nothing stands
+//! at or above the high watermark that it tells. Of a record: its offset is not below what was
+//! known to be taken when it was first sent; so the records of one who waits for each
+//! acknowledgement keep their order, too.
 
 use std::ops::Range;
 
@@ -59,6 +60,10 @@ impl Answered<'_> {
     }
 
     fn gap(&self, facts: &Facts, report: &mut Report, missing: Range<Offset>) {
+        if facts.kept_for(self.partition).is_some() {
+            // Who was done with it is asked elsewhere.
+            return;
+        }
         // A start beyond what retention may remove is found when everything is over.
         let trim = facts.partition(self.partition).trim;
         let start = missing.start.max(trim).max(self.out.start.unwrap_or_default());

@@ -99,6 +99,7 @@ pub(super) const QUEUE: Scenario = Scenario {
             FaultGate { kind: "lead-changed", once_in_seeds: 2 },
             FaultGate { kind: "leased", once_in_seeds: 2 },
             FaultGate { kind: "leased-again", once_in_seeds: 2 },
+            FaultGate { kind: "acked-and-gone", once_in_seeds: 8 },
         ],
         ..Gates::OPEN
     },
@@ -490,6 +491,7 @@ impl Run {
         outcome.fault("copied-anew", self.seeding.anew.get());
         outcome.fault("looked-on-all", self.flushed.looks.get());
         outcome.fault("records-let-go", counts.trims);
+        outcome.fault("acked-and-gone", verdict.counters.records_gone);
         outcome.fault("leased", counts.taken);
         outcome.fault("leased-again", verdict.counters.leases_compared);
         outcome.fault("claimed", counts.claimed);
@@ -544,6 +546,9 @@ async fn make_topics(mut client: Client, plan: Rc<Plan>) -> Made {
         let dead = create(&mut client, &dead).await;
         client.witness().dead_letters(&queue.group, &first, &dead);
         topics.push(dead);
+        if client.witness().keeps_until_acked(first.id) {
+            client.witness().kept_until_done(queue.group.name, &first);
+        }
         if queue.group.order == Order::Key {
             client.witness().keyed(queue.group.name);
         }

@@ -176,6 +176,9 @@ pub(super) struct Plan {
 }
 
 const KIB: u64 = 1024;
+const SEGMENT_BYTES_MIN: u64 = 128 * KIB;
+/// How old records get that are still delivered.
+const AGES_MS: [u64; 3] = [1_000, 2_000, 8_000];
 const CORES: [u16; 3] = [1, 1, 2];
 
 impl Plan {
@@ -240,6 +243,18 @@ impl Plan {
         let mut plan = Self::draw(random);
         plan.queue = Some(QueuePlan::draw(random));
         plan.producers.iter_mut().for_each(|producer| producer.idempotent = true);
+        // Not drawn: the seeds of before keep their plans otherwise.
+        let mut apart = random.clone();
+        let queue = plan.queue.as_mut().zip(plan.topics.first_mut());
+        if let Some((queue, topic)) = queue.filter(|(_, topic)| topic.retention.is_unlimited()) {
+            topic.retention.until_acked = apart.one_in(2);
+            topic.retention.ttl_ms = apart.one_in(4).then(|| *pick(&mut apart, &AGES_MS));
+            queue.group.ttl_ms = topic.retention.ttl_ms;
+            if topic.retention.until_acked {
+                // The smallest that are allowed, so that little of one is wanted soon.
+                plan.broker.segment_bytes = SEGMENT_BYTES_MIN;
+            }
+        }
         plan
     }
 
@@ -255,7 +270,7 @@ impl Plan {
         }
         plan.delays = Some(delays);
         if let Some(queue) = plan.queue.as_mut().filter(|_| random.one_in(2)) {
-            queue.group.max_age_ms = Some(*pick(random, &[1_000, 2_000, 8_000]));
+            queue.group.max_age_ms = Some(*pick(random, &AGES_MS));
         }
         plan
     }
@@ -286,9 +301,17 @@ impl QueuePlan {
         let filter = (backoff == "300ms").then_some("keys:#");
         let order = if backoff == "100ms..2s" { Order::Key } else { Order::None };
         let (name, dead_letter) = ("workers", "dead");
-        let max_age_ms = None;
-        let group =
-            GroupPlan { name, deliveries_max, max_age_ms, dead_letter, backoff, filter, order };
+        let (max_age_ms, ttl_ms) = (None, None);
+        let group = GroupPlan {
+            name,
+            deliveries_max,
+            max_age_ms,
+            ttl_ms,
+            dead_letter,
+            backoff,
+            filter,
+            order,
+        };
         Self {
             group,
             workers: (0..random.between(1, 4)).map(|_| WorkerPlan::draw(random)).collect(),

@@ -1,6 +1,6 @@
 //! Changes to what was sent, acknowledged and read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use barrage_model::{Offset, ProducerEpoch, Sequence};
 
@@ -9,8 +9,47 @@ use crate::history::proof::broker::place;
 use crate::history::proof::known::{Facts, Known, out_mut};
 use crate::history::proof::rng::Rng;
 use crate::history::{
-    Answer, Call, Fingerprint, Identity, Operation, Place, ReadOut, SeenRecord, Stamp, What,
+    Answer, Call, Fingerprint, Identity, Operation, Place, ReadOut, SeenRecord, SentAt, Settlement,
+    Stamp, What,
 };
+
+/// A reader finds a record gone that the queue group is not done with, and never gives up.
+pub(super) fn let_go_unsettled(events: &mut Events, facts: &Facts, rng: &mut Rng) -> Option<()> {
+    let (mut placed, mut acks, mut dead) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    for (at, event) in events.iter().enumerate() {
+        if let What::Invoke { operation: Operation::Settle(settle), .. } = &event.what
+            && settle.how == Settlement::Ack
+        {
+            acks.entry(settle.fingerprint).or_insert(at);
+        }
+        if let What::Ok { call, answer: Answer::Sent(SentAt { base: Some(_), .. }) } = &event.what
+            && let Some(Operation::Send(batch)) = facts.calls.get(call)
+        {
+            for record in &batch.records {
+                placed.entry(record.fingerprint).or_insert(at);
+            }
+        }
+        if facts.topic_of(events, at) == Some("dlq") {
+            let records = &facts.out(events, at)?.records;
+            dead.extend(records.iter().filter_map(|record| record.fingerprint));
+        }
+    }
+    let mut places = Vec::new();
+    let of_queue = |at: &usize| facts.topic_of(events, *at) == Some("q");
+    for at in (0..events.len()).filter(of_queue) {
+        let records = &facts.out(events, at)?.records;
+        let between = (1..records.len().saturating_sub(1)).filter(|place| {
+            records[*place].fingerprint.is_some_and(|it| {
+                let is_placed = placed.get(&it).is_some_and(|placed| *placed < at);
+                is_placed && !dead.contains(&it) && acks.get(&it).is_none_or(|ack| *ack > at)
+            })
+        });
+        places.extend(between.map(|place| (at, place)));
+    }
+    let (at, place) = *rng.pick(&places)?;
+    out_mut(&mut events[at])?.records.remove(place);
+    Some(())
+}
 
 impl Damage {
     /// In the final reading of one partition.
