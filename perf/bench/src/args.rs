@@ -58,7 +58,7 @@ pub struct BenchArgs {
     /// Cores of the load generator [default: the last].
     #[arg(long, value_name = "LIST")]
     pub client_cores: Option<CoreList>,
-    /// `latency`, `backlog`, `open-leases`: records per second offered, whatever comes back.
+    /// `latency`, `backlog`, `open-*`: records per second offered, whatever comes back.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub rate: u64,
     /// `produce`: also build every batch from its records, as the SDK does; both are printed.
@@ -70,7 +70,7 @@ pub struct BenchArgs {
     /// `consume-*`, `queue`: bytes asked for at once.
     #[arg(long, value_name = "SIZE", default_value = "4MiB")]
     pub fetch_bytes: ByteSize,
-    /// `backlog`, `open-leases`, `delay`: how many records lie there [default: 100000000;
+    /// `backlog`, `open-*`, `delay`: how many records lie there [default: 100000000;
     /// `open-leases`: 10000000; `delay`: 1000000].
     #[arg(long, value_name = "N")]
     pub backlog: Option<u64>,
@@ -126,6 +126,9 @@ pub enum Scenario {
     /// --backlog delayed records that come due at random within --duration, and a consumer that
     /// waits for them; latency counts from when a record is due until it was received.
     Delay,
+    /// Producing while --backlog delayed records wait, and before it with none: what checkpoints of
+    /// so many cost. Their interval follows `--set storage.segment_size`.
+    OpenDelays,
     /// Records offered at a fixed rate; latency counts from the intended time of sending.
     Latency,
     /// The process that `bare` loads.
@@ -186,13 +189,14 @@ const BATCH_BYTES_DEFAULT: usize = 1 << 20;
 const BACKLOG_BATCH_RECORDS_DEFAULT: u32 = 100;
 /// What a lease is of is sent in whole batches.
 const QUEUE_BATCH_BYTES_DEFAULT: usize = 64 << 10;
-const DELAYED_BATCH_RECORDS_DEFAULT: u32 = 1_000;
+/// Delayed records that are sent at once.
+pub(crate) const DELAYED_BATCH_RECORDS: u32 = 1_000;
 const BARE_DURATION_MAX: Duration = Duration::from_secs(10);
 const FILL_TAIL: ByteSize = ByteSize::mib(512);
 const FILL_COLD: ByteSize = ByteSize::gib(4);
 const BACKLOG: u64 = 100_000_000;
 /// As many as one group may have open in a partition.
-const OPEN_LEASES: u64 = 10_000_000;
+const OPEN: u64 = 10_000_000;
 const DELAYED: u64 = 1_000_000;
 /// Copies of everything, each a server of its own.
 pub(crate) const NODES_MAX: usize = 3;
@@ -245,7 +249,7 @@ impl Plan {
             fill_bytes: fill.0,
             fetch_bytes: u32::try_from(args.fetch_bytes.0).unwrap_or(u32::MAX),
             backlog: args.backlog.unwrap_or(match args.scenario {
-                Scenario::OpenLeases => OPEN_LEASES,
+                Scenario::OpenLeases | Scenario::OpenDelays => OPEN,
                 Scenario::Delay => DELAYED,
                 _ => BACKLOG,
             }),
@@ -273,10 +277,10 @@ fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
     }
     Ok(match args.scenario {
         Scenario::Latency => BatchShape::Records(1),
-        Scenario::Backlog | Scenario::OpenLeases => {
+        Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays => {
             BatchShape::Records(BACKLOG_BATCH_RECORDS_DEFAULT)
         }
-        Scenario::Delay => BatchShape::Records(DELAYED_BATCH_RECORDS_DEFAULT),
+        Scenario::Delay => BatchShape::Records(DELAYED_BATCH_RECORDS),
         Scenario::Queue => BatchShape::Bytes(QUEUE_BATCH_BYTES_DEFAULT),
         _ => BatchShape::Bytes(BATCH_BYTES_DEFAULT),
     })

@@ -17,13 +17,13 @@ use barrage_model::{Offset, PartitionKey};
 use barrage_wire::{Acks, Delay, FetchRequest, ProduceDelayed, Request, Response, TopicRoutes};
 
 use crate::affinity;
-use crate::args::{BatchShape, Plan};
+use crate::args::{BatchShape, DELAYED_BATCH_RECORDS, Plan};
 use crate::child::Folder;
 use crate::cluster::Cluster;
 use crate::meter::{Meter, Reading, Window};
-use crate::produce;
 use crate::run::{Measured, TOPIC};
 use crate::session::Session;
+use crate::{latency, produce};
 
 /// Until the first one is due: time to store so many records a second, and some more.
 const STORED_PER_S: u64 = 50_000;
@@ -31,6 +31,8 @@ const LEAD: Duration = Duration::from_secs(3);
 /// How long the last one may be awaited.
 const LATE_MAX: Duration = Duration::from_secs(60);
 const WAIT_MS: u32 = 500;
+/// Where records only wait, the first is due so late, and all of them within as long again.
+const WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// A prime that is no factor of any number of records: steps of it meet each once.
 const STEP: u64 = 2_654_435_761;
 
@@ -68,6 +70,23 @@ pub(crate) fn run(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let reading = in_each(plan, &routes, schedule, window, receive)?;
     cluster.stop()?;
     Ok(Measured { reading, phases: BTreeMap::from([("store", stored)]) })
+}
+
+/// Produces while nothing is delayed, and while the plan's backlog waits for tomorrow.
+pub(crate) fn open(plan: &Plan, folder: &Folder) -> Result<Measured> {
+    let cluster = Cluster::start_nodes(plan, folder)?;
+    let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
+    let before = latency::run_node(plan, &routes)?.read();
+    let records = (plan.backlog / u64::from(plan.partitions)).max(1);
+    let start_ms = u64::try_from((now()? + WAIT).as_millis())?;
+    let schedule = Schedule { start_ms, length_ms: u64::try_from(WAIT.as_millis())?, records };
+    let window = Window::after(Duration::ZERO, LATE_MAX * 60);
+    let many = Plan { batch: BatchShape::Records(DELAYED_BATCH_RECORDS), ..plan.clone() };
+    let stored = in_each(&many, &routes, schedule, window, store)?;
+    let reading = latency::run_node(plan, &routes)?.read();
+    cluster.stop()?;
+    let phases = [("produce, no delays", before), ("store", stored)];
+    Ok(Measured { reading, phases: BTreeMap::from(phases) })
 }
 
 fn now() -> Result<Duration> {

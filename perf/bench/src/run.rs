@@ -39,6 +39,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         Scenario::Queue => queue::run(plan, &folder)?,
         Scenario::Backlog => queue::backlog(plan, &folder)?,
         Scenario::OpenLeases => queue::open_leases(plan, &folder)?,
+        Scenario::OpenDelays => delay::open(plan, &folder)?,
         Scenario::Delay => delay::run(plan, &folder)?,
         Scenario::Latency => latency(plan, &folder)?,
     };
@@ -70,7 +71,10 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
 
 /// Whether batches are due at fixed times, whatever comes back.
 fn is_open(scenario: Scenario) -> bool {
-    matches!(scenario, Scenario::Latency | Scenario::Backlog | Scenario::OpenLeases)
+    matches!(
+        scenario,
+        Scenario::Latency | Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays
+    )
 }
 
 /// The yardstick: the same load, without a broker.
