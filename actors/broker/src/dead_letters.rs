@@ -11,9 +11,13 @@
 //! lies there once, unless the topic was made anew or has forgotten the producer (silent for a
 //! day).
 //!
+//! Where retention took some of the list meanwhile, the same batch cannot be built again. What is
+//! left goes under its own sequences, and if the topic has more already it says what it expects:
+//! so many have arrived.
+//!
 //! Owns: what is sent, and when. Must never: give a record up; a topic that is missing or full
 //! keeps them waiting, and nobody else.
-//! Invariants: who travels in one batch follows from the list alone.
+//! Invariants: who travels in one batch follows from the list alone, while all of it is there.
 
 mod letter;
 
@@ -25,7 +29,7 @@ use barrage_world::channel::oneshot;
 use barrage_world::{Instant, planted, sleep};
 use bytes::Bytes;
 
-use self::letter::{Address, Unbuilt, build};
+use self::letter::{Address, Built, Unreadable, build};
 
 use crate::api::{Acks, ProduceError, ProduceRequest};
 use crate::broker::Broker;
@@ -128,25 +132,28 @@ impl Broker {
             let count_max = u32::try_from(DEPARTING_MAX).unwrap_or(u32::MAX);
             return step(shard, slot, What::Depart { count_max }).await;
         }
-        let (batch, count) = match build(shard, slot, &address, &departed, producer).await {
+        let Built { gone, letters } = match build(shard, slot, &address, &departed, producer).await
+        {
             Ok(built) => built,
-            Err(Unbuilt::Gone(from, before)) => {
-                let listed = departed.list.iter().map(|dead| dead.offset);
-                let lost = listed.filter(|at| (from..before).contains(at)).collect();
-                return self.renumber(shard, slot, lost).await;
-            }
-            Err(Unbuilt::Unreadable) => return Step::Pause("a record cannot be read"),
+            Err(Unreadable) => return Step::Pause("a record cannot be read"),
+        };
+        let listed = departed.list.len();
+        let first = departed.first;
+        let Some((batch, count)) = letters else { return self.renumber(shard, slot, gone).await };
+        let arrived = |count: usize| {
+            let count = u32::try_from(count).unwrap_or(0);
+            step(shard, slot, What::Arrived { producer, first, count })
         };
         match self.append(address.key, batch).await {
-            Appended::Stored => {
-                let (first, count) = (departed.first, u32::try_from(count).unwrap_or(0));
-                step(shard, slot, What::Arrived { producer, first, count }).await
-            }
-            Appended::OutOfSequence => self.renumber(shard, slot, Vec::new()).await,
+            Appended::Stored => arrived(gone.len() + count).await,
+            Appended::OutOfSequence { expected } => match arrived_by(first, listed, expected) {
+                Some(count) => arrived(count).await,
+                // None of them has: those that are gone are nowhere.
+                None => self.renumber(shard, slot, gone).await,
+            },
             // Wrong when planted: a record is given up because its topic is away.
             Appended::NotNow if planted("broker-dead-letter-not-awaited") => {
-                let (first, count) = (departed.first, u32::try_from(count).unwrap_or(0));
-                step(shard, slot, What::Arrived { producer, first, count }).await
+                arrived(gone.len() + count).await
             }
             Appended::NotNow => Step::Pause("the dead-letter topic takes nothing"),
         }
@@ -201,11 +208,12 @@ impl Core {
         match self.append_anywhere_here(request).await {
             // What is older than the window was stored.
             Ok(_) | Err(ProduceError::DuplicateOutOfWindow) => Appended::Stored,
-            Err(
-                ProduceError::OutOfOrderSequence { .. }
-                | ProduceError::UnknownProducer
-                | ProduceError::Fenced { .. },
-            ) => Appended::OutOfSequence,
+            Err(ProduceError::OutOfOrderSequence { expected, .. }) => {
+                Appended::OutOfSequence { expected: Some(Sequence(expected)) }
+            }
+            Err(ProduceError::UnknownProducer | ProduceError::Fenced { .. }) => {
+                Appended::OutOfSequence { expected: None }
+            }
             Err(_) => Appended::NotNow,
         }
     }
@@ -247,10 +255,40 @@ fn departed(shard: &Shard, slot: Slot) -> Option<Departed> {
     })
 }
 
+/// How many of a list, the first of which has this sequence, lie in a topic that expects another
+/// one next: none when it does not expect one of them, or what comes behind.
+fn arrived_by(first: Sequence, listed: usize, expected: Option<Sequence>) -> Option<usize> {
+    let expected = expected?;
+    let listed = u32::try_from(listed).ok()?;
+    let count = (1..=listed).find(|count| first.wrapping_advance(*count) == expected)?;
+    usize::try_from(count).ok()
+}
+
 async fn step(shard: &Shard, slot: Slot, what: What) -> Step {
     match shard.submit_op(Op { slot, what }).await {
         Ok(Outcome::UnknownGroup) => Step::Done,
         Ok(_) => Step::On,
         Err(_) => Step::Pause("the shard takes nothing"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_topic_expects_tells_how_many_have_arrived() {
+        for (first, listed, expected, want) in [
+            (0, 9, None, None),
+            (0, 9, Some(0), None),
+            (0, 9, Some(4), Some(4)),
+            (0, 9, Some(9), Some(9)),
+            (0, 9, Some(10), None),
+            (5, 9, Some(4), None),
+            (i32::MAX, 9, Some(1), Some(2)),
+        ] {
+            let (first, expected) = (Sequence(first), expected.map(Sequence));
+            assert_eq!(arrived_by(first, listed, expected), want, "{first} {expected:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Owns: requests and answers, free of bytes; those are in `format::message`.
 //! Must never: carry what only a committed command may decide.
 
-use barrage_model::{NodeId, Offset, PartitionKey, ProducerId, TopicId};
+use barrage_model::{NodeId, Offset, PartitionKey, ProducerId, Sequence, TopicId};
 use bytes::Bytes;
 
 use crate::beacon::Beacon;
@@ -31,8 +31,12 @@ pub enum Message {
 pub enum Appended {
     /// The batch lies in the partition, once.
     Stored,
-    /// The partition does not know the producer, or misses what came before.
-    OutOfSequence,
+    /// The partition misses what came before, or has more than that: it expects this sequence. None
+    /// where it does not know the producer.
+    OutOfSequence {
+        /// The next one.
+        expected: Option<Sequence>,
+    },
     /// Not now, or not here; it may have been stored.
     NotNow,
 }

@@ -36,43 +36,64 @@ pub(super) struct Address {
     pub(super) group: GroupName,
 }
 
-/// Why there is no batch.
-pub(super) enum Unbuilt {
-    /// Records from the first on and before the other are gone: retention has dropped them before
-    /// they could be moved, or every group was done with them once (see `shard::reclaim`).
-    Gone(Offset, Offset),
-    Unreadable,
+/// What goes next.
+pub(super) struct Built {
+    /// The first of the list, which are gone: retention has dropped them before they could be
+    /// moved, or every group was done with them once (see `shard::reclaim`).
+    pub(super) gone: Vec<Offset>,
+    /// A batch of those behind them, and how many these are; none when all of the list is gone.
+    pub(super) letters: Option<(Bytes, usize)>,
 }
 
-/// The next batch, and how many records are in it. Built of the same list it is the same.
+/// There is no batch, though something is to go.
+pub(super) struct Unreadable;
+
+/// The stored batch that holds a record.
+enum Found {
+    Batch(Slice),
+    /// Records from this one on and before that one are gone.
+    GoneBefore(Offset),
+}
+
+/// The next batch. Built of the same list it is the same, while nothing of that is gone.
 pub(super) async fn build(
     shard: &Shard,
     slot: Slot,
     address: &Address,
     departed: &Departed,
     producer: ProducerId,
-) -> Result<(Bytes, usize), Unbuilt> {
+) -> Result<Built, Unreadable> {
     let mut letters = Letters { builder: None, count: 0, size: 0, is_full: false };
-    let list = departed.list.iter().take(RECORDS_PER_BATCH);
+    let mut gone = Vec::new();
+    let list = departed.list.iter();
     let mut list = list.map(|dead| Origin { slot, address, dead: *dead }).collect::<VecDeque<_>>();
     while let Some(first) = list.front().filter(|_| !letters.is_full) {
-        let batch = match read_one(shard, slot.key, first.dead.offset).await {
-            Ok(batch) => batch,
+        let at = first.dead.offset;
+        match read_one(shard, slot.key, at).await? {
+            Found::Batch(batch) => letters.add_from(&batch, &mut list)?,
             // What was put into the batch before goes first; then this one is met again.
-            Err(Unbuilt::Gone(..)) if letters.count > 0 => break,
-            Err(error) => return Err(error),
-        };
-        letters.add_from(&batch, &mut list)?;
+            Found::GoneBefore(_) if letters.count > 0 => break,
+            Found::GoneBefore(before) => {
+                while let Some(origin) =
+                    list.pop_front_if(|origin| (at..before).contains(&origin.dead.offset))
+                {
+                    gone.push(origin.dead.offset);
+                }
+            }
+        }
+    }
+    if letters.count == 0 {
+        return Ok(Built { gone, letters: None });
     }
     let mut bytes = letters.finish()?;
-    batch::set_producer(&mut bytes, producer, ProducerEpoch(0), departed.first)
-        .map_err(|_| Unbuilt::Unreadable)?;
+    let first = departed.first.wrapping_advance(u32::try_from(gone.len()).unwrap_or(0));
+    batch::set_producer(&mut bytes, producer, ProducerEpoch(0), first).map_err(|_| Unreadable)?;
     // Wrong when planted: a batch that is sent again is another one.
     if planted("broker-dead-letters-unnumbered") {
         let none = (ProducerId::NONE, ProducerEpoch::NONE, Sequence::NONE);
-        batch::set_producer(&mut bytes, none.0, none.1, none.2).map_err(|_| Unbuilt::Unreadable)?;
+        batch::set_producer(&mut bytes, none.0, none.1, none.2).map_err(|_| Unreadable)?;
     }
-    Ok((Bytes::from(bytes), letters.count))
+    Ok(Built { gone, letters: Some((Bytes::from(bytes), letters.count)) })
 }
 
 /// A batch of letters that is being built.
@@ -86,8 +107,12 @@ struct Letters {
 impl Letters {
     /// Adds those at the front of the list that lie in a stored batch, in its order: it is opened
     /// once for all of them. The first of the list does.
-    fn add_from(&mut self, batch: &[u8], list: &mut VecDeque<Origin<'_>>) -> Result<(), Unbuilt> {
-        let view = BatchView::check(batch).map_err(|_| Unbuilt::Unreadable)?;
+    fn add_from(
+        &mut self,
+        batch: &[u8],
+        list: &mut VecDeque<Origin<'_>>,
+    ) -> Result<(), Unreadable> {
+        let view = BatchView::check(batch).map_err(|_| Unreadable)?;
         let (end, timestamp_ms) = (view.header().next_offset(), view.base_timestamp());
         let opened = view.records(&DecompressionLimits::default()).ok();
         let mut records = opened.iter().flatten().filter_map(Result::ok).peekable();
@@ -115,10 +140,10 @@ impl Letters {
         record: Option<&Record<'_>>,
         timestamp_ms: i64,
         origin: &Origin<'_>,
-    ) -> Result<bool, Unbuilt> {
+    ) -> Result<bool, Unreadable> {
         let Self { builder, count, size, .. } = self;
         *size += record.map_or(0, size_of);
-        if *count > 0 && *size > BYTES_PER_BATCH {
+        if *count >= RECORDS_PER_BATCH || (*count > 0 && *size > BYTES_PER_BATCH) {
             return Ok(false);
         }
         let builder = builder.get_or_insert_with(|| {
@@ -137,14 +162,14 @@ impl Letters {
         match pushed {
             Ok(()) => *count += 1,
             Err(_) if *count > 0 => return Ok(false),
-            Err(_) => return Err(Unbuilt::Unreadable),
+            Err(_) => return Err(Unreadable),
         }
         Ok(true)
     }
 
-    fn finish(&mut self) -> Result<Vec<u8>, Unbuilt> {
-        let builder = self.builder.take().ok_or(Unbuilt::Unreadable)?;
-        builder.finish().map_err(|_| Unbuilt::Unreadable)
+    fn finish(&mut self) -> Result<Vec<u8>, Unreadable> {
+        let builder = self.builder.take().ok_or(Unreadable)?;
+        builder.finish().map_err(|_| Unreadable)
     }
 }
 
@@ -215,21 +240,21 @@ fn push_stand_in(
     })
 }
 
-/// The stored batch that holds a record.
-async fn read_one(shard: &Shard, key: PartitionKey, offset: Offset) -> Result<Slice, Unbuilt> {
+/// Looks for the batch that holds a record.
+async fn read_one(shard: &Shard, key: PartitionKey, offset: Offset) -> Result<Found, Unreadable> {
     let start = shard.group().with_machine(|machine| {
         let partition = machine.state().partitions.get(&key);
         partition.map_or(Offset(u64::MAX), |partition| partition.start_offset)
     });
     if start > offset {
-        return Err(Unbuilt::Gone(offset, start));
+        return Ok(Found::GoneBefore(start));
     }
     let read = shard.group().log().read_batches(key, offset, READ_BYTES).await;
     let slice = read.ok().and_then(|slices| slices.into_iter().next());
-    let slice = slice.ok_or(Unbuilt::Unreadable)?;
-    let header = BatchHeader::peek(&slice).map_err(|_| Unbuilt::Unreadable)?;
+    let slice = slice.ok_or(Unreadable)?;
+    let header = BatchHeader::peek(&slice).map_err(|_| Unreadable)?;
     if header.base_offset > offset {
-        return Err(Unbuilt::Gone(offset, header.base_offset));
+        return Ok(Found::GoneBefore(header.base_offset));
     }
-    Ok(slice.slice(0..header.batch_len_total.min(slice.len())))
+    Ok(Found::Batch(slice.slice(0..header.batch_len_total.min(slice.len()))))
 }

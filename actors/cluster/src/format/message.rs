@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use barrage_model::{
-    NodeId, Offset, PartitionId, PartitionKey, ProducerId, ShardId, Term, TopicId,
+    NodeId, Offset, PartitionId, PartitionKey, ProducerId, Sequence, ShardId, Term, TopicId,
 };
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -80,8 +80,10 @@ enum AnswerV1 {
         code: u8,
         reason: String,
     },
-    /// 0 stored, 1 out of sequence, anything else not now.
+    /// 0 stored, 1 of a producer that is not known, anything else not now.
     Appended(u8),
+    /// Out of sequence: the one that is expected.
+    Expected(i32),
 }
 
 /// The roots lie at the end of the bytes: larger ones would move, and an older node's messages
@@ -165,11 +167,12 @@ impl Answer {
                 };
                 AnswerV1::Described(all.iter().map(|found| found.as_ref().map(store)).collect())
             }
-            Self::Appended(appended) => AnswerV1::Appended(match appended {
-                Appended::Stored => 0,
-                Appended::OutOfSequence => 1,
-                Appended::NotNow => 2,
-            }),
+            Self::Appended(appended) => match appended {
+                Appended::Stored => AnswerV1::Appended(0),
+                Appended::OutOfSequence { expected: None } => AnswerV1::Appended(1),
+                Appended::OutOfSequence { expected: Some(next) } => AnswerV1::Expected(next.0),
+                Appended::NotNow => AnswerV1::Appended(2),
+            },
             Self::Refused { code, reason } => {
                 AnswerV1::Refused { code: *code, reason: reason.clone() }
             }
@@ -210,9 +213,12 @@ impl Answer {
             AnswerV1::Refused { code, reason } => Self::Refused { code, reason },
             AnswerV1::Appended(code) => Self::Appended(match code {
                 0 => Appended::Stored,
-                1 => Appended::OutOfSequence,
+                1 => Appended::OutOfSequence { expected: None },
                 _ => Appended::NotNow,
             }),
+            AnswerV1::Expected(next) => {
+                Self::Appended(Appended::OutOfSequence { expected: Some(Sequence(next)) })
+            }
         })
     }
 }
@@ -330,7 +336,8 @@ mod tests {
             Answer::Described(vec![None, Some(bounds)]),
             Answer::Refused { code: 3, reason: "why".to_owned() },
             Answer::Appended(Appended::Stored),
-            Answer::Appended(Appended::OutOfSequence),
+            Answer::Appended(Appended::OutOfSequence { expected: None }),
+            Answer::Appended(Appended::OutOfSequence { expected: Some(Sequence(-7)) }),
             Answer::Appended(Appended::NotNow),
         ]
     }
