@@ -120,13 +120,14 @@ impl Wheel {
     }
 
     /// Moves timers of slots that begin next, so many at most: then there is less to do when they
-    /// begin.
-    pub(crate) fn prepare(&mut self, moves_max: usize) {
+    /// begin. Answers how many of these moves are left.
+    pub(crate) fn prepare(&mut self, moves_max: usize) -> usize {
         let mut moves = moves_max;
         while moves > 0 {
-            let Some(place) = self.upcoming() else { return };
+            let Some(place) = self.upcoming() else { break };
             moves = self.empty(place, moves);
         }
+        moves
     }
 
     /// Whether there is anything to prepare.

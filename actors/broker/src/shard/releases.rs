@@ -32,8 +32,9 @@ const MOVES_PER_TURN: usize = 4 << 10;
 /// a batch of records that are due at random is opened about once in such a time, not whenever the
 /// next one of it is due.
 const KEPT_AHEAD_MS: [u64; 3] = [10_000, 1_500, 100];
-/// Timers that begin to matter later, and are moved meanwhile: so many in one turn, each
-/// millisecond while there are any. Ten million are moved in a tenth of the time there is.
+/// Timers that begin to matter later, and are moved meanwhile: so many in one turn, of all
+/// partitions together, each millisecond while there are any. Ten million are moved in a tenth of
+/// the time there is.
 const MOVES_AHEAD: usize = 512;
 /// Bytes read ahead, of all partitions of a shard together; as many again of what is due.
 const READY_BYTES_MAX: usize = 32 << 20;
@@ -210,17 +211,13 @@ impl Releases {
     ) -> bool {
         let soon_ms = now_ms.saturating_add(AHEAD_MS);
         let mut has_more = false;
-        let mut moves = MOVES_PER_TURN;
+        let (mut moves, mut ahead) = (MOVES_PER_TURN, MOVES_AHEAD);
         let mut partitions = self.inner.partitions.borrow_mut();
         partitions.retain(|_, pending| !pending.is_empty());
         for (key, pending) in partitions.iter_mut() {
             let Pending { wheel, unread, again, failed, ready, leaving } = pending;
             let room = SOON_MAX.saturating_sub(unread.len());
             let moves_max = moves.min(room);
-            if moves_max == 0 {
-                has_more |= moves == 0 && wheel.next_ms().is_some_and(|at| at <= soon_ms);
-                continue;
-            }
             let left = wheel.advance(soon_ms, moves_max, |id| {
                 let id = Offset(id);
                 // One that was moved has another timer; one that is gone needs none.
@@ -233,8 +230,9 @@ impl Releases {
                 }
             });
             moves -= moves_max - left;
-            wheel.prepare(left.min(MOVES_AHEAD));
-            has_more |= wheel.next_ms().is_some_and(|next_ms| next_ms <= soon_ms);
+            // Also where there is no room for more: what lies ahead has to become less.
+            ahead = wheel.prepare(ahead);
+            has_more |= room > 0 && wheel.next_ms().is_some_and(|next_ms| next_ms <= soon_ms);
         }
         has_more
     }
@@ -432,6 +430,8 @@ mod tests {
 
     const KEY: PartitionKey = PartitionKey { topic: TopicId(1), partition: PartitionId(0) };
     const NOW_MS: u64 = 1_000_000;
+    /// As long as slots of one of the wheel's levels.
+    const SLOT_MS: u64 = 1 << 18;
 
     fn on() -> Releases {
         let releases = Releases::default();
@@ -452,6 +452,48 @@ mod tests {
         assert!(releases.is_set_back(NOW_MS - 6_000), "then all begin anew");
         releases.turn(Some(NOW_MS - 6_000));
         assert!(!releases.is_set_back(NOW_MS - 6_000));
+    }
+
+    #[test]
+    fn what_lies_ahead_is_prepared_in_small_turns() {
+        let releases = on();
+        // So far away that they are moved once more when it is half a slot before.
+        let due_ms = (NOW_MS / SLOT_MS + 4) * SLOT_MS;
+        let now_ms = due_ms - SLOT_MS / 2;
+        let keys =
+            (0..10).map(|partition| PartitionKey { partition: PartitionId(partition), ..KEY });
+        for key in keys {
+            let ids = (0..MOVES_AHEAD as u64).map(Offset);
+            releases.note(key, ids.map(|id| (id, due_ms)).collect(), MOVES_AHEAD as u64);
+        }
+        let upcoming = || {
+            let partitions = releases.inner.partitions.borrow();
+            partitions.values().filter(|pending| pending.wheel.has_upcoming()).count()
+        };
+        let look = || releases.look_ahead(now_ms, |_, _| Some(due_ms));
+        for turn in 1..10 {
+            assert!(!look());
+            let done = 10 - upcoming();
+            assert!((turn - 1..=turn).contains(&done), "one partition's worth in turn {turn}");
+        }
+        assert!(!look() && !look());
+        assert_eq!(upcoming(), 0);
+    }
+
+    #[test]
+    fn who_is_not_read_yet_does_not_keep_the_rest_from_being_prepared() {
+        let releases = on();
+        let unread = SOON_MAX as u64;
+        let late_ms = (NOW_MS / SLOT_MS + 4) * SLOT_MS;
+        let now_ms = late_ms - SLOT_MS / 2;
+        let due_ms = |_, id: Offset| Some(if id.0 < unread { now_ms } else { late_ms });
+        let ids = |ids: std::ops::Range<u64>| {
+            ids.map(|id| (Offset(id), due_ms(KEY, Offset(id)).unwrap_or(0)))
+        };
+        releases.note(KEY, ids(0..unread + 100).collect(), unread + 100);
+        while releases.look_ahead(now_ms, due_ms) {}
+        assert!(!releases.inner.partitions.borrow()[&KEY].wheel.has_upcoming());
+        assert_eq!(releases.inner.partitions.borrow()[&KEY].unread.len(), SOON_MAX);
     }
 
     #[test]
