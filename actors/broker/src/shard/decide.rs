@@ -87,8 +87,7 @@ impl State {
             if !partition.holder.as_ref().is_some_and(holds)
                 && !planted("broker-holder-not-checked")
             {
-                let by = row.producer.map_or(ProducerId::NONE, |stamp| stamp.id);
-                return Decision::Refuse(Refusal::NotHolder { key, by });
+                return Decision::Refuse(Refusal::NotHolder);
             }
             if key.is_delay_store() {
                 return Decision::Refuse(Refusal::NoDelay);
@@ -236,12 +235,6 @@ impl State {
         Some(decided.map(drop))
     }
 
-    /// Whether a producer holds a partition.
-    pub(crate) fn is_held_by(&self, key: PartitionKey, producer: ProducerId) -> bool {
-        let holder = self.partitions.get(&key.owner()).and_then(|partition| partition.holder);
-        holder.is_some_and(|holder| holder.producer == producer)
-    }
-
     /// Opens a partition, or takes over newer settings if it is open.
     pub(crate) fn open(&mut self, key: PartitionKey, config: PartitionConfig) {
         if key.is_delay_store() {
@@ -360,22 +353,23 @@ mod tests {
     #[test]
     fn batches_of_the_holder_only_count() {
         let mut state = global();
-        let refused = |by| Decision::Refuse(Refusal::NotHolder { key: key(0), by: ProducerId(by) });
-        assert_eq!(state.decide(key(0), &row(1, 0, 1), 1), refused(1), "nobody holds it");
+        let refused = Decision::Refuse(Refusal::NotHolder);
+        assert_eq!(state.decide(key(0), &row(1, 0, 1), 1), refused, "nobody holds it");
         assert_eq!(state.claim(key(0), claim(ClaimKind::Hold, 1), (1, 1)), Some(Ok(())));
         assert_eq!(state.producers, 1);
         assert!(state.apply_run(stamp(0), &[row(1, 0, 2)], 1));
-        assert_eq!(state.decide(key(0), &plain(1), 1), refused(-1));
+        assert_eq!(state.decide(key(0), &plain(1), 1), refused);
         let late = key(0).delay_store();
         assert_eq!(state.decide(late, &row(1, 2, 1), 1), Decision::Refuse(Refusal::NoDelay));
 
         // A batch behind a claim of another one is refused, also one that is stored already.
         let beside = state.claim(key(0), claim(ClaimKind::Hold, 2), (1, 1));
         assert_eq!(beside, Some(Err(ClaimRefusal::Held { left_ms: 100 })));
-        assert!(state.is_held_by(key(0), ProducerId(1)));
+        let holder = state.partitions[&key(0)].holder.map(|holder| holder.producer);
+        assert_eq!(holder, Some(ProducerId(1)));
         assert_eq!(state.claim(key(0), claim(ClaimKind::TakeOver, 2), (1, 1)), Some(Ok(())));
         assert!(!state.apply_run(stamp(2), &[row(1, 2, 1)], 1));
-        assert_eq!(state.decide(key(0), &row(1, 0, 2), 1), refused(1));
+        assert_eq!(state.decide(key(0), &row(1, 0, 2), 1), refused);
         // What was granted and never written to is lost as well.
         assert_eq!(state.claim(key(0), claim(ClaimKind::TakeOver, 3), (1, 1)), Some(Ok(())));
         assert_eq!(state.claim(key(0), claim(ClaimKind::Release, 3), (1, 1)), Some(Ok(())));

@@ -20,6 +20,7 @@ use barrage_world::Instant;
 
 use super::decide::{self, BatchRow, State};
 use super::producers::{Decision, Refusal};
+use crate::api::ProduceError;
 use crate::api::delay::Delay;
 use crate::command::{Command, DelayedRuns};
 use crate::door::{CheckedBatch, When};
@@ -86,7 +87,7 @@ pub(crate) enum Taken<R> {
     /// It was accepted before, at this offset: maybe in this entry, maybe in one in flight.
     Duplicate { key: PartitionKey, waiter: Waiter<R> },
     /// It is refused.
-    Refused { reply: R, refusal: Refusal },
+    Refused { reply: R, error: ProduceError },
 }
 
 /// A finished entry.
@@ -128,9 +129,13 @@ impl<R> Building<R> {
 
     /// Decides a batch on the projected state and takes it in if it is accepted. `delayed` is asked
     /// how many delayed records wait in its partition.
+    ///
+    /// What is told for good has to be applied: of what is under way nobody knows yet whether it
+    /// comes to be. A refusal that goes by that is `Retry`; until then, too, a batch older than the
+    /// window is not known to be stored.
     pub(crate) fn offer(
         &mut self,
-        projected: &mut State,
+        (projected, applied): (&mut State, &State),
         offered: WaitingBatch<R>,
         delayed: impl FnOnce(PartitionKey) -> u64,
     ) -> Taken<R> {
@@ -141,7 +146,12 @@ impl<R> Building<R> {
             _ => key,
         };
         match projected.decide(place, &batch.row, self.log_time_ms) {
-            Decision::Refuse(refusal) => Taken::Refused { reply, refusal },
+            Decision::Refuse(refusal) => {
+                let stands = applied.decide(place, &batch.row, self.log_time_ms)
+                    == Decision::Refuse(refusal);
+                let error = if stands { refusal.into() } else { ProduceError::Retry };
+                Taken::Refused { reply, error }
+            }
             Decision::Duplicate(base) => {
                 let (key, base) = decide::remembered_at(key, base);
                 Taken::Duplicate { key, waiter: waiter(base, reply) }
@@ -152,7 +162,7 @@ impl<R> Building<R> {
                     && let Err(refusal) =
                         self.judge(&later.delay, batch.row.record_count, delayed(key))
                 {
-                    return Taken::Refused { reply, refusal };
+                    return Taken::Refused { reply, error: refusal.into() };
                 }
                 let base = projected.accept(place, &batch.row, self.log_time_ms);
                 self.push(place, batch, waiter(base, reply));
@@ -365,8 +375,11 @@ mod tests {
         let mut building = Building::new(50, 50, 3);
         let table = [(0, 2, None), (1, 1, Some((7, 0))), (0, 3, None), (2, 1, None), (0, 1, None)];
         for (number, (partition, records, producer)) in (0..).zip(table) {
-            let taken =
-                building.offer(&mut projected, batch(partition, records, producer, number), none);
+            let taken = building.offer(
+                (&mut projected, &open()),
+                batch(partition, records, producer, number),
+                none,
+            );
             assert!(matches!(taken, Taken::In));
         }
         let Built { command, runs, waiters } = building.finish(&mut projected);
@@ -401,7 +414,7 @@ mod tests {
                 let later = Later { delay: Delay::After(vec![10]), largest: 100 };
                 one.batch.when = When::Later(Box::new(later));
             }
-            assert!(matches!(building.offer(&mut projected, one, none), Taken::In));
+            assert!(matches!(building.offer((&mut projected, &open()), one, none), Taken::In));
         }
         let Built { command, runs, .. } = building.finish(&mut projected);
         let mut groups = Groups::default();
@@ -421,7 +434,7 @@ mod tests {
             let mut one = batch(0, 1, None, 0);
             let later = Later { delay, largest: 100 };
             one.batch.when = When::Later(Box::new(later));
-            assert!(matches!(building.offer(&mut projected, one, none), Taken::In));
+            assert!(matches!(building.offer((&mut projected, &open()), one, none), Taken::In));
         }
         assert_eq!(building.dues_ms[&0], [1_010, 1_020]);
     }
@@ -430,9 +443,9 @@ mod tests {
     fn a_duplicate_of_what_is_under_way_waits_for_it() {
         let mut projected = open();
         let mut building = Building::new(50, 50, 3);
-        building.offer(&mut projected, batch(0, 4, None, 0), none);
-        building.offer(&mut projected, batch(0, 2, Some((7, 0)), 1), none);
-        let again = building.offer(&mut projected, batch(0, 2, Some((7, 0)), 2), none);
+        building.offer((&mut projected, &open()), batch(0, 4, None, 0), none);
+        building.offer((&mut projected, &open()), batch(0, 2, Some((7, 0)), 1), none);
+        let again = building.offer((&mut projected, &open()), batch(0, 2, Some((7, 0)), 2), none);
         let Taken::Duplicate { key, waiter } = again else { unreachable!("a duplicate") };
         assert_eq!(waiter.base_offset, Offset(4));
         assert!(attach(building.waiters_mut(), key, waiter).is_none());
@@ -449,19 +462,50 @@ mod tests {
     fn refusals_take_no_room() {
         let mut projected = open();
         let mut building = Building::new(50, 50, 3);
-        let refused = building.offer(&mut projected, batch(9, 1, None, 0), none);
-        assert!(matches!(refused, Taken::Refused { reply: 0, refusal: Refusal::UnknownPartition }));
-        let refused = building.offer(&mut projected, batch(0, 1, Some((7, 5)), 1), none);
-        assert!(matches!(refused, Taken::Refused { reply: 1, refusal: Refusal::UnknownProducer }));
+        let refused = building.offer((&mut projected, &open()), batch(9, 1, None, 0), none);
+        assert!(matches!(
+            refused,
+            Taken::Refused { reply: 0, error: ProduceError::UnknownPartition }
+        ));
+        let refused = building.offer((&mut projected, &open()), batch(0, 1, Some((7, 5)), 1), none);
+        assert!(matches!(
+            refused,
+            Taken::Refused { reply: 1, error: ProduceError::UnknownProducer }
+        ));
         assert!(building.is_empty());
         assert_eq!(projected, open());
+    }
+
+    #[test]
+    fn what_is_under_way_refuses_nothing_for_good() {
+        let mut projected = open();
+        let offer = |projected: &mut State, applied: &State, sequence| {
+            let offered = batch(0, 1, Some((7, sequence)), 0);
+            Building::new(50, 50, 3).offer((projected, applied), offered, none)
+        };
+        for sequence in 0..8 {
+            assert!(matches!(offer(&mut projected, &open(), sequence), Taken::In));
+        }
+        for sequence in [0, 9] {
+            let taken = offer(&mut projected, &open(), sequence);
+            assert!(matches!(taken, Taken::Refused { error: ProduceError::Retry, .. }));
+        }
+        let applied = projected.clone();
+        let error = |taken| match taken {
+            Taken::Refused { error, .. } => error,
+            Taken::In | Taken::Duplicate { .. } => unreachable!("it is refused"),
+        };
+        let old = error(offer(&mut projected, &applied, 0));
+        assert!(matches!(old, ProduceError::DuplicateOutOfWindow));
+        let gap = error(offer(&mut projected, &applied, 9));
+        assert!(matches!(gap, ProduceError::OutOfOrderSequence { expected: 8, got: 9 }));
     }
 
     #[test]
     fn the_first_batch_always_fits() {
         let mut building = Building::new(50, 50, 3);
         assert!(building.has_room(1 << 30, 1000));
-        building.offer(&mut open(), batch(0, 1, None, 0), none);
+        building.offer((&mut open(), &open()), batch(0, 1, None, 0), none);
         assert!(building.has_room(100, 2 * (100 + BATCH_OVERHEAD)));
         assert!(!building.has_room(101, 2 * (100 + BATCH_OVERHEAD)));
     }

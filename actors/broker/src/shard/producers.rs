@@ -15,7 +15,7 @@
 //! Invariants: remembered batches are adjacent in sequence; the newest is
 //! last.
 
-use barrage_model::{Offset, PartitionKey, ProducerEpoch, ProducerId, Sequence};
+use barrage_model::{Offset, ProducerEpoch, ProducerId, Sequence};
 use barrage_world::planted;
 
 use crate::api::ProduceError;
@@ -63,10 +63,7 @@ pub(crate) enum Refusal {
         epoch: ProducerEpoch,
     },
     /// The order is global, and another producer holds the partition, or none.
-    NotHolder {
-        key: PartitionKey,
-        by: ProducerId,
-    },
+    NotHolder,
     /// The order is global: nothing is delayed.
     NoDelay,
     DuplicateOutOfWindow,
@@ -91,7 +88,7 @@ impl From<Refusal> for ProduceError {
                 Self::OutOfOrderSequence { expected: expected.0, got: got.0 }
             }
             Refusal::Fenced { epoch } => Self::Fenced { epoch: epoch.0 },
-            Refusal::NotHolder { .. } => Self::NotHolder,
+            Refusal::NotHolder => Self::NotHolder,
             Refusal::NoDelay => Self::NoDelay,
             Refusal::DuplicateOutOfWindow => Self::DuplicateOutOfWindow,
             Refusal::UnknownProducer => Self::UnknownProducer,

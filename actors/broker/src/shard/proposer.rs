@@ -36,7 +36,6 @@ use super::entry::{self, Building, Built, RunWaiters, Taken, Waiter};
 use super::groups::{Op, Outcome, What};
 use super::handle::Inner;
 use super::machine::{self, Reply};
-use super::producers::Refusal;
 use super::waiting::{Control, OpReply, StreamOpReply, WaitingOp, WaitingStreamOp};
 use crate::api::queue::QueueError;
 use crate::api::{Acks, ProduceError, Produced};
@@ -314,11 +313,13 @@ impl Proposer {
                 batch.reply.send(Err(ProduceError::Expired));
                 continue;
             }
-            let shard = &self.shard;
-            let delayed = |key| shard.group.with_machine(|machine| machine.groups().delayed(key));
-            match building.offer(&mut self.projected, batch, delayed) {
+            let taken = self.shard.group.with_machine(|machine| {
+                let delayed = |key| machine.groups().delayed(key);
+                building.offer((&mut self.projected, machine.state()), batch, delayed)
+            });
+            match taken {
                 Taken::In => {}
-                Taken::Refused { reply, refusal } => self.refuse(reply, self.refused(refusal)),
+                Taken::Refused { reply, error } => self.refuse(reply, error),
                 Taken::Duplicate { key, waiter } => self.duplicate(&mut building, key, waiter),
             }
             if buggify("broker-entry-of-one-batch", 2) {
@@ -340,19 +341,6 @@ impl Proposer {
             let led = shard.group.read_barrier().await;
             reply.send(Err(led.map_or(ProduceError::NotLeader { hint: None }, |()| error)));
         }));
-    }
-
-    /// What a producer is told for good must be applied: of a claim that is on its way it is not
-    /// known yet whether it comes to be.
-    fn refused(&self, refusal: Refusal) -> ProduceError {
-        match refusal {
-            Refusal::NotHolder { key, by }
-                if self.shard.group.with_machine(|machine| machine.state().is_held_by(key, by)) =>
-            {
-                ProduceError::Retry
-            }
-            _ => refusal.into(),
-        }
     }
 
     /// A batch that was accepted before is answered when that one is: now, if it is applied.

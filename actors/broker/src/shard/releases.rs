@@ -424,6 +424,8 @@ impl Ready {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
+
     use barrage_model::{PartitionId, TopicId};
 
     use super::*;
