@@ -20,6 +20,8 @@ const DIGIT: u32 = 6;
 /// Those of the slot that now is in, and of the next.
 const SLOTS: usize = 2 << DIGIT;
 const LEVELS: usize = u64::BITS.div_ceil(DIGIT) as usize;
+/// Timers in one piece of memory.
+const PIECE: usize = 1 << 10;
 
 /// What falls due, and when, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +30,39 @@ struct Timer {
     item: u64,
 }
 
+/// Timers in no order. However many there are, it grows and shrinks by a piece: millions in one
+/// would be copied when they have to move, which takes longer than anybody should wait.
+#[derive(Debug, Default)]
+struct Pile {
+    /// All of them are full but the last, and none is empty.
+    pieces: Vec<Vec<Timer>>,
+}
+
+impl Pile {
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn push(&mut self, timer: Timer) {
+        match self.pieces.last_mut().filter(|last| last.len() < PIECE) {
+            Some(last) => last.push(timer),
+            None => self.pieces.push(vec![timer]),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Timer> {
+        let last = self.pieces.last_mut()?;
+        let timer = last.pop();
+        if last.is_empty() {
+            self.pieces.pop();
+        }
+        timer
+    }
+}
+
 #[derive(Debug)]
 struct Level {
-    slots: [Vec<Timer>; SLOTS],
+    slots: [Pile; SLOTS],
     /// A bit for each slot that is not empty.
     taken: u128,
 }
@@ -41,7 +73,7 @@ pub(crate) struct Wheel {
     now_ms: u64,
     /// Levels are made when they are first needed.
     levels: [Option<Box<Level>>; LEVELS],
-    ripe: Vec<Timer>,
+    ripe: Pile,
     count: usize,
 }
 
@@ -102,13 +134,14 @@ impl Wheel {
     ) -> usize {
         let mut moves = moves_max;
         loop {
-            while let Some(timer) = self.ripe.pop_if(|_| moves > 0) {
+            if moves == 0 {
+                return 0;
+            }
+            if let Some(timer) = self.ripe.pop() {
                 moves -= 1;
                 self.count -= 1;
                 due(timer.item);
-            }
-            if moves == 0 {
-                return 0;
+                continue;
             }
             let Some(place) = self.next().filter(|place| place.begins_ms <= now_ms) else { break };
             self.now_ms = self.now_ms.max(place.begins_ms);
@@ -182,11 +215,11 @@ impl Wheel {
             let level = self.levels.get_mut(place.level).and_then(Option::as_mut);
             let Some(level) = level else { unreachable!("a place is of a level that is there") };
             let timers = level.slots.get_mut(place.slot);
-            let Some(timer) = timers.and_then(Vec::pop) else {
+            let Some(timer) = timers.and_then(Pile::pop) else {
                 level.taken &= !(1 << place.slot);
                 // Memory of a burst goes back.
                 if let Some(timers) = level.slots.get_mut(place.slot) {
-                    *timers = Vec::new();
+                    *timers = Pile::default();
                 }
                 break;
             };
@@ -200,7 +233,7 @@ impl Wheel {
 
 impl Default for Level {
     fn default() -> Self {
-        Self { slots: std::array::from_fn(|_| Vec::new()), taken: 0 }
+        Self { slots: std::array::from_fn(|_| Pile::default()), taken: 0 }
     }
 }
 
