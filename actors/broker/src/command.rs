@@ -24,6 +24,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::api::claim::{Claim, ClaimKind};
 use crate::queue::backlog::{Policy, Receipt};
+use crate::queue::departures::Numbering;
 use crate::queue::filter::StoredFilter;
 use crate::queue::selection::Selection;
 use crate::shard::decide::BatchRow;
@@ -34,7 +35,7 @@ use crate::shard::streams::{OpenStream, StreamOp};
 
 use self::streams::{OpenStreamV1, StreamOpV1};
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// A change of a data shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +146,15 @@ struct OpV1 {
     what: WhatV1,
 }
 
+/// Producers are -1 where there is none.
+#[derive(Archive, Serialize, Deserialize)]
+struct RenumberV1 {
+    /// Producer and sequence.
+    from: (i64, i32),
+    producer: i64,
+    into: (u64, u32),
+}
+
 /// Receipts are offset and tag.
 #[derive(Archive, Serialize, Deserialize)]
 enum WhatV1 {
@@ -155,7 +165,8 @@ enum WhatV1 {
     Release(Vec<(u64, u32)>),
     PassTime(Vec<u64>),
     Depart { count_max: u32 },
-    Renumber { producer: i64, lost: Vec<u64> },
+    Renumber(Box<RenumberV1>),
+    GiveUp(Vec<u64>),
     Arrived { producer: i64, first: i32, count: u32 },
     Rewind { to: u64 },
     Skip { to: u64 },
@@ -415,10 +426,12 @@ fn store_op(op: &Op) -> OpV1 {
         What::Expire(receipts) => WhatV1::Expire(pairs(receipts)),
         What::PassTime(chunks) => WhatV1::PassTime(chunks.clone()),
         What::Depart { count_max } => WhatV1::Depart { count_max: *count_max },
-        What::Renumber { producer, lost } => WhatV1::Renumber {
-            producer: producer.0,
-            lost: lost.iter().map(|offset| offset.0).collect(),
-        },
+        What::GiveUp(lost) => WhatV1::GiveUp(lost.iter().map(|at| at.0).collect()),
+        What::Renumber { from: (before, first), to } => WhatV1::Renumber(Box::new(RenumberV1 {
+            from: (before.unwrap_or(ProducerId::NONE).0, first.0),
+            producer: to.producer.0,
+            into: (to.into.topic.0, to.into.partition.0),
+        })),
         What::Arrived { producer, first, count } => {
             WhatV1::Arrived { producer: producer.0, first: first.0, count: *count }
         }
@@ -460,11 +473,14 @@ fn load_op(stored: OpV1) -> Option<Op> {
         WhatV1::Claim(claim) => What::Claim(Box::new(load_claim(&claim)?)),
         WhatV1::PassTime(chunks) => What::PassTime(chunks),
         WhatV1::Depart { count_max } => What::Depart { count_max },
-        WhatV1::Renumber { producer, lost } => What::Renumber {
+        WhatV1::GiveUp(lost) => What::GiveUp(lost.into_iter().map(Offset).collect()),
+        WhatV1::Renumber(stored) => {
+            let RenumberV1 { from: (before, first), producer, into: (topic, partition) } = *stored;
+            let some = |id| Some(ProducerId(id)).filter(|producer| producer.is_some());
             // Nobody's batches are numbered by no producer.
-            producer: Some(ProducerId(producer)).filter(|producer| producer.is_some())?,
-            lost: lost.into_iter().map(Offset).collect(),
-        },
+            let to = Numbering { producer: some(producer)?, into: key(topic, partition) };
+            What::Renumber { from: (some(before), Sequence(first)), to }
+        }
         WhatV1::Arrived { producer, first, count } => {
             What::Arrived { producer: ProducerId(producer), first: Sequence(first), count }
         }
@@ -598,7 +614,15 @@ mod tests {
             What::Expire(vec![receipt(6)]),
             What::PassTime(vec![0, 1 << 50]),
             What::Depart { count_max: 10 },
-            What::Renumber { producer: ProducerId(6), lost: vec![Offset(7)] },
+            What::GiveUp(vec![Offset(1), Offset(1 << 60)]),
+            What::Renumber {
+                from: (Some(ProducerId(5)), Sequence(4)),
+                to: Numbering { producer: ProducerId(6), into: key(7, 8) },
+            },
+            What::Renumber {
+                from: (None, Sequence(0)),
+                to: Numbering { producer: ProducerId(6), into: key(7, 8) },
+            },
             What::Arrived { producer: ProducerId(6), first: Sequence(8), count: 9 },
             What::Rewind { to: Offset(10) },
             What::Skip { to: Offset(11) },
@@ -668,7 +692,7 @@ mod tests {
         let row = BatchRow { record_count: 258, producer: None };
         let bytes = Command::Produce { batch_counts: vec![1], rows: vec![row] }.encode();
         let golden: &[u8] = &[
-            3, 3, 0, 0, 39, 0, 0, 0, // type, version, zero, length
+            3, 4, 0, 0, 39, 0, 0, 0, // type, version, zero, length
         ];
         assert_eq!(&bytes[..8], golden);
         // The row, then the batch count, wherever rkyv puts them: both stand before the root.

@@ -7,36 +7,40 @@
 //! ```
 //!
 //! Every step is in the shard's log, so the next leader goes on where this one was: it sends the
-//! same batch under the same sequence, and the dead-letter topic knows it for a duplicate. A record
-//! lies there once, unless the topic was made anew or has forgotten the producer (silent for a
-//! day).
+//! same letters under the same sequences to the same partition, and that knows them for duplicates.
+//! A record lies there once, unless the topic was deleted or has forgotten the producer (silent for
+//! a day, or minutes where there are very many).
 //!
-//! Where retention took some of the list meanwhile, the same batch cannot be built again. What is
-//! left goes under its own sequences, and if the topic has more already it says what it expects:
-//! so many have arrived.
+//! What is gone by then, because retention has taken it, is no letter. Each of those on their way
+//! keeps its sequence: the letter of one that is taken later says so. So a batch may be cut
+//! differently the second time; if more has arrived than it repeats, the partition says what it
+//! expects.
 //!
 //! Owns: what is sent, and when. Must never: give a record up; a topic that is missing or full
 //! keeps them waiting, and nobody else.
-//! Invariants: who travels in one batch follows from the list alone, while all of it is there.
+//! Invariants: a sequence stands for the same record until all are numbered anew, whoever sends it.
 
 mod letter;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 use barrage_cluster::message::{Answer, Appended, Message};
-use barrage_model::{Offset, PartitionId, PartitionKey, ProducerId, Sequence};
-use barrage_world::channel::oneshot;
-use barrage_world::{Instant, planted, sleep};
+use barrage_model::{Offset, PartitionId, PartitionKey, Sequence};
+use barrage_world::channel::{Event, oneshot};
+use barrage_world::{Instant, planted, sleep, spawn};
 use bytes::Bytes;
 
-use self::letter::{Address, Built, Unreadable, build};
+use self::letter::{Looked, Origins, Unreadable, build, look};
 
 use crate::api::{Acks, ProduceError, ProduceRequest};
 use crate::broker::Broker;
 use crate::core::Core;
 use crate::door::CheckedBatch;
 use crate::message::{Reply, Request};
-use crate::queue::departures::DEPARTING_MAX;
+use crate::queue::departures::{DEPARTING_MAX, Departures, Numbering, Position};
 use crate::reply::{ProduceReply, ProduceResult, Way};
 use crate::shard::Shard;
 use crate::shard::groups::{Op, Outcome, Slot, What};
@@ -44,13 +48,26 @@ use crate::shard::handle::first_of;
 
 /// When a dead-letter topic takes nothing, the next attempt.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Slots of a shard that are looked after at a time.
+const SLOTS_AT_ONCE: usize = 64;
 /// How long an append may take.
 const APPEND_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Records on their way, as whose they go, and where.
+/// The slots of a shard that have dead letters.
+#[derive(Default)]
+struct Burials {
+    /// Those that are looked after, each by a task.
+    busy: RefCell<BTreeSet<Slot>>,
+    /// Those whose topic takes nothing.
+    waiting: RefCell<BTreeSet<Slot>>,
+    /// One task is over.
+    done: Event,
+}
+
+/// Records on their way, how they are numbered, and how far they are.
 struct Departed {
-    producer: Option<ProducerId>,
-    first: Sequence,
+    numbering: Option<Numbering>,
+    position: Position,
     list: Vec<Dead>,
 }
 
@@ -73,37 +90,46 @@ enum Step {
 }
 
 impl Broker {
-    /// While this node leads a shard: brings its dead letters to their topics, for ever.
+    /// While this node leads a shard: brings its dead letters to their topics, for ever. Those of
+    /// one slot, whose topic may be away, hold up no others.
     pub(crate) async fn keep_burying(self, shard: Shard) {
-        // Once for each time that they wait.
-        let mut told = false;
+        let burials = Rc::new(Burials::default());
+        let mut slots = BTreeSet::new();
         while !shard.group().is_over() {
-            let (lead_changed, somebody_dies) =
-                (shard.group().lead_changed(), shard.alarms().somebody_dies());
-            let slots = shard.alarms().take_dying();
-            if slots.is_empty() {
-                first_of(lead_changed, somebody_dies).await;
-                continue;
+            let lead_changed = shard.group().lead_changed();
+            let (somebody_dies, one_is_done) =
+                (shard.alarms().somebody_dies(), burials.done.listen());
+            slots.extend(shard.alarms().take_dying());
+            let room = SLOTS_AT_ONCE.saturating_sub(burials.busy.borrow().len());
+            let is_free = |slot: &Slot| !burials.busy.borrow().contains(slot);
+            let next: Vec<Slot> = slots.iter().copied().filter(is_free).take(room).collect();
+            for slot in next {
+                slots.remove(&slot);
+                burials.busy.borrow_mut().insert(slot);
+                let (broker, burials) = (self.clone(), Rc::clone(&burials));
+                drop(spawn(broker.keep_burying_of(shard.clone(), slot, burials)));
             }
-            let mut waits = None;
-            for slot in slots {
-                if let Some(why) = self.bury_all(&shard, slot).await {
-                    shard.alarms().note_dying(slot);
-                    waits = Some((slot, why));
-                }
-            }
-            if let Some((slot, why)) = waits {
+            first_of(lead_changed, first_of(somebody_dies, one_is_done)).await;
+        }
+    }
+
+    async fn keep_burying_of(self, shard: Shard, slot: Slot, burials: Rc<Burials>) {
+        match self.bury_all(&shard, slot).await {
+            None => drop(burials.waiting.borrow_mut().remove(&slot)),
+            Some(why) => {
                 let partition = slot.key;
-                if !told {
-                    told = true;
+                // Once for each time that they wait.
+                if burials.waiting.borrow().is_empty() {
                     tracing::warn!(shard = %shard.id(), %partition, why, "dead letters wait");
                 }
                 tracing::debug!(shard = %shard.id(), %partition, why, "dead letters wait");
+                burials.waiting.borrow_mut().insert(slot);
                 sleep(PAUSE).await;
-            } else {
-                told = false;
+                shard.alarms().note_dying(slot);
             }
         }
+        burials.busy.borrow_mut().remove(&slot);
+        burials.done.notify_all();
     }
 
     /// Brings all dead letters of a slot away, or says what they wait for.
@@ -122,62 +148,100 @@ impl Broker {
 
     async fn bury(&self, shard: &Shard, slot: Slot) -> Step {
         let Some(departed) = departed(shard, slot) else { return Step::Done };
-        let Some(address) = self.address(slot) else {
-            return Step::Pause("there is no dead-letter topic");
-        };
-        let Some(producer) = departed.producer else {
-            return self.renumber(shard, slot, Vec::new()).await;
-        };
-        if departed.list.is_empty() {
-            let count_max = u32::try_from(DEPARTING_MAX).unwrap_or(u32::MAX);
-            return step(shard, slot, What::Depart { count_max }).await;
+        let (wanted, is_gone) = (self.wanted(slot), |into| self.is_gone(into));
+        match departed.numbering {
+            // Where some of them lie already the others go, too.
+            Some(numbering) if !departed.list.is_empty() && !is_gone(numbering.into) => {
+                self.send(shard, slot, &departed, numbering).await
+            }
+            Some(numbering) if departed.list.is_empty() && wanted == Some(numbering.into) => {
+                match look(shard, slot.key, dying(shard, slot)).await {
+                    Ok(Looked { gone, there }) if gone.is_empty() => {
+                        let count_max = u32::try_from(there).unwrap_or(u32::MAX);
+                        step(shard, slot, What::Depart { count_max }).await
+                    }
+                    Ok(Looked { gone, .. }) => step(shard, slot, What::GiveUp(gone)).await,
+                    Err(Unreadable) => Step::Pause("a record cannot be read"),
+                }
+            }
+            _ => match wanted {
+                Some(into) => self.renumber(shard, slot, departed.position, into).await,
+                None => Step::Pause("there is no dead-letter topic"),
+            },
         }
-        let Built { gone, letters } = match build(shard, slot, &address, &departed, producer).await
-        {
+    }
+
+    async fn send(
+        &self,
+        shard: &Shard,
+        slot: Slot,
+        departed: &Departed,
+        numbering: Numbering,
+    ) -> Step {
+        let Some(origins) = self.origins(slot) else {
+            return Step::Pause("the group is not known here yet");
+        };
+        let (batch, count) = match build(shard, &origins, departed, numbering.producer).await {
             Ok(built) => built,
             Err(Unreadable) => return Step::Pause("a record cannot be read"),
         };
-        let listed = departed.list.len();
-        let first = departed.first;
-        let Some((batch, count)) = letters else { return self.renumber(shard, slot, gone).await };
+        let (_, first) = departed.position;
+        let producer = numbering.producer;
         let arrived = |count: usize| {
             let count = u32::try_from(count).unwrap_or(0);
             step(shard, slot, What::Arrived { producer, first, count })
         };
-        match self.append(address.key, batch).await {
-            Appended::Stored => arrived(gone.len() + count).await,
-            Appended::OutOfSequence { expected } => match arrived_by(first, listed, expected) {
-                Some(count) => arrived(count).await,
-                // None of them has: those that are gone are nowhere.
-                None => self.renumber(shard, slot, gone).await,
-            },
-            // Wrong when planted: a record is given up because its topic is away.
-            Appended::NotNow if planted("broker-dead-letter-not-awaited") => {
-                arrived(gone.len() + count).await
+        match self.append(numbering.into, batch).await {
+            Appended::Stored => arrived(count).await,
+            Appended::OutOfSequence { expected } => {
+                match arrived_by(first, departed.list.len(), expected) {
+                    Some(count) => arrived(count).await,
+                    None => self.renumber(shard, slot, departed.position, numbering.into).await,
+                }
             }
+            // Wrong when planted: a record is given up because its topic is away.
+            Appended::NotNow if planted("broker-dead-letter-not-awaited") => arrived(count).await,
             Appended::NotNow => Step::Pause("the dead-letter topic takes nothing"),
         }
     }
 
-    async fn renumber(&self, shard: &Shard, slot: Slot, lost: Vec<Offset>) -> Step {
+    async fn renumber(
+        &self,
+        shard: &Shard,
+        slot: Slot,
+        from: Position,
+        into: PartitionKey,
+    ) -> Step {
         match self.init_producer(Instant::now() + APPEND_DEADLINE).await {
-            Ok(fresh) => step(shard, slot, What::Renumber { producer: fresh.id, lost }).await,
+            Ok(fresh) => {
+                let to = Numbering { producer: fresh.id, into };
+                step(shard, slot, What::Renumber { from, to }).await
+            }
             Err(_) => Step::Pause("there is no producer id"),
         }
     }
 
-    fn address(&self, slot: Slot) -> Option<Address> {
+    /// Where the letters of a group are to go.
+    fn wanted(&self, slot: Slot) -> Option<PartitionKey> {
         let catalog = self.core.catalog();
-        let source = catalog.topic(slot.key.topic)?;
-        let group = source.group(slot.group)?;
+        let group = catalog.topic(slot.key.topic)?.group(slot.group)?;
         let topic = catalog.topic_named(group.settings.dead_letter.as_ref()?)?;
         let count = u32::try_from(topic.partitions.len()).ok().filter(|count| *count > 0)?;
         let partition = PartitionId(slot.key.partition.0 % count);
-        Some(Address {
-            key: PartitionKey { topic: topic.id, partition },
-            topic: source.name.clone(),
-            group: group.name.clone(),
-        })
+        Some(PartitionKey { topic: topic.id, partition })
+    }
+
+    /// Whether a partition was deleted. One that the catalog here does not know yet was not.
+    fn is_gone(&self, key: PartitionKey) -> bool {
+        let catalog = self.core.catalog();
+        catalog.topic(key.topic).is_none() && key.topic <= catalog.newest_topic()
+    }
+
+    fn origins(&self, slot: Slot) -> Option<Origins> {
+        let catalog = self.core.catalog();
+        let topic = catalog.topic(slot.key.topic)?;
+        let group = topic.group(slot.group)?;
+        Some(Origins { slot, topic: topic.name.clone(), group: group.name.clone() })
     }
 
     /// Appends a batch to a partition, wherever it is led.
@@ -246,12 +310,19 @@ fn departed(shard: &Shard, slot: Slot) -> Option<Departed> {
                 deliveries: backlog.deliveries(*at).unwrap_or(0),
                 is_too_old: backlog.is_too_old(*at),
             };
-            Departed {
-                producer: departures.producer,
-                first: departures.first,
-                list: departures.list.iter().map(dead).collect(),
-            }
+            let Departures { numbering, list, .. } = departures;
+            let list = list.iter().map(dead).collect();
+            Departed { numbering: *numbering, position: departures.position(), list }
         })
+    })
+}
+
+/// The first that are to go on their way.
+fn dying(shard: &Shard, slot: Slot) -> Vec<Offset> {
+    shard.group().with_machine(|machine| {
+        let group = machine.groups().slots.get(&slot);
+        let dying = group.into_iter().flat_map(|group| group.backlog.dying());
+        dying.take(DEPARTING_MAX).collect()
     })
 }
 

@@ -34,7 +34,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::command::{PolicyV1, load_policy, store_policy};
 use crate::queue::backlog::{Backlog, Saved};
 use crate::queue::delays::Delays;
-use crate::queue::departures::Departures;
+use crate::queue::departures::{Departures, Numbering};
 use crate::queue::window::{Mark, SavedChunk, State as MarkState, WORDS, Window};
 use crate::shard::decide::{PRODUCERS_MAX, State};
 use crate::shard::groups::{GroupConfig, Groups, QueueGroup, Slot};
@@ -43,7 +43,7 @@ use crate::shard::partition::{Partition, PartitionConfig};
 use crate::shard::producers::{Producer, Remembered, WINDOW};
 use crate::shard::streams::Stream;
 
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// No record has ever been counted up to here; and counting on from there cannot overflow.
 const OFFSET_MAX: Offset = Offset(1 << 62);
@@ -120,8 +120,15 @@ struct GroupV2 {
     fresh: u64,
     next_tag: u32,
     rewinds: u32,
-    /// Producer (-1 for none), first sequence, offsets.
-    departures: (i64, i32, Vec<u64>),
+    departures: Box<DeparturesV1>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct DeparturesV1 {
+    /// Producer, topic, partition.
+    numbering: Option<(i64, u64, u32)>,
+    first: i32,
+    list: Vec<u64>,
 }
 
 /// No words of settled bits mean that all are settled.
@@ -187,8 +194,7 @@ fn parts_of(
     saved: Saved,
 ) -> impl Iterator<Item = PartV2> + use<> {
     let Saved { window, fresh, next_tag, rewinds, departures } = saved;
-    let producer = departures.producer.unwrap_or(ProducerId::NONE);
-    let list = departures.list.iter().map(|offset| offset.0).collect();
+    let numbering = |Numbering { producer, into }| (producer.0, into.topic.0, into.partition.0);
     let head = PartV2::Group(GroupV2 {
         slot: (slot.key.topic.0, slot.key.partition.0, slot.group.0),
         policy: store_policy(&config.policy),
@@ -197,7 +203,11 @@ fn parts_of(
         fresh: fresh.0,
         next_tag,
         rewinds,
-        departures: (producer.0, departures.first.0, list),
+        departures: Box::new(DeparturesV1 {
+            numbering: departures.numbering.map(numbering),
+            first: departures.first.0,
+            list: departures.list.iter().map(|offset| offset.0).collect(),
+        }),
     });
     // Wrong when planted: after a restart what was leased or acked is delivered again.
     let forgets = planted("broker-leases-not-in-checkpoint");
@@ -353,9 +363,13 @@ impl Restoring {
 fn load_group(stored: GroupV2) -> Option<(Slot, QueueGroup)> {
     let (topic, partition, group) = stored.slot;
     let key = PartitionKey { topic: TopicId(topic), partition: PartitionId(partition) };
-    let (producer, first, list) = stored.departures;
+    let DeparturesV1 { numbering, first, list } = *stored.departures;
+    let load = |(producer, topic, partition)| Numbering {
+        producer: ProducerId(producer),
+        into: PartitionKey { topic: TopicId(topic), partition: PartitionId(partition) },
+    };
     let departures = Departures {
-        producer: Some(ProducerId(producer)).filter(|producer| producer.is_some()),
+        numbering: numbering.map(load),
         first: Sequence(first),
         list: list.into_iter().map(Offset).collect(),
     };
@@ -532,7 +546,9 @@ mod tests {
         apply(What::Ack(receipts[..3].to_vec()));
         apply(What::Nack(vec![(receipts[5], None), (receipts[7], None), (receipts[8], None)]));
         apply(What::Release(vec![receipts[10]]));
-        apply(What::Renumber { producer: ProducerId(77), lost: Vec::new() });
+        let into = PartitionKey { topic: TopicId(8), partition: PartitionId(2) };
+        let to = Numbering { producer: ProducerId(77), into };
+        apply(What::Renumber { from: (None, Sequence(0)), to });
         apply(What::Depart { count_max: 2 });
         groups.wait(key, Offset(0), &[5_000, 6_000, u64::MAX]);
         groups.release(key, &[Offset(0)]);
@@ -683,16 +699,14 @@ mod tests {
         assert_eq!(all[3], GOLDEN_PARTITION, "the format changed: raise the version");
     }
     const GOLDEN_HEAD: &str = concat!(
-        "04040000710000005dd5eea200e80300000000000048ee0000000000000000000000000000090000",
+        "0405000067000000bc4b57c800e80300000000000048ee0000000000000000000000000000090000",
         "00000000008853e40400000000000000000000000000000000000000000000000000000000000000",
-        "00000000000000000000000000000000000000000000000000000000000000000000000000000000",
-        "0000000000",
+        "0000000000000000000000000000000000000000000000000000000000000000000000",
     );
     const GOLDEN_PARTITION: &str = concat!(
-        "0404000071000000c92c217501010000000000000001000000060000000000000023000000000000",
+        "04050000670000001e71ee8101010000000000000001000000060000000000000023000000000000",
         "00010000000000000003000000000000000000000000000000000100000040000000000000000000",
-        "000000000001040000000000000001010000000000000028230000bc020000000000000000000000",
-        "0000000000",
+        "000000000001040000000000000001010000000000000028230000bc02000000000000",
     );
 
     #[test]

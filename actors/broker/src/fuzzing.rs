@@ -19,6 +19,7 @@ use crate::group::offsets::{Commit, LeaderEpoch};
 use crate::group::roster::{Caller, Timeouts};
 use crate::group::stream::Committer;
 use crate::queue::backlog::{Policy, Receipt};
+use crate::queue::departures::Numbering;
 use crate::queue::filter::StoredFilter;
 use crate::queue::selection::Selection;
 use crate::shard::decide::{self, BatchRow};
@@ -280,7 +281,8 @@ fn dead_letters(key: PartitionKey) -> Vec<Op> {
     let all = [
         What::PassTime(vec![0]),
         What::Depart { count_max: 10 },
-        What::Renumber { producer, lost: vec![Offset(4)] },
+        What::GiveUp(vec![Offset(4)]),
+        What::Renumber { from: (None, Sequence(0)), to: Numbering { producer, into: key } },
         What::Arrived { producer, first: Sequence(0), count: 1 },
         What::Rewind { to: Offset(1) },
         What::Skip { to: Offset(2) },

@@ -28,21 +28,18 @@ const BYTES_PER_BATCH: usize = 16 << 10;
 const TTL_WAS: &[u8] = b"dead-letter-ttl-ms";
 /// A batch read from the log.
 const READ_BYTES: usize = 1;
+/// Batches that are looked for before records go on their way: as many letters as go at once.
+const LOOKS_MAX: usize = RECORDS_PER_BATCH;
 
-/// Where the dead letters of a slot go, and what is said of where they come from.
-pub(super) struct Address {
-    pub(super) key: PartitionKey,
+/// What letters say when they stand for a record.
+const UNREADABLE: &str = "the record cannot be read or moved";
+const GONE: &str = "the record is gone: retention took it before it could be moved";
+
+/// What is said of where the letters of a slot come from.
+pub(super) struct Origins {
+    pub(super) slot: Slot,
     pub(super) topic: TopicName,
     pub(super) group: GroupName,
-}
-
-/// What goes next.
-pub(super) struct Built {
-    /// The first of the list, which are gone: retention has dropped them before they could be
-    /// moved, or every group was done with them once (see `shard::reclaim`).
-    pub(super) gone: Vec<Offset>,
-    /// A batch of those behind them, and how many these are; none when all of the list is gone.
-    pub(super) letters: Option<(Bytes, usize)>,
 }
 
 /// There is no batch, though something is to go.
@@ -51,49 +48,81 @@ pub(super) struct Unreadable;
 /// The stored batch that holds a record.
 enum Found {
     Batch(Slice),
-    /// Records from this one on and before that one are gone.
-    GoneBefore(Offset),
+    /// Records from this one on and before that one are gone: retention has dropped them before
+    /// they could be moved, or every group was done with them once (see `shard::reclaim`).
+    GoneBefore {
+        offset: Offset,
+        log_time_ms: i64,
+    },
 }
 
-/// The next batch. Built of the same list it is the same, while nothing of that is gone.
+/// What is found of those that are to go on their way.
+pub(super) struct Looked {
+    /// The first of them, which are gone.
+    pub(super) gone: Vec<Offset>,
+    /// How many of the first are there, if none of them is gone.
+    pub(super) there: usize,
+}
+
+/// Looks whether the first of these, ascending, are there, so many as some reads tell.
+pub(super) async fn look(
+    shard: &Shard,
+    key: PartitionKey,
+    dying: Vec<Offset>,
+) -> Result<Looked, Unreadable> {
+    let mut looked = Looked { gone: Vec::new(), there: 0 };
+    let mut dying = dying.into_iter().peekable();
+    for _ in 0..LOOKS_MAX {
+        let Some(at) = dying.peek().copied() else { break };
+        match read_one(shard, key, at).await {
+            Ok(Found::Batch(batch)) if looked.gone.is_empty() => {
+                let header = BatchHeader::peek(&batch).map_err(|_| Unreadable)?;
+                dying.next();
+                looked.there += 1;
+                while dying.next_if(|at| *at < header.next_offset()).is_some() {
+                    looked.there += 1;
+                }
+            }
+            Ok(Found::GoneBefore { offset, .. }) if looked.there == 0 => {
+                while let Some(gone) = dying.next_if(|at| *at < offset) {
+                    looked.gone.push(gone);
+                }
+            }
+            Err(error) if looked.there == 0 && looked.gone.is_empty() => return Err(error),
+            _ => break,
+        }
+    }
+    Ok(looked)
+}
+
+/// The next batch, and how many letters are in it. Of the same list and the same log it is the
+/// same.
 pub(super) async fn build(
     shard: &Shard,
-    slot: Slot,
-    address: &Address,
+    origins: &Origins,
     departed: &Departed,
     producer: ProducerId,
-) -> Result<Built, Unreadable> {
+) -> Result<(Bytes, usize), Unreadable> {
     let mut letters = Letters { builder: None, count: 0, size: 0, is_full: false };
-    let mut gone = Vec::new();
     let list = departed.list.iter();
-    let mut list = list.map(|dead| Origin { slot, address, dead: *dead }).collect::<VecDeque<_>>();
+    let mut list = list.map(|dead| Origin { of: origins, dead: *dead }).collect::<VecDeque<_>>();
     while let Some(first) = list.front().filter(|_| !letters.is_full) {
-        let at = first.dead.offset;
-        match read_one(shard, slot.key, at).await? {
+        match read_one(shard, origins.slot.key, first.dead.offset).await? {
             Found::Batch(batch) => letters.add_from(&batch, &mut list)?,
-            // What was put into the batch before goes first; then this one is met again.
-            Found::GoneBefore(_) if letters.count > 0 => break,
-            Found::GoneBefore(before) => {
-                while let Some(origin) =
-                    list.pop_front_if(|origin| (at..before).contains(&origin.dead.offset))
-                {
-                    gone.push(origin.dead.offset);
-                }
+            Found::GoneBefore { offset, log_time_ms } => {
+                letters.add_gone(offset, log_time_ms, &mut list)?;
             }
         }
     }
-    if letters.count == 0 {
-        return Ok(Built { gone, letters: None });
-    }
     let mut bytes = letters.finish()?;
-    let first = departed.first.wrapping_advance(u32::try_from(gone.len()).unwrap_or(0));
+    let (_, first) = departed.position;
     batch::set_producer(&mut bytes, producer, ProducerEpoch(0), first).map_err(|_| Unreadable)?;
     // Wrong when planted: a batch that is sent again is another one.
     if planted("broker-dead-letters-unnumbered") {
         let none = (ProducerId::NONE, ProducerEpoch::NONE, Sequence::NONE);
         batch::set_producer(&mut bytes, none.0, none.1, none.2).map_err(|_| Unreadable)?;
     }
-    Ok(Built { gone, letters: Some((Bytes::from(bytes), letters.count)) })
+    Ok((Bytes::from(bytes), letters.count))
 }
 
 /// A batch of letters that is being built.
@@ -124,7 +153,8 @@ impl Letters {
             }
             while records.next_if(|record| record.offset < at).is_some() {}
             let record = records.next_if(|record| record.offset == at);
-            if !self.add(record.as_ref(), timestamp_ms, origin)? {
+            let letter = record.as_ref().map_or(Letter::Unreadable, Letter::Record);
+            if !self.add(&letter, timestamp_ms, origin)? {
                 self.is_full = true;
                 return Ok(());
             }
@@ -134,14 +164,36 @@ impl Letters {
         Ok(())
     }
 
+    /// Adds letters that tell of records at the front of the list, which are gone.
+    fn add_gone(
+        &mut self,
+        before: Offset,
+        log_time_ms: i64,
+        list: &mut VecDeque<Origin<'_>>,
+    ) -> Result<(), Unreadable> {
+        let mut from = Offset(0);
+        while let Some(origin) =
+            list.front().filter(|origin| (from..before).contains(&origin.dead.offset))
+        {
+            if !self.add(&Letter::Gone, log_time_ms, origin)? {
+                self.is_full = true;
+                return Ok(());
+            }
+            from = origin.dead.offset;
+            list.pop_front();
+        }
+        Ok(())
+    }
+
     /// Adds a letter; false where it has no room beside the others.
     fn add(
         &mut self,
-        record: Option<&Record<'_>>,
+        letter: &Letter<'_>,
         timestamp_ms: i64,
         origin: &Origin<'_>,
     ) -> Result<bool, Unreadable> {
         let Self { builder, count, size, .. } = self;
+        let record = letter.record();
         *size += record.map_or(0, size_of);
         if *count >= RECORDS_PER_BATCH || (*count > 0 && *size > BYTES_PER_BATCH) {
             return Ok(false);
@@ -150,13 +202,14 @@ impl Letters {
             let first_ms = record.map_or(timestamp_ms, |record| record.timestamp_ms);
             BatchBuilder::new(Compression::None, first_ms)
         });
-        let pushed = match record {
-            Some(record) => push(builder, record, origin),
-            None => push_stand_in(builder, timestamp_ms, origin),
+        let pushed = match letter {
+            Letter::Record(record) => push(builder, record, origin),
+            Letter::Unreadable => push_stand_in(builder, timestamp_ms, origin, UNREADABLE),
+            Letter::Gone => push_stand_in(builder, timestamp_ms, origin, GONE),
         };
         // One that fits into no batch at all is told of; beside others, it goes with the next.
         let pushed = match pushed {
-            Err(_) if *count == 0 => push_stand_in(builder, timestamp_ms, origin),
+            Err(_) if *count == 0 => push_stand_in(builder, timestamp_ms, origin, UNREADABLE),
             pushed => pushed,
         };
         match pushed {
@@ -179,23 +232,38 @@ fn size_of(record: &Record<'_>) -> usize {
     length(record.key) + length(record.value) + headers.sum::<usize>()
 }
 
+/// What a letter is of.
+enum Letter<'a> {
+    Record(&'a Record<'a>),
+    Unreadable,
+    Gone,
+}
+
+impl<'a> Letter<'a> {
+    const fn record(&self) -> Option<&'a Record<'a>> {
+        match self {
+            Self::Record(record) => Some(record),
+            Self::Unreadable | Self::Gone => None,
+        }
+    }
+}
+
 /// Where a letter comes from.
 struct Origin<'a> {
-    slot: Slot,
-    address: &'a Address,
+    of: &'a Origins,
     dead: Dead,
 }
 
 impl Origin<'_> {
     /// Hands over the headers that tell it.
     fn tell<T>(&self, read: impl FnOnce(&[(&[u8], &[u8])]) -> T) -> T {
-        let partition = self.slot.key.partition.to_string();
+        let partition = self.of.slot.key.partition.to_string();
         let Dead { offset, deliveries, is_too_old } = self.dead;
         let (offset, deliveries) = (offset.to_string(), deliveries.to_string());
         let reason: &[u8] = if is_too_old { b"expired" } else { b"deliveries" };
         read(&[
-            (b"dead-letter-topic", self.address.topic.as_str().as_bytes()),
-            (b"dead-letter-group", self.address.group.as_str().as_bytes()),
+            (b"dead-letter-topic", self.of.topic.as_str().as_bytes()),
+            (b"dead-letter-group", self.of.group.as_str().as_bytes()),
             (b"dead-letter-partition", partition.as_bytes()),
             (b"dead-letter-offset", offset.as_bytes()),
             (b"dead-letter-deliveries", deliveries.as_bytes()),
@@ -225,14 +293,15 @@ fn push(
     told.or_else(|_| builder.push(&NewRecord { key, value, headers: &own, timestamp_ms }))
 }
 
-/// Adds a record that stands for one which cannot be moved: nobody can read it, or it fits into no
-/// batch. It lies in its topic as long as retention keeps it there, and the headers say where.
+/// Adds a record that stands for one which cannot be moved. The headers say why, and where it lies
+/// as long as retention keeps it there.
 fn push_stand_in(
     builder: &mut BatchBuilder,
     timestamp_ms: i64,
     origin: &Origin<'_>,
+    error: &str,
 ) -> Result<(), BatchError> {
-    let why: (&[u8], &[u8]) = (b"dead-letter-error", b"the record cannot be read or moved");
+    let why: (&[u8], &[u8]) = (b"dead-letter-error", error.as_bytes());
     let value: Option<&[u8]> = Some(b"");
     origin.tell(|told| {
         let headers = &[told, &[why]].concat();
@@ -242,19 +311,20 @@ fn push_stand_in(
 
 /// Looks for the batch that holds a record.
 async fn read_one(shard: &Shard, key: PartitionKey, offset: Offset) -> Result<Found, Unreadable> {
-    let start = shard.group().with_machine(|machine| {
+    let (start, log_time_ms) = shard.group().with_machine(|machine| {
         let partition = machine.state().partitions.get(&key);
-        partition.map_or(Offset(u64::MAX), |partition| partition.start_offset)
+        let start = partition.map_or(Offset(u64::MAX), |partition| partition.start_offset);
+        (start, machine.state().log_time_ms)
     });
     if start > offset {
-        return Ok(Found::GoneBefore(start));
+        return Ok(Found::GoneBefore { offset: start, log_time_ms });
     }
     let read = shard.group().log().read_batches(key, offset, READ_BYTES).await;
     let slice = read.ok().and_then(|slices| slices.into_iter().next());
     let slice = slice.ok_or(Unreadable)?;
     let header = BatchHeader::peek(&slice).map_err(|_| Unreadable)?;
     if header.base_offset > offset {
-        return Ok(Found::GoneBefore(header.base_offset));
+        return Ok(Found::GoneBefore { offset: header.base_offset, log_time_ms });
     }
     Ok(Found::Batch(slice.slice(0..header.batch_len_total.min(slice.len()))))
 }

@@ -31,7 +31,7 @@ use barrage_world::planted;
 mod expired;
 mod ordered;
 
-use super::departures::{DEPARTING_MAX, Departures};
+use super::departures::{DEPARTING_MAX, Departures, Numbering, Position};
 use super::filter::StoredFilter;
 use super::selection::Selection;
 use super::window::{CHUNK, Mark, SavedChunk, State, Window};
@@ -404,16 +404,23 @@ impl Backlog {
         self.window.mark(at).map(|mark| mark.deliveries)
     }
 
-    /// Those on their way are numbered anew; the records that are `lost` are no longer kept, and
-    /// nobody is to wait for them.
-    pub(crate) fn renumber(&mut self, producer: ProducerId, lost: &[Offset]) {
-        self.departures.renumber(producer, lost);
+    /// The oldest that are to go to the dead-letter topic and are not on their way.
+    pub(crate) fn dying(&self) -> impl Iterator<Item = Offset> {
+        self.dying.iter().copied()
+    }
+
+    /// Records that are nowhere any more are no dead letters, unless they are on their way.
+    pub(crate) fn give_up(&mut self, lost: &[Offset]) {
         for at in lost {
-            let mark = self.window.mark(*at);
-            if mark.is_some_and(|mark| mark.state == State::Dying) && !self.dying.contains(at) {
+            if self.dying.remove(at) {
                 self.settle(*at);
             }
         }
+    }
+
+    /// Those on their way are numbered anew, if they are still where that was decided.
+    pub(crate) fn renumber(&mut self, from: Position, to: Numbering) {
+        self.departures.renumber(from, to);
     }
 
     /// The first of those on their way lie in the dead-letter topic.
@@ -592,6 +599,8 @@ mod tests {
 
     use std::collections::BTreeMap;
 
+    use barrage_model::{PartitionId, PartitionKey, TopicId};
+
     use super::super::dice::Dice;
     use super::*;
 
@@ -618,9 +627,16 @@ mod tests {
         leased.iter().map(|one| one.receipt.offset.0).collect()
     }
 
+    /// Whoever departs goes as producer 1.
+    fn number(backlog: &mut Backlog) {
+        let into = PartitionKey { topic: TopicId(9), partition: PartitionId(0) };
+        let to = Numbering { producer: ProducerId(1), into };
+        backlog.renumber(backlog.departures().position(), to);
+    }
+
     /// All that are dying go the whole way; answers which.
     fn bury_all(backlog: &mut Backlog) -> Vec<Offset> {
-        backlog.renumber(ProducerId(1), &[]);
+        number(backlog);
         backlog.depart(usize::MAX);
         let all: Vec<Offset> = backlog.departures().list.iter().copied().collect();
         backlog.arrived(ProducerId(1), Sequence(0), all.len());
@@ -635,7 +651,7 @@ mod tests {
         for one in backlog.lease(&want(0, 3, 3)) {
             assert_eq!(backlog.nack(one.receipt, None, 1, &once), Ok(()));
         }
-        backlog.renumber(ProducerId(1), &[]);
+        number(&mut backlog);
         backlog.depart(2);
         assert_eq!(backlog.counts(Offset(3)).dying, 3);
         let mut backlog = restored(&backlog);
@@ -658,7 +674,7 @@ mod tests {
             }
         };
         nack_all(&mut live);
-        live.renumber(ProducerId(1), &[]);
+        number(&mut live);
         live.depart(1);
         live.rewind(Offset(0));
         nack_all(&mut live);
@@ -768,12 +784,12 @@ mod tests {
             let spent = backlog.nack(leased[one + 1].receipt, None, 5, &policy(Some(1)));
             assert_eq!(spent, Ok(()));
         }
-        backlog.renumber(ProducerId(1), &[]);
+        number(&mut backlog);
         backlog.depart(2);
         backlog.raise();
         let mut backlog = restored(&backlog);
         assert!(!backlog.is_anybody_dying());
-        assert_eq!(backlog.departures().producer, None);
+        assert_eq!(backlog.departures().numbering, None);
         assert_eq!(
             (backlog.start(), offsets(&backlog.lease(&want(9, 9, 4)))),
             (Offset(1), vec![1, 3])

@@ -26,6 +26,7 @@ use crate::api::delay::DelayError;
 use crate::api::queue::ReceiptError;
 use crate::queue::backlog::{Backlog, Leased, Policy, Receipt, Want};
 use crate::queue::delays::Delays;
+use crate::queue::departures::{Numbering, Position};
 use crate::queue::selection::Selection;
 
 /// Records that one lease hands out, at most.
@@ -99,8 +100,10 @@ pub(crate) enum What {
     PassTime(Vec<u64>),
     /// The oldest of those that are dying go on their way to the dead-letter topic.
     Depart { count_max: u32 },
-    /// Those on their way are numbered anew.
-    Renumber { producer: ProducerId, lost: Vec<Offset> },
+    /// Of those that are dying these are nowhere any more.
+    GiveUp(Vec<Offset>),
+    /// Those on their way are numbered anew, if they are still there where that was decided.
+    Renumber { from: Position, to: Numbering },
     /// The first of those on their way lie in the dead-letter topic.
     Arrived { producer: ProducerId, first: Sequence, count: u32 },
     /// Everything from here on is to be delivered again.
@@ -346,16 +349,11 @@ impl QueueGroup {
                 backlog.pass_time(chunks, now_ms.saturating_add(early_ms), policy);
                 Outcome::Done
             }
-            What::Depart { count_max } => {
-                backlog.depart(usize::try_from(*count_max).unwrap_or(0));
-                Outcome::Done
-            }
-            What::Renumber { producer, lost } => {
-                backlog.renumber(*producer, lost);
-                Outcome::Done
-            }
-            What::Arrived { producer, first, count } => {
-                backlog.arrived(*producer, *first, usize::try_from(*count).unwrap_or(0));
+            What::Depart { .. }
+            | What::GiveUp(_)
+            | What::Renumber { .. }
+            | What::Arrived { .. } => {
+                bury(backlog, what);
                 Outcome::Done
             }
             What::Rewind { to } => {
@@ -370,6 +368,19 @@ impl QueueGroup {
                 unreachable!("delayed records and producers are of no group")
             }
         }
+    }
+}
+
+/// A step on the way of dead letters.
+fn bury(backlog: &mut Backlog, what: &What) {
+    match what {
+        What::Depart { count_max } => backlog.depart(usize::try_from(*count_max).unwrap_or(0)),
+        What::GiveUp(lost) => backlog.give_up(lost),
+        What::Renumber { from, to } => backlog.renumber(*from, *to),
+        What::Arrived { producer, first, count } => {
+            backlog.arrived(*producer, *first, usize::try_from(*count).unwrap_or(0));
+        }
+        _ => unreachable!("only what leads to a dead-letter topic"),
     }
 }
 

@@ -164,6 +164,7 @@ fn operate(
         What::Cancel(_) | What::Reschedule(_) => touch_delays(groups, state, op.slot.key, effects),
         What::Ack(_)
         | What::Depart { .. }
+        | What::GiveUp(_)
         | What::Renumber { .. }
         | What::Arrived { .. }
         | What::Claim(_) => {}

@@ -278,13 +278,13 @@ fn weight(op: &Op) -> usize {
         What::Nack(receipts) => receipts.len(),
         What::Extend(receipts) => receipts.len(),
         What::PassTime(chunks) => chunks.len(),
-        What::Renumber { lost, .. } => lost.len(),
         What::LeaseWanted { found, .. } => found.wanted().len(),
         What::LeaseChosen { chosen, .. } => chosen.len(),
-        What::Cancel(ids) => ids.len(),
+        What::GiveUp(ids) | What::Cancel(ids) => ids.len(),
         What::Reschedule(all) => all.len(),
         What::Lease { .. }
         | What::Depart { .. }
+        | What::Renumber { .. }
         | What::Arrived { .. }
         | What::Rewind { .. }
         | What::Skip { .. }

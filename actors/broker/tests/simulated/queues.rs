@@ -2,7 +2,7 @@
 
 use barrage_broker::{
     AdminError, GroupInfo, GroupSpec, Lease, QueueCounts, QueueError, ReceiptError, ReceiveRequest,
-    Received, Seek, SettleRequest, Settlement,
+    Received, Seek, SettleRequest, Settlement, TopicChange,
 };
 use barrage_model::batch::HEADER_SIZE;
 use barrage_model::{Backoff, GroupId, GroupName, QueueSettings};
@@ -187,6 +187,67 @@ fn dead_letters_arrive_once() {
         let counts = brokers[0].counts(slot.0, slot.1).await.unwrap();
         assert_eq!((counts.dying, counts.start), (0, Offset(151)));
     });
+}
+
+/// Letters on their way go where the first of them went, although the topic has grown meanwhile;
+/// when it is deleted those that have not arrived go to the one that is made in its place.
+#[test]
+fn dead_letters_go_on_where_they_began() {
+    const COUNT: usize = 300;
+    for is_deleted in [false, true] {
+        run_on(8, &Disk::default(), async move {
+            let brokers = start(2).await;
+            let broker = &brokers[0];
+            let topic = create(broker, "orders", 4).await;
+            let key = PartitionKey { topic: topic.id, partition: PartitionId(3) };
+            let group = create_group(broker, &topic, settings(Some(1))).await.unwrap();
+            let (dead, slot) = (create(broker, "dead", 2).await, (key, group.id));
+            let die = async |count: usize| {
+                // In one batch: they go on their way together.
+                let mut builder = BatchBuilder::new(Compression::None, 1000);
+                for number in 0..count {
+                    let (value, timestamp_ms) = (number.to_string(), 1000);
+                    let value = Some(value.as_bytes());
+                    builder
+                        .push(&NewRecord { value, timestamp_ms, ..NewRecord::default() })
+                        .unwrap();
+                }
+                produce(broker, key, Bytes::from(builder.finish().unwrap())).await.unwrap();
+                let received = receive(broker, slot, 1_000, NOW).await;
+                assert_eq!(received.leases.len(), count);
+                settle(broker, slot, &received.leases, Settlement::Nack { delay_ms: Some(0) }).await
+            };
+            die(COUNT).await;
+            let into = |topic: &TopicInfo, partition| {
+                let partition = PartitionId(partition);
+                values(broker, PartitionKey { topic: topic.id, partition })
+            };
+            while into(&dead, 1).await.len() < 64 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let (name, early) = (dead.name.clone(), into(&dead, 1).await.len());
+            assert!(early < COUNT, "some are on their way");
+            if is_deleted {
+                broker.delete_topic(name, soon()).await.unwrap();
+                let dead = create(broker, "dead", 4).await;
+                sleep(Duration::from_secs(2)).await;
+                let late = into(&dead, 3).await;
+                let wanted: Vec<String> = (0..COUNT).map(|number| number.to_string()).collect();
+                assert!(wanted.ends_with(&late) && late.len() + 64 <= COUNT, "{}", late.len());
+            } else {
+                let change = TopicChange { partitions: Some(4), retention: None };
+                broker.alter_topic(name, change, soon()).await.unwrap();
+                sleep(Duration::from_secs(2)).await;
+                assert_eq!(into(&dead, 1).await.len(), COUNT);
+                die(2).await;
+                sleep(Duration::from_secs(2)).await;
+                assert_eq!(into(&dead, 1).await.len(), COUNT, "all of the list had arrived");
+                assert_eq!(into(&dead, 3).await, ["0", "1"]);
+            }
+            let counts = broker.counts(slot.0, slot.1).await.unwrap();
+            assert_eq!(counts.dying, 0);
+        });
+    }
 }
 
 /// A batch whose producer wrote nonsense under a right CRC: nobody can read the record, and those

@@ -56,6 +56,8 @@ const COMPRESSED_ONE_IN: u64 = 8;
 /// Values of a batch together: every node takes that much at a time.
 const BATCH_BYTES_MAX: u64 = 24 * 1024;
 const KEYS: u64 = 6;
+/// The header of a dead letter that the broker wrote in place of a record.
+const STAND_IN: &[u8] = b"dead-letter-error";
 
 impl Factory {
     /// A batch of new records, stamped or not.
@@ -127,7 +129,9 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Vec<Opened>, String> {
         let mut records = Vec::new();
         for record in &decoded {
             let record = record.map_err(|error| error.to_string())?;
-            let fingerprint = Some(Fingerprint::of(record.key, record.value));
+            // A letter that stands for a record is like no record that was sent.
+            let is_stand_in = record.headers.iter().any(|header| header.key == STAND_IN);
+            let fingerprint = (!is_stand_in).then(|| Fingerprint::of(record.key, record.value));
             records.push(SeenRecord { offset: record.offset, fingerprint });
         }
         opened.push(Opened {
