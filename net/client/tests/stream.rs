@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use barrage_client::stream::StreamConsumer;
-use barrage_client::{Client, ClientOptions, StreamOptions};
+use barrage_client::{Client, ClientOptions, From, StreamOptions};
 use barrage_model::batch::{BatchBuilder, Compression, NewRecord, stamp};
 use barrage_model::{
     CoreId, GroupId, NodeId, Offset, PartitionId, PartitionKey, ShardId, TopicId, TopicOrder,
@@ -277,6 +277,31 @@ async fn partitions_begin_each_for_itself() {
     server.state().unled.clear();
     let record = timeout(LONG, member.next()).await.unwrap().unwrap();
     assert_eq!(record.record.partition, PartitionId(0));
+}
+
+/// A group that begins at the end begins there, whoever reads on: that place is stored before what
+/// comes behind it is read. All of a partition that is added later is behind the end there was.
+#[tokio::test]
+async fn the_end_is_stored_before_it_is_read_on_from() {
+    let refused = BTreeMap::from([("commit", ErrorCode::StaleGeneration)]);
+    let state = State { partitions: 1, start: 2, end: 5, refused, ..State::default() };
+    let server = Server::start(1, state).await;
+    let options = || StreamOptions { from: From::End, commit_every: None, ..Default::default() };
+    let mut member = open(&server, options()).await;
+    assert!(timeout(MOMENT, member.next()).await.is_err());
+    assert_eq!(server.count("fetch"), 0, "nobody knows yet where the group begins");
+    server.state().refused.clear();
+    while server.count("fetch") == 0 {
+        assert!(timeout(MOMENT, member.next()).await.is_err(), "there is nothing behind the end");
+    }
+    assert_eq!(server.state().stored, BTreeMap::from([(0, 5)]));
+    drop(member);
+    server.state().end = 6;
+    let mut next = open(&server, options()).await;
+    assert_eq!(timeout(LONG, next.next()).await.unwrap().unwrap().record.offset, Offset(5));
+    server.state().partitions = 2;
+    let added = timeout(LONG, next.next()).await.unwrap().unwrap().record;
+    assert_eq!((added.partition, added.offset), (PartitionId(1), Offset(2)));
 }
 
 /// A partition whose server was away for too long is read on where it was, by who still has it.

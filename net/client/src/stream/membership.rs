@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use barrage_model::{Offset, PartitionKey, TopicId};
-use barrage_wire::{ErrorCode, ErrorReply, Stored};
+use barrage_wire::{At, ErrorCode, ErrorReply, Stored, StreamOffset};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -255,10 +255,18 @@ impl Membership {
     /// not the member's any more.
     async fn choose(self: Arc<Self>, key: PartitionKey, slot: Slot) {
         let Some(routes) = self.topics.get(&key.topic) else { return };
-        let at = place_of(self.options.from);
+        // All of a partition that was added meanwhile came after the end there was.
+        let is_new = key.partition.0 >= routes.partition_count();
+        let at = if is_new { At::Start } else { place_of(self.options.from) };
         let mut pause = Pause::new(PAUSE_MIN, PAUSE_MAX);
         while self.share().is_own(key, slot) {
             match routes.list_offset(key.partition, at).await {
+                Ok(found) if at == At::End => {
+                    if let Some(from) = self.keep_end(key, slot, found.offset).await {
+                        return self.read(key, slot, Begin::Stored(from));
+                    }
+                    tokio::time::sleep(pause.next()).await;
+                }
                 Ok(found) => return self.read(key, slot, Begin::Chosen(found.offset)),
                 Err(error) if !error.is_retriable() => {
                     let (is_final, what) = (is_final(&error), Err(error));
@@ -270,6 +278,36 @@ impl Membership {
                 Err(_) => tokio::time::sleep(pause.next()).await,
             }
         }
+    }
+
+    /// Stores the end of a partition as the place where the group begins, before anything behind it
+    /// is read: whoever comes after this member would find another end, and what lies between would
+    /// be nobody's. None if it is not stored now, or if the partition is another's.
+    async fn keep_end(
+        self: &Arc<Self>,
+        key: PartitionKey,
+        slot: Slot,
+        offset: Offset,
+    ) -> Option<Offset> {
+        let mut coordinator = self.coordinator.lock().await;
+        let committer = {
+            let share = self.share();
+            share.committer().filter(|_| share.is_own(key, slot))?
+        };
+        let row = StreamOffset { key, offset, leader_epoch: None, metadata: String::new() };
+        match coordinator.commit(Some(committer), vec![row]).await {
+            Ok(results) => match results.first() {
+                Some(Stored::Done) => return Some(offset),
+                Some(Stored::Behind { stored }) => return Some(*stored),
+                _ => self.hurry.notify_one(),
+            },
+            Err(error) if error.code() == Some(ErrorCode::StaleGeneration) => {
+                drop(self.beat_with(&mut coordinator).await);
+            }
+            // Heartbeats find out what has become of the member.
+            Err(_) => self.hurry.notify_one(),
+        }
+        None
     }
 
     fn read(self: &Arc<Self>, key: PartitionKey, slot: Slot, begin: Begin) {
@@ -366,7 +404,7 @@ impl Membership {
 
     fn handle_stored(
         &self,
-        offsets: &[barrage_wire::StreamOffset],
+        offsets: &[StreamOffset],
         results: &[Stored],
     ) -> Result<(), ClientError> {
         let mut refused = None;

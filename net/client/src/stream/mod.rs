@@ -178,16 +178,12 @@ impl StreamConsumer {
     /// Stores how far records were handed out: the program is done with them.
     ///
     /// # Errors
-    /// Nobody answers, or the member was lost since: then it is not stored, and somebody reads it
-    /// again.
+    /// Nobody answers, or the member was lost since, or one of its partitions went to another one:
+    /// then that is not stored, and somebody reads it again.
     pub async fn commit(&self) -> Result<(), ClientError> {
-        let is_lost = {
-            let mut share = self.membership.share();
-            share.finish();
-            share.take_unstored()
-        };
+        self.membership.share().finish();
         self.membership.commit().await?;
-        if is_lost { Err(lost()) } else { Ok(()) }
+        if self.membership.share().take_unstored() { Err(lost()) } else { Ok(()) }
     }
 
     /// The partitions that are read by this member now.

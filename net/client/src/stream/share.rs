@@ -118,13 +118,7 @@ impl Share {
         let mut changed = Changed::default();
         self.generation = Some(generation);
         let known: BTreeSet<_> = own.iter().chain(give_up).copied().collect();
-        self.parts.retain(|key, part| {
-            let is_known = known.contains(key);
-            if !is_known {
-                changed.closed.push(part.slot);
-            }
-            is_known
-        });
+        changed.closed = self.forget(|key, _| !known.contains(key));
         for key in give_up {
             if let Some(part) = self.parts.get_mut(key) {
                 changed.must_give_up = true;
@@ -134,10 +128,8 @@ impl Share {
             }
         }
         for key in own {
-            if self.parts.get(key).is_some_and(|part| part.is_given_up) {
-                // Given back before it was let go: it is read on from what is stored.
-                self.parts.remove(key);
-            }
+            // Given back before it was let go: it is read on from what is stored.
+            self.forget(|other, part| other == key && part.is_given_up);
             if !self.parts.contains_key(key) {
                 let slot = Slot(self.next_slot);
                 self.next_slot += 1;
@@ -167,17 +159,23 @@ impl Share {
     /// the one it is, which it may still be.
     pub(super) fn handle_cut_off(&mut self) -> Vec<Slot> {
         self.generation = None;
-        let parts = std::mem::take(&mut self.parts);
-        for (key, part) in &parts {
+        self.forget(|_, _| true)
+    }
+
+    /// Forgets partitions, and notes what of them was handed out and not stored; answers their
+    /// slots.
+    fn forget(&mut self, which: impl Fn(&PartitionKey, &Part) -> bool) -> Vec<Slot> {
+        let gone: Vec<_> = self.parts.extract_if(.., |key, part| which(key, part)).collect();
+        for (key, part) in &gone {
             if let Some(position) = part.position.filter(|_| part.is_handed_out) {
                 self.unstored.insert(*key, position);
             }
         }
-        parts.into_values().map(|part| part.slot).collect()
+        gone.into_iter().map(|(_, part)| part.slot).collect()
     }
 
-    /// Whether something that was handed out was lost with the member before it was stored, and was
-    /// not handed out again; asked once.
+    /// Whether something that was handed out was lost before it was stored, with the member or with
+    /// the partition, and was not handed out again; asked once.
     pub(super) fn take_unstored(&mut self) -> bool {
         !std::mem::take(&mut self.unstored).is_empty()
     }
@@ -241,9 +239,7 @@ impl Share {
 
     /// Lets go of what is to be given up; true if that was something.
     pub(super) fn let_go(&mut self) -> bool {
-        let before = self.parts.len();
-        self.parts.retain(|_, part| !part.is_given_up);
-        self.parts.len() < before
+        !self.forget(|_, part| part.is_given_up).is_empty()
     }
 
     /// Whether something is to be given up.
@@ -342,6 +338,36 @@ mod tests {
         let back = share.handle_told(3, &[key(0), key(1)], &[]).opened;
         assert!(back[0].1 != slot && !share.open(key(0), slot, Begin::Stored(Offset(8))));
         assert!(!share.is_own(key(0), slot) && share.is_own(key(0), back[0].1));
+    }
+
+    /// Whoever stores by hand is told that what it was given of such a partition is not stored.
+    #[test]
+    fn a_partition_that_goes_with_what_is_not_stored_is_told_of() {
+        type Loss = fn(&mut Share) -> bool;
+        let losses: [(&str, Loss); 3] = [
+            ("let go", |share| {
+                share.handle_told(2, &[key(1)], &[key(0)]);
+                share.let_go()
+            }),
+            ("taken", |share| share.handle_told(2, &[key(1)], &[]).closed.len() == 1),
+            ("given back", |share| {
+                share.handle_told(2, &[key(1)], &[key(0)]);
+                share.handle_told(3, &[key(0), key(1)], &[]).opened.len() == 1
+            }),
+        ];
+        for (what, lose) in losses {
+            for is_stored in [false, true] {
+                let mut share = share();
+                let slot = open(&mut share, 0, 5);
+                assert!(share.hand_out(key(0), slot, Offset(8)));
+                share.finish();
+                if is_stored {
+                    share.committed(key(0), Offset(8));
+                }
+                assert!(lose(&mut share), "{what}");
+                assert_eq!(share.take_unstored(), !is_stored, "{what}");
+            }
+        }
     }
 
     #[test]
