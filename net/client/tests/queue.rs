@@ -41,6 +41,9 @@ enum Fault {
     Damage,
     /// Nobody leads partition 1.
     OneLost,
+    /// Settles nothing and does not say so; has one record for a second, and more when it was asked
+    /// to settle.
+    SilentSettles,
 }
 
 /// One partition with one record, leased for ever.
@@ -49,6 +52,8 @@ struct Server {
     partitions: u32,
     fault: Fault,
     settles: AtomicU32,
+    /// Records that were leased.
+    leased: AtomicU32,
     /// Partitions that were waited for, in order.
     waits: Mutex<Vec<u32>>,
     is_settled: Mutex<bool>,
@@ -62,6 +67,7 @@ impl Server {
             partitions,
             fault,
             settles: AtomicU32::new(0),
+            leased: AtomicU32::new(0),
             waits: Mutex::default(),
             is_settled: Mutex::new(false),
         });
@@ -85,6 +91,14 @@ impl Server {
                 {
                     // Nothing ever comes.
                     self.waits.lock().unwrap().push(receive.key.partition.0);
+                    if self.fault != Fault::SilentSettles {
+                        continue;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                if self.fault == Fault::SilentSettles && matches!(request, Request::QueueSettle(_))
+                {
+                    self.settles.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
                 let Some(response) = self.answer(&request, frame.header.opcode) else { return };
@@ -141,10 +155,16 @@ impl Server {
                     let error = ErrorReply::new(ErrorCode::NotLeader, "nobody leads it");
                     return Some(Response::Error { opcode, error });
                 }
+                let is_silent = self.fault == Fault::SilentSettles;
+                let was_asked = self.settles.load(Ordering::Relaxed) > 0;
+                let is_first = self.leased.load(Ordering::Relaxed) == 0;
+                let has_some = has_some && (!is_silent || was_asked || is_first);
                 let more = has_some && receive.count_max == 0;
                 let (offset, tag) = (Offset(0), 1);
-                let lease = Lease { offset, tag, deliveries: 1, first_ms: 1, left_ms: 30_000 };
+                let left_ms = if is_silent { 1_000 } else { 30_000 };
+                let lease = Lease { offset, tag, deliveries: 1, first_ms: 1, left_ms };
                 let leases = if has_some && !more { vec![lease] } else { Vec::new() };
+                self.leased.fetch_add(leases.len() as u32, Ordering::Relaxed);
                 Response::QueueReceive(QueueReceiveReply { more, leases, batches: &[] })
             }
             Request::QueueSettle(settle) => {
@@ -250,6 +270,20 @@ async fn a_partition_without_a_leader_keeps_nobody_waiting_who_has_something() {
         let received = tokio::time::timeout(Duration::from_secs(8), receive).await.unwrap();
         assert_eq!(received.unwrap().len(), 1);
     }
+}
+
+/// What a program did not take in time is given back to a leader that does not answer: meanwhile
+/// records come.
+#[tokio::test]
+async fn what_cannot_be_given_back_keeps_nobody_waiting() {
+    let server = Server::start(1, Fault::SilentSettles).await;
+    let mut records = Arc::new(open(&server).await).subscribe(2, None);
+    while server.settles.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Less than the request timeout.
+    let next = tokio::time::timeout(Duration::from_secs(5), records.next()).await.unwrap();
+    assert!(next.unwrap().is_ok());
 }
 
 #[tokio::test]

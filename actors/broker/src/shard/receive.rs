@@ -195,7 +195,10 @@ impl Shard {
         };
         let Read { batches, kept, gone, rest } = read;
         self.release(slot, rest);
-        self.settle_gone(slot, gone).await?;
+        if let Err(error) = self.settle_gone(slot, gone).await {
+            self.release(slot, &kept);
+            return Err(error);
+        }
         let was_some = !kept.is_empty();
         if !was_some && rest.is_empty() {
             return Ok(None);

@@ -14,7 +14,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -207,11 +206,22 @@ struct Feed {
 
 impl Feed {
     async fn run(self) {
-        while let Some(credit) = self.keep(self.take_credit()).await {
+        let is_done = Notify::new();
+        let receive = async {
+            self.receive().await;
+            is_done.notify_one();
+        };
+        tokio::join!(receive, self.sweep(&is_done));
+        let left = self.shelf.content().clear();
+        self.give_back(&receipts(&left)).await;
+    }
+
+    /// Receives until nobody wants more.
+    async fn receive(&self) {
+        while let Some(credit) = self.take_credit().await {
             let (count_max, asked_at) = (credit.num_permits(), Instant::now());
             // Not cut short: what it has leased would be away until its time is over.
-            let received = self.queue.receive(count_max, WAIT, self.visibility);
-            match self.keep(received).await {
+            match self.queue.receive(count_max, WAIT, self.visibility).await {
                 Ok(received) => self.hand_out(received, credit, asked_at).await,
                 Err(error) => {
                     drop(credit);
@@ -221,34 +231,29 @@ impl Feed {
                     if !may_pass {
                         break;
                     }
-                    self.keep(tokio::time::sleep(PAUSE)).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
         }
         self.shelf.content().is_over = true;
         self.shelf.news.notify_one();
         // After an error that does not pass the program may still take what was sent before.
-        let mut is_ended = self.is_ended.clone();
-        let ended = async { drop(is_ended.wait_for(|is_ended| *is_ended).await) };
-        self.keep(ended).await;
-        let left = self.shelf.content().clear();
-        self.give_back(&receipts(&left)).await;
+        drop(self.is_ended.clone().wait_for(|is_ended| *is_ended).await);
     }
 
-    /// Does this, and meanwhile gives back what has lain on the shelf for too long.
-    async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
+    /// Gives back what has lain on the shelf for too long. Beside receiving: a partition whose
+    /// leader is away takes nothing back, and the others have records.
+    async fn sweep(&self, is_done: &Notify) {
         loop {
             tokio::select! {
-                done = &mut work => return done,
-                () = tokio::time::sleep(LOOK_EVERY) => {
-                    let stale = self.shelf.content().stale(Instant::now());
-                    self.give_back(&receipts(&stale)).await;
-                    if !stale.is_empty() {
-                        // What lay behind them may be had.
-                        self.shelf.news.notify_one();
-                    }
-                }
+                () = is_done.notified() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let stale = self.shelf.content().stale(Instant::now());
+            self.give_back(&receipts(&stale)).await;
+            if !stale.is_empty() {
+                // What lay behind them may be had.
+                self.shelf.news.notify_one();
             }
         }
     }
