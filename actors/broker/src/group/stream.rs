@@ -226,11 +226,13 @@ impl StreamGroup {
     }
 
     /// Whether a heartbeat that brings nothing new may be answered without a command: nothing would
-    /// change but the session, and most of that is still to come.
+    /// change but the session, and almost all of that is still to come. A member that hears nothing
+    /// more keeps its partitions for two thirds of a session from then on, and must be done with
+    /// them before that is over here.
     pub(crate) fn is_quiet(&self, caller: &Caller, generation: Generation, now_ms: u64) -> bool {
         let Ok(member) = self.roster.check(caller) else { return false };
         let left_ms = member.deadline_ms.map_or(0, |at| at.saturating_sub(now_ms));
-        let is_fresh = left_ms > member.timeouts.session_ms / 3 * 2;
+        let is_fresh = left_ms > member.timeouts.session_ms / 6 * 5;
         is_fresh
             && generation == self.generation
             && match &self.way {
@@ -678,8 +680,8 @@ mod tests {
             ("b", 2, 1_000, true),
             ("b", 1, 1_000, false),
             ("c", 2, 1_000, false),
-            ("b", 2, 15_999, true),
-            ("b", 2, 16_000, false),
+            ("b", 2, 8_499, true),
+            ("b", 2, 8_500, false),
             ("b", 2, 99_000, false),
         ] {
             assert_eq!(
