@@ -8,6 +8,7 @@
 
 mod chaos;
 mod counts;
+mod flamegraph;
 mod simulator;
 mod tidy;
 
@@ -23,8 +24,11 @@ usage: cargo xtask TOOL
   chaos     breaks a real cluster under load and judges what its clients saw
   counts    counts the instructions of hot pieces and compares them with perf/counts/counts.txt;
             --update records them there (needs valgrind)
+  flamegraph
+            draws where the time of a bench scenario goes; keeps the picture with its conclusion
+            (needs perf)
 
-`cargo xtask sim --help`, `bugbank --help` and `chaos --help` tell their arguments.
+`cargo xtask sim --help`, `bugbank --help`, `chaos --help` and `flamegraph` tell their arguments.
 ";
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -38,6 +42,7 @@ fn main() -> anyhow::Result<ExitCode> {
         ["chaos", arguments @ ..] => chaos::run(&root(), arguments),
         ["counts"] => counts::run(&root(), false),
         ["counts", "--update"] => counts::run(&root(), true),
+        ["flamegraph", arguments @ ..] => flamegraph::run(&root(), arguments),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)
