@@ -77,22 +77,21 @@ fn judge(known: &Reference, now: &Reference, rows: &[Row]) -> ExitCode {
         println!("\nNot judged: instructions of another kind of processor are no reference.");
         return ExitCode::SUCCESS;
     }
-    let accept = "`cargo xtask counts --update` accepts the counts; the commit says why";
+    let accept =
+        "`cargo xtask counts --update` records the counts; the commit says why they changed.";
     if of(Verdict::Worse) {
-        println!(
-            "\ncounts: more than {} % above the reference. `callgrind_annotate FILE` shows where \
-             instructions go: there is a file for each piece in the target folder's `counts`. \
-             {accept}.",
-            reference::TOLERANCE_PERCENT
-        );
+        let most = reference::TOLERANCE_PERCENT;
+        println!("\ncounts: more than {most} % above the reference.");
+        println!("Where the instructions go: `callgrind_annotate target/counts/PIECE.out`.");
+        println!("If it is worth its price: {accept}");
         return ExitCode::FAILURE;
     }
     if of(Verdict::Unknown) || of(Verdict::Gone) {
-        println!("\ncounts: pieces and reference differ. {accept}.");
+        println!("\ncounts: pieces and reference differ. {accept}");
         return ExitCode::FAILURE;
     }
     if of(Verdict::Better) {
-        println!("\ncounts: some are lower. Record it, so that it stays: {accept}.");
+        println!("\ncounts: some are lower. So that it stays: {accept}");
     } else {
         println!("\ncounts: as the reference");
     }

@@ -39,6 +39,8 @@ impl Data {
                 level.trim()
             );
         }
+        // Else perf keeps it beside what comes.
+        fs::remove_file(&data.0)?;
         Ok(data)
     }
 

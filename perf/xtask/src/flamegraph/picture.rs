@@ -11,6 +11,26 @@ const WIDTH_MIN_PERCENT: f64 = 0.1;
 /// As wide as a page.
 const WIDTH: usize = 1_600;
 
+/// The kernel's threads that carry out what a ring was asked for; each has its number in its name.
+const RING_WORKER: &str = "iou-wrk-";
+
+/// Folded stacks in which such threads are one.
+pub(super) fn by_kind(folded: &str) -> String {
+    let mut renamed = String::with_capacity(folded.len());
+    for line in folded.lines() {
+        match line.strip_prefix(RING_WORKER).and_then(|rest| rest.split_once(';')) {
+            Some((_, stack)) => {
+                renamed.push_str(RING_WORKER.trim_end_matches('-'));
+                renamed.push(';');
+                renamed.push_str(stack);
+            }
+            None => renamed.push_str(line),
+        }
+        renamed.push('\n');
+    }
+    renamed
+}
+
 /// Draws folded stacks.
 pub(super) fn draw(lines: &[&str], title: &str, subtitle: &str) -> anyhow::Result<Vec<u8>> {
     let mut options = Options::default();
@@ -52,6 +72,14 @@ mod tests {
         assert_eq!(hottest(&LINES, 9), [(90.0, "b"), (10.0, "a")]);
         assert_eq!(hottest(&LINES, 1).len(), 1);
         assert!(hottest(&[], 9).is_empty());
+    }
+
+    #[test]
+    fn workers_of_a_ring_are_one() {
+        let folded = by_kind("iou-wrk-17;a;b 2\niou-wrk-4;a;b 1\ncore-0;a 5\n");
+        assert_eq!(folded, "iou-wrk;a;b 2\niou-wrk;a;b 1\ncore-0;a 5\n");
+        let lines: Vec<&str> = folded.lines().collect();
+        assert_eq!(hottest(&lines, 1), [(62.5, "a")]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use inferno::collapse::perf::Folder;
 use serde_json::Value;
 
 use super::perf::Data;
+use super::picture;
 
 /// Whose time is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +85,7 @@ pub(super) fn record(
     let stacks = data.script(&processes)?;
     let mut folded = Vec::new();
     Folder::default().collapse(stacks.as_slice(), &mut folded)?;
-    let folded = String::from_utf8(folded)?;
+    let folded = picture::by_kind(&String::from_utf8(folded)?);
     ensure!(!folded.is_empty(), "no stack was recorded of {processes:?}");
     let mut command = format!("barrage bench {scenario}");
     flags.iter().for_each(|flag| command.extend([" ", flag]));
