@@ -11,6 +11,7 @@
 mod perf;
 mod picture;
 mod run;
+mod samples;
 mod table;
 
 use std::fs;

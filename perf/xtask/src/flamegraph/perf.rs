@@ -2,6 +2,7 @@
 //!
 //! Owns: perf's flags. Must never: leave it to perf to say in its own words why it may not record.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -59,7 +60,7 @@ impl Data {
     }
 
     /// The stacks of these processes, as text.
-    pub(super) fn script(&self, processes: &[u32]) -> anyhow::Result<Vec<u8>> {
+    pub(super) fn script(&self, processes: &BTreeSet<u32>) -> anyhow::Result<String> {
         let list: Vec<String> = processes.iter().map(u32::to_string).collect();
         let mut command = Command::new(PROGRAM);
         // Without `--no-inline` it asks a program of its own for each address, for hours.
@@ -74,7 +75,7 @@ impl Data {
         let output = command.output().with_context(|| format!("cannot run {PROGRAM}"))?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{PROGRAM} script failed: {}", said.trim());
-        Ok(output.stdout)
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 

@@ -4,7 +4,7 @@
 //! into one folder, one after the other, the last, which is the one that was measured after a
 //! restart. The bare server is never drawn. Every thread of a process is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use inferno::collapse::perf::Folder;
 use serde_json::Value;
 
 use super::perf::Data;
-use super::picture;
+use super::{picture, samples};
 
 /// Whose time is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,13 +80,15 @@ pub(super) fn record(
     let text = fs::read_to_string(&report)?;
     fs::remove_file(&report)?;
     let report = serde_json::from_str(&text).context("the report is no JSON")?;
-    let processes = seen.processes(who);
-    ensure!(!processes.is_empty(), "{scenario} starts no process that could be drawn");
-    let stacks = data.script(&processes)?;
+    let (nodes, drawn) = (seen.processes(Who::Nodes), seen.processes(who));
+    ensure!(!nodes.is_empty() && !drawn.is_empty(), "{scenario} starts no node");
+    // perf finds nothing of a process that is named twice.
+    let both: BTreeSet<u32> = nodes.iter().chain(&drawn).copied().collect();
+    let stacks = samples::counted(&data.script(&both)?, &nodes, &drawn);
     let mut folded = Vec::new();
-    Folder::default().collapse(stacks.as_slice(), &mut folded)?;
+    Folder::default().collapse(stacks.as_bytes(), &mut folded)?;
     let folded = picture::by_kind(&String::from_utf8(folded)?);
-    ensure!(!folded.is_empty(), "no stack was recorded of {processes:?}");
+    ensure!(!folded.is_empty(), "nothing was sampled of {drawn:?}: make the run longer");
     let mut command = format!("barrage bench {scenario}");
     flags.iter().for_each(|flag| command.extend([" ", flag]));
     Ok(Recorded { who, command, report, folded })
