@@ -14,6 +14,8 @@ mod blocks;
 mod cache;
 mod checkpoint;
 mod copy;
+#[doc(hidden)]
+pub mod counting;
 mod crc;
 mod entry;
 mod error;

@@ -21,7 +21,7 @@ const fn edge(
 
 /// The dependency edges: model <- wire <- client <- cli;
 /// world <- commitlog <- raft <- broker <- native <- server; model below all.
-pub(super) const EDGES: [Edge; 19] = [
+pub(super) const EDGES: [Edge; 20] = [
     edge("model", &[], &[]),
     edge("world", &["model"], &[]),
     edge("commitlog", &["model", "world"], &[]),
@@ -63,6 +63,8 @@ pub(super) const EDGES: [Edge; 19] = [
     ),
     // Breaks real clusters: a client, and the checker that judges what it saw.
     edge("chaos", &["model", "wire", "client", "sim"], &[]),
+    // Calls single pieces of the data path.
+    edge("counts", &["model", "wire", "commitlog", "broker"], &[]),
     // Feeds every parser.
     edge(
         "fuzz",
