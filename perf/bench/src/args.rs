@@ -46,7 +46,10 @@ pub struct BenchArgs {
     /// Partitions of the topic.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub partitions: u32,
-    /// Seconds that count, after one that does not.
+    /// Seconds before those that count: connections grow their buffers, files their first segment.
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds_or_none)]
+    pub warmup: Duration,
+    /// Seconds that count.
     #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
     pub duration: Duration,
     /// Seconds of the bare loop before it [default: as --duration, at most 10].
@@ -154,6 +157,8 @@ pub(crate) struct Plan {
     pub producers: usize,
     pub in_flight: Option<usize>,
     pub partitions: u32,
+    /// What does not count, before every measurement in a loop that runs for a time.
+    pub warm_up: Duration,
     pub duration: Duration,
     pub bare_duration: Duration,
     /// The cores of each node: of one, or of three.
@@ -180,9 +185,6 @@ pub(crate) enum BatchShape {
     /// At this many records.
     Records(u32),
 }
-
-/// What is never counted: connections grow their buffers, files their first segment.
-pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 
 const BATCH_BYTES_DEFAULT: usize = 1 << 20;
 /// As many as are leased at once.
@@ -240,6 +242,7 @@ impl Plan {
             producers: args.producers,
             in_flight: args.in_flight,
             partitions: args.partitions,
+            warm_up: args.warmup,
             duration: args.duration,
             bare_duration: args.bare_duration.unwrap_or(args.duration.min(BARE_DURATION_MAX)),
             node_cores: server_cores.deal(args.nodes),
@@ -305,6 +308,11 @@ fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), String
         return Ok(());
     }
     Err(format!("{flag} must be from {min} to {max}, not {value}"))
+}
+
+/// As [`seconds`], or none at all.
+fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 /// Parses `10`, `0.5` or a duration with a unit, as `500ms`.

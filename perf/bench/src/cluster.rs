@@ -17,12 +17,15 @@ use serde_json::Value;
 use crate::affinity::CoreList;
 use crate::args::Plan;
 use crate::child::{Child, Folder, POLL_EVERY};
+use crate::sampler::{Sampler, Samples};
 
 /// Running servers.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     first: Child,
     others: Vec<Child>,
+    /// Of nodes; a yardstick's are not looked at.
+    sampler: Option<Sampler>,
 }
 
 /// How long three nodes may take to find each other and copy what there is.
@@ -42,13 +45,13 @@ impl Cluster {
         }
         let forward: Vec<SocketAddr> = others.iter().map(|other| other.address).collect();
         let first = start_bare(plan, folder, 0, first, &forward)?;
-        Ok(Self { first, others })
+        Ok(Self { first, others, sampler: None })
     }
 
     /// Starts nodes on the data in `folder`, which may be there already if it is one node's.
     pub(crate) fn start_nodes(plan: &Plan, folder: &Folder) -> Result<Self> {
         let first = Child::start("node-0", node_command(plan, folder.path(), 0, None), folder)?;
-        let mut cluster = Self { first, others: Vec::new() };
+        let mut cluster = Self { first, others: Vec::new(), sampler: None };
         for index in 1..plan.node_cores.len() {
             let command = node_command(plan, folder.path(), index, Some(cluster.address()));
             cluster.others.push(Child::start(&format!("node-{index}"), command, folder)?);
@@ -56,6 +59,7 @@ impl Cluster {
         if !cluster.others.is_empty() {
             cluster.await_whole(plan, folder)?;
         }
+        cluster.sampler = Some(cluster.sample());
         Ok(cluster)
     }
 
@@ -64,14 +68,26 @@ impl Cluster {
         self.first.address
     }
 
-    /// Asks every server to end, and waits until all have; an exit other than 0 is an error.
-    pub(crate) fn stop(self) -> Result<()> {
+    /// Asks every server to end, and waits until all have; an exit other than 0 is an error. What
+    /// they took until then.
+    pub(crate) fn stop(self) -> Result<Samples> {
+        let samples = self.sampler.map(Sampler::stop).unwrap_or_default();
         let mut children = self.others;
         children.push(self.first);
         for child in &children {
             child.terminate()?;
         }
-        children.into_iter().try_for_each(Child::await_end)
+        children.into_iter().try_for_each(Child::await_end)?;
+        Ok(samples)
+    }
+
+    /// Looks at every node, and at this process, which loads them.
+    fn sample(&self) -> Sampler {
+        let nodes = std::iter::once(&self.first).chain(&self.others).enumerate();
+        let nodes = nodes.map(|(index, node)| (format!("node-{index}"), node.pid()));
+        let mut processes: Vec<(String, u32)> = nodes.collect();
+        processes.push(("load".to_owned(), std::process::id()));
+        Sampler::start(processes)
     }
 
     /// Asks until the cluster says that it is whole.

@@ -3,7 +3,6 @@
 //! Owns: filling the topic first, and who reads what. Must never: count a byte that was not
 //! received and checked (`reader`).
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use barrage_wire::TopicRoutes;
 
-use crate::args::{Plan, WARM_UP};
+use crate::args::Plan;
 use crate::child::Folder;
 use crate::cluster::Cluster;
 use crate::lane::Lane;
@@ -28,20 +27,19 @@ const LONG: Duration = Duration::from_secs(3_600);
 pub(crate) fn tail(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let cluster = Cluster::start_nodes(plan, folder)?;
     let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
-    let (reading, phase) = if plan.live {
+    if plan.live {
         let lanes = produce::node_lanes(plan, &routes, false)?;
-        let window = Window::after(WARM_UP, plan.duration);
+        let window = Window::after(plan.warm_up, plan.duration);
         let readers = readers(plan, &routes, AtEnd::Wait)?;
         let (read, written) = both(readers, lanes, window)?;
-        (read, ("produce, meanwhile", written))
-    } else {
-        let written = fill(plan, &routes)?;
-        let readers = readers(plan, &routes, AtEnd::Again)?;
-        let window = Window::after(WARM_UP, plan.duration);
-        (read_all(readers, window)?.read(), ("fill", written))
-    };
-    cluster.stop()?;
-    Ok(Measured { reading, phases: BTreeMap::from([phase]) })
+        let meters = [("consume", &read), ("produce", &written)];
+        let measured = Measured::new(&meters, &cluster.stop()?);
+        return Ok(measured.with([("produce, meanwhile", written.read())]));
+    }
+    let written = fill(plan, &routes)?;
+    let readers = readers(plan, &routes, AtEnd::Again)?;
+    let read = read_all(readers, Window::after(plan.warm_up, plan.duration))?;
+    Ok(Measured::new(&[("consume", &read)], &cluster.stop()?).with([("fill", written)]))
 }
 
 /// Fills, restarts the node, reads everything from the start.
@@ -53,9 +51,8 @@ pub(crate) fn cold(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let cluster = Cluster::start_nodes(plan, folder)?;
     let routes = Session::connect(cluster.address())?.routes(TOPIC)?;
     let readers = readers(plan, &routes, AtEnd::Stop)?;
-    let reading = read_all(readers, Window::after(Duration::ZERO, LONG))?.read();
-    cluster.stop()?;
-    Ok(Measured { reading, phases: BTreeMap::from([("fill", written)]) })
+    let read = read_all(readers, Window::after(Duration::ZERO, LONG))?;
+    Ok(Measured::new(&[("consume", &read)], &cluster.stop()?).with([("fill", written)]))
 }
 
 /// Produces the plan's bytes, all producers together.
@@ -100,11 +97,11 @@ fn read_all(readers: Vec<Reader>, window: Window) -> Result<Meter> {
 }
 
 /// Reads and produces at once.
-fn both(readers: Vec<Reader>, lanes: Vec<Lane>, window: Window) -> Result<(Reading, Reading)> {
+fn both(readers: Vec<Reader>, lanes: Vec<Lane>, window: Window) -> Result<(Meter, Meter)> {
     thread::scope(|scope| {
         let reading = scope.spawn(move || read_all(readers, window));
         let written = produce::run(lanes, window)?;
         let read = reading.join().map_err(|_| anyhow!("a load thread panicked"))??;
-        Ok((read.read(), written.read()))
+        Ok((read, written))
     })
 }

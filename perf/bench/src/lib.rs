@@ -27,6 +27,7 @@ mod cluster;
 mod consume;
 mod delay;
 mod dialect;
+mod intervals;
 mod lane;
 mod latency;
 mod machine;
@@ -38,9 +39,12 @@ mod queue;
 mod reader;
 mod report;
 mod run;
+mod sampler;
 mod session;
 #[cfg(test)]
 mod tests;
+mod timeline;
+
 mod worker;
 
 use std::io::{self, Write as _};

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::args::{BatchShape, Plan};
 use crate::machine::Machine;
 use crate::meter::Reading;
+use crate::timeline::Timeline;
 
 /// The report; its JSON keys are part of the command's interface.
 #[derive(Clone, Debug, Serialize)]
@@ -34,6 +35,8 @@ pub(crate) struct Report {
     pub settings: Settings,
     /// Other figures of the same run, by name.
     pub phases: BTreeMap<&'static str, Reading>,
+    /// The same over time, and what it took of the machine.
+    pub series: Timeline,
 }
 
 /// How it was measured.
@@ -45,6 +48,7 @@ pub(crate) struct Settings {
     pub producers: usize,
     pub in_flight: usize,
     pub partitions: u32,
+    pub warm_up_s: f64,
     pub duration_s: f64,
     /// Servers, each with a copy of everything.
     pub nodes: usize,
@@ -85,6 +89,7 @@ impl Settings {
             producers: plan.producers,
             in_flight,
             partitions: plan.partitions,
+            warm_up_s: plan.warm_up.as_secs_f64(),
             duration_s: plan.duration.as_secs_f64(),
             nodes: node_cores.len(),
             acks: ACKS,

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::args::{Plan, Scenario, WARM_UP};
+use crate::args::{Plan, Scenario};
 use crate::child::Folder;
 use crate::cluster::Cluster;
 use crate::meter::{Meter, Reading, Window};
 use crate::report::{Report, Settings, durability};
+use crate::sampler::Samples;
 use crate::session::Session;
+use crate::timeline::Timeline;
 use crate::{consume, delay, latency, machine, produce, queue};
 
 /// What a scenario measured.
@@ -20,6 +22,21 @@ pub(crate) struct Measured {
     pub reading: Reading,
     /// Other figures on the way, by name.
     pub phases: BTreeMap<&'static str, Reading>,
+    pub timeline: Timeline,
+}
+
+impl Measured {
+    /// What the first meter read, over time beside the others, and what it took of the machine.
+    pub(crate) fn new(meters: &[(&'static str, &Meter)], samples: &Samples) -> Self {
+        let reading = meters.first().map(|(_, meter)| meter.read()).unwrap_or_default();
+        Self { reading, phases: BTreeMap::new(), timeline: Timeline::new(meters, samples) }
+    }
+
+    /// Other figures of the same run.
+    pub(crate) fn with<const N: usize>(mut self, phases: [(&'static str, Reading); N]) -> Self {
+        self.phases.extend(phases);
+        self
+    }
 }
 
 /// The topic that is loaded.
@@ -28,10 +45,11 @@ pub(crate) const TOPIC: &str = "bench";
 /// Measures what the plan says.
 pub(crate) fn run(plan: &Plan) -> Result<Report> {
     let folder = Folder::make(&plan.data)?;
-    let bare = bare(plan, &folder).context("the bare loop failed")?;
+    let yardstick = bare(plan, &folder).context("the bare loop failed")?;
+    let bare = yardstick.read();
     let mut measured = match plan.scenario {
         Scenario::Bare | Scenario::BareServer => {
-            Measured { reading: bare, phases: BTreeMap::new() }
+            Measured::new(&[("bare", &yardstick)], &Samples::default())
         }
         Scenario::Produce => produce(plan, &folder)?,
         Scenario::ConsumeTail => consume::tail(plan, &folder)?,
@@ -66,6 +84,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         machine: machine::Machine::read(folder.path()),
         settings,
         phases: measured.phases,
+        series: measured.timeline,
     })
 }
 
@@ -78,16 +97,16 @@ fn is_open(scenario: Scenario) -> bool {
 }
 
 /// The yardstick: the same load, without a broker.
-fn bare(plan: &Plan, folder: &Folder) -> Result<Reading> {
+fn bare(plan: &Plan, folder: &Folder) -> Result<Meter> {
     let cluster = Cluster::start_bare(plan, folder)?;
     let meter = if is_open(plan.scenario) {
         latency::run_bare(plan, cluster.address())?
     } else {
         let lanes = produce::bare_lanes(plan, cluster.address())?;
-        produce::run(lanes, Window::after(WARM_UP, plan.bare_duration))?
+        produce::run(lanes, Window::after(plan.warm_up, plan.bare_duration))?
     };
     drop(cluster);
-    Ok(meter.read())
+    Ok(meter)
 }
 
 fn produce(plan: &Plan, folder: &Folder) -> Result<Measured> {
@@ -95,23 +114,22 @@ fn produce(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
     let load = |build: bool, duration: Duration| -> Result<Meter> {
         let lanes = produce::node_lanes(plan, &routes, build)?;
-        produce::run(lanes, Window::after(WARM_UP, duration))
+        produce::run(lanes, Window::after(plan.warm_up, duration))
     };
-    let reading = load(false, plan.duration)?.read();
-    let mut phases = BTreeMap::new();
-    if plan.build {
-        phases.insert("produce, batches built", load(true, plan.duration)?.read());
+    let meter = load(false, plan.duration)?;
+    let built = if plan.build { Some(load(true, plan.duration)?.read()) } else { None };
+    let mut measured = Measured::new(&[("produce", &meter)], &cluster.stop()?);
+    if let Some(built) = built {
+        measured.phases.insert("produce, batches built", built);
     }
-    cluster.stop()?;
-    Ok(Measured { reading, phases })
+    Ok(measured)
 }
 
 fn latency(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let cluster = Cluster::start_nodes(plan, folder)?;
     let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
-    let reading = latency::run_node(plan, &routes)?.read();
-    cluster.stop()?;
-    Ok(Measured { reading, phases: BTreeMap::new() })
+    let meter = latency::run_node(plan, &routes)?;
+    Ok(Measured::new(&[("produce", &meter)], &cluster.stop()?))
 }
 
 fn ratio(records_per_s: f64, bare_records_per_s: f64) -> f64 {

@@ -1,9 +1,10 @@
 //! Which partition a record goes to.
 //!
-//! Owns: what the hash of a key chooses, and the turn of records without one. A key always lands where Kafka's
-//! default partitioner would put it, so both kinds of clients agree on one topic; of a topic with
-//! priorities it does so within the partitions of its level, which Kafka does not know. Records
-//! without a key fill one batch after the other, partition by partition: large batches, even load.
+//! Owns: what a key's hash chooses, and the turn of records without one. A key always lands where
+//! Kafka's default partitioner would put it, so both kinds of clients agree on one topic; of a
+//! topic with priorities it does so within the partitions of its level, which Kafka does not know.
+//! Records without a key fill one batch after the other, partition by partition: large batches,
+//! even load.
 //! Must never: depend on time or on anything that differs between two runs.
 
 use barrage_model::{PartitionId, Priorities, key_hash};
