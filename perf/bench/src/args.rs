@@ -5,7 +5,7 @@
 //! one node or three.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use barrage_model::limits::{BATCH_BYTES_MAX, FRAME_BYTES_MAX, RECORD_BYTES_MAX};
@@ -96,6 +96,9 @@ pub struct BenchArgs {
     /// How to print.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Output,
+    /// Also write the report as a page: one HTML file with plots, which needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Binary of the server [default: this one].
     #[arg(long, value_name = "FILE")]
     pub binary: Option<PathBuf>,
@@ -232,6 +235,7 @@ impl Plan {
         within("--lease-records", args.lease_records as usize, 1, LEASE_RECORDS_MAX)?;
         within("--leases", args.leases, 1, IN_FLIGHT_MAX)?;
         check_nodes(args)?;
+        args.report.as_deref().map_or(Ok(()), check_report)?;
         if args.rate == 0 {
             return Err("--rate must be at least 1".to_owned());
         }
@@ -299,6 +303,16 @@ fn check_nodes(args: &BenchArgs) -> Result<(), String> {
     }
     if ![0, NODES_MAX - 1].contains(&args.forward.len()) {
         return Err(format!("--forward must be given {} times", NODES_MAX - 1));
+    }
+    Ok(())
+}
+
+/// Told before anything is measured, not after.
+fn check_report(file: &Path) -> Result<(), String> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    if file.is_dir() || !folder.is_dir() {
+        return Err(format!("--report {} is no file in an existing folder", file.display()));
     }
     Ok(())
 }

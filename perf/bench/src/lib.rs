@@ -34,6 +34,7 @@ mod machine;
 mod meter;
 #[cfg(test)]
 mod mock;
+mod page;
 mod produce;
 mod queue;
 mod reader;
@@ -44,7 +45,6 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod timeline;
-
 mod worker;
 
 use std::io::{self, Write as _};
@@ -72,7 +72,7 @@ pub fn run(args: &BenchArgs) -> ExitCode {
     };
     let done = match plan.scenario {
         Scenario::BareServer => bare_server(args, &plan),
-        _ => measure(&plan, args.output),
+        _ => measure(&plan, args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -90,12 +90,16 @@ fn bare_server(args: &BenchArgs, plan: &Plan) -> Result<()> {
     bare::serve(&bare::Serving { cores, data, ready_file, others })
 }
 
-fn measure(plan: &Plan, output: Output) -> Result<()> {
+fn measure(plan: &Plan, args: &BenchArgs) -> Result<()> {
     if plan.node_cores.iter().any(|cores| cores.overlaps(&plan.client_cores)) {
         eprintln!("barrage bench: server and client share cores; figures are lower for it");
     }
     let report = run::run(plan)?;
-    let text = match output {
+    if let Some(file) = &args.report {
+        let written = std::fs::write(file, page::html(&report));
+        written.with_context(|| format!("cannot write the report {}", file.display()))?;
+    }
+    let text = match args.output {
         Output::Table => report.table(),
         Output::Json => report.json()?,
     };

@@ -30,6 +30,8 @@ pub(crate) struct Report {
     pub ratio_to_bare: f64,
     /// What an answer means.
     pub durability: &'static str,
+    pub began: String,
+    pub command: String,
     pub commit: String,
     pub machine: Machine,
     pub settings: Settings,
@@ -99,6 +101,27 @@ impl Settings {
             rate: None,
         }
     }
+
+    /// What is sent.
+    pub(crate) fn records(&self) -> String {
+        let Self { record_size, batch_bytes, batch_records, .. } = self;
+        let rate = self.rate.map(|rate| format!(", {rate} records/s offered"));
+        format!(
+            "{record_size}-byte records, {batch_records} in a batch of {batch_bytes} bytes{}",
+            rate.unwrap_or_default(),
+        )
+    }
+
+    /// Who sends it, and for how long.
+    pub(crate) fn load(&self) -> String {
+        let Self { producers, in_flight, partitions, duration_s, warm_up_s, .. } = self;
+        format!(
+            "{producers} producer{}, {in_flight} batches in flight each, {partitions} partition{}, \
+             {duration_s} s after {warm_up_s} s of warm-up",
+            plural(*producers),
+            plural(*partitions as usize),
+        )
+    }
 }
 
 impl Report {
@@ -117,17 +140,6 @@ impl Report {
             figures.add_row(row(name, reading));
         }
         let ratio = format!("{:.3}", self.ratio_to_bare);
-        let Settings { record_size, batch_bytes, batch_records, producers, .. } = &self.settings;
-        let Settings { in_flight, partitions, duration_s, .. } = &self.settings;
-        let rate = self.settings.rate.map(|rate| format!(", {rate} records/s offered"));
-        let shape = format!(
-            "{record_size}-byte records, {batch_records} in a batch of {batch_bytes} bytes{}",
-            rate.unwrap_or_default(),
-        );
-        let load = format!(
-            "{producers} producers, {in_flight} batches in flight each, {partitions} partitions, \
-             {duration_s} s",
-        );
         let Settings { nodes, acks, node_cores, client_cores, .. } = &self.settings;
         let cores = format!("servers {}; client {client_cores}", node_cores.join(" | "));
         let nodes = format!("{nodes}, acks={acks}");
@@ -138,13 +150,18 @@ impl Report {
         about.add_row(["entries/s", &entries]);
         about.add_row(["nodes", &nodes]);
         about.add_row(["durability", self.durability]);
-        about.add_row(["records", &shape]);
-        about.add_row(["load", &load]);
+        about.add_row(["records", &self.settings.records()]);
+        about.add_row(["load", &self.settings.load()]);
         about.add_row(["cores", &cores]);
         about.add_row(["machine", &self.machine.to_string()]);
         about.add_row(["commit", &self.commit]);
         format!("{figures}\n{about}")
     }
+}
+
+/// What more than one has at its end.
+const fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 fn row(name: &str, reading: &Reading) -> [String; 7] {

@@ -14,7 +14,7 @@ use crate::meter::{Meter, Reading, Window};
 use crate::report::{Report, Settings, durability};
 use crate::sampler::Samples;
 use crate::session::Session;
-use crate::timeline::Timeline;
+use crate::timeline::{Timeline, curve};
 use crate::{consume, delay, latency, machine, produce, queue};
 
 /// What a scenario measured.
@@ -44,6 +44,7 @@ pub(crate) const TOPIC: &str = "bench";
 
 /// Measures what the plan says.
 pub(crate) fn run(plan: &Plan) -> Result<Report> {
+    let began = machine::now();
     let folder = Folder::make(&plan.data)?;
     let yardstick = bare(plan, &folder).context("the bare loop failed")?;
     let bare = yardstick.read();
@@ -63,6 +64,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     };
     if plan.scenario != Scenario::Bare {
         measured.phases.insert("bare", bare);
+        measured.timeline.bare = curve(&yardstick.latencies());
     }
     let batches = produce::batches(plan, plan.batch)?;
     let in_flight = produce::in_flight(plan, batches.size());
@@ -80,6 +82,8 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         bare_p999_us: bare.p999_us,
         ratio_to_bare: ratio(measured.reading.records_per_s, bare.records_per_s),
         durability: durability(plan),
+        began,
+        command: machine::command(),
         commit: machine::commit(),
         machine: machine::Machine::read(folder.path()),
         settings,

@@ -18,6 +18,8 @@ use crate::sampler::{Samples, Usage};
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Timeline {
     pub tracks: Vec<Track>,
+    /// The curve of the yardstick's latencies.
+    pub bare: Vec<Percentile>,
     #[serde(flatten)]
     pub usage: Usage,
     pub marks: Vec<Mark>,
@@ -67,7 +69,8 @@ impl Timeline {
         let Some((_, first)) = meters.first() else { return Self::default() };
         let (start, end) = (first.window().start, first.window().end);
         let tracks = meters.iter().map(|(name, meter)| Track::of(name, meter, start)).collect();
-        Self { tracks, usage: samples.between(start, end), marks: Vec::new() }
+        let usage = samples.between(start, end);
+        Self { tracks, bare: Vec::new(), usage, marks: Vec::new() }
     }
 }
 
