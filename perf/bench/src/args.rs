@@ -84,9 +84,6 @@ pub struct BenchArgs {
     /// `queue`: leases under way for each consumer and partition.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub leases: usize,
-    /// `consume-tail`: read while producing, instead of the newest bytes after it.
-    #[arg(long)]
-    pub live: bool,
     /// Folder under which the servers' data is made; it must allow direct I/O.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub data: PathBuf,
@@ -121,6 +118,8 @@ pub enum Scenario {
     ConsumeTail,
     /// Reading from the start after a restart: from disk.
     ConsumeCold,
+    /// Producing, and reading all of it meanwhile; latency is from sending to having received.
+    Pipe,
     /// Leasing and acking each record of a backlog, durably; latency is that of both together.
     Queue,
     /// Producing and leasing with a backlog of --backlog records, and before it with none; latency
@@ -174,7 +173,6 @@ pub(crate) struct Plan {
     pub backlog: u64,
     pub lease_records: u32,
     pub leases: usize,
-    pub live: bool,
     pub data: PathBuf,
     pub settings: Vec<String>,
     pub binary: PathBuf,
@@ -262,7 +260,6 @@ impl Plan {
             }),
             lease_records: args.lease_records,
             leases: args.leases,
-            live: args.live,
             data: args.data.clone(),
             settings: args.settings.clone(),
             binary: match &args.binary {

@@ -27,6 +27,7 @@ mod cluster;
 mod consume;
 mod delay;
 mod dialect;
+mod figures;
 mod intervals;
 mod lane;
 mod latency;
@@ -35,6 +36,7 @@ mod meter;
 #[cfg(test)]
 mod mock;
 mod page;
+mod pipe;
 mod produce;
 mod queue;
 mod reader;
@@ -45,6 +47,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod trail;
 mod worker;
 
 use std::io::{self, Write as _};

@@ -22,6 +22,7 @@ pub(crate) struct Window {
 pub(crate) struct Meter {
     window: Window,
     intervals: Intervals,
+    records_all: u64,
 }
 
 /// What a meter read, per second and in microseconds.
@@ -44,6 +45,10 @@ impl Window {
         Self { start, end: start + length }
     }
 
+    fn holds(&self, now: Instant) -> bool {
+        now >= self.start && now < self.end
+    }
+
     pub(crate) fn seconds(&self) -> f64 {
         (self.end - self.start).as_secs_f64()
     }
@@ -53,18 +58,35 @@ impl Meter {
     /// Nothing counted yet.
     pub(crate) fn new(window: Window) -> Self {
         assert!(window.start < window.end, "a window has a length");
-        Self { window, intervals: Intervals::new() }
+        Self { window, intervals: Intervals::new(), records_all: 0 }
     }
 
     /// Something began (or was due) at `began` and ended now.
     pub(crate) fn ended(&mut self, began: Instant, now: Instant, records: u64, bytes: u64) {
-        if now < self.window.start || now >= self.window.end {
-            return;
+        self.came(now, records, bytes);
+        self.took(began, now);
+    }
+
+    /// Counts what was done now, without how long it took.
+    pub(crate) fn came(&mut self, now: Instant, records: u64, bytes: u64) {
+        self.records_all += records;
+        if self.window.holds(now) {
+            let interval = self.intervals.at(now - self.window.start);
+            interval.records += records;
+            interval.bytes += bytes;
         }
-        let interval = self.intervals.at(now - self.window.start);
-        interval.count(now - began, 1);
-        interval.records += records;
-        interval.bytes += bytes;
+    }
+
+    /// Counts how long something took that began at `began` and ended now.
+    pub(crate) fn took(&mut self, began: Instant, now: Instant) {
+        if self.window.holds(now) {
+            self.intervals.at(now - self.window.start).count(now - began, 1);
+        }
+    }
+
+    /// All records, also those outside the window.
+    pub(crate) const fn records_all(&self) -> u64 {
+        self.records_all
     }
 
     /// Ends the window before its time: everything there was is done.
@@ -81,6 +103,7 @@ impl Meter {
         }
         self.intervals.add(&other.intervals, other.window.start - self.window.start);
         self.window.end = self.window.end.max(other.window.end);
+        self.records_all += other.records_all;
     }
 
     /// The time in which it counted.

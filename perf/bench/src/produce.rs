@@ -51,6 +51,7 @@ pub(crate) fn bare_lanes(plan: &Plan, address: SocketAddr) -> Result<Vec<Lane>> 
             batches: batches.clone(),
             build: false,
             batches_max: None,
+            live: None,
             core: plan.client_cores.nth(index),
         })
     };
@@ -72,6 +73,7 @@ pub(crate) fn node_lanes(plan: &Plan, routes: &TopicRoutes, build: bool) -> Resu
                 batches: batches.clone(),
                 build,
                 batches_max: None,
+                live: None,
                 core: plan.client_cores.nth(lanes.len()),
             });
         }

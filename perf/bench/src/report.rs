@@ -10,6 +10,7 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde::Serialize;
 
 use crate::args::{BatchShape, Plan};
+use crate::figures::{Figures, thousands};
 use crate::machine::Machine;
 use crate::meter::Reading;
 use crate::timeline::Timeline;
@@ -35,6 +36,9 @@ pub(crate) struct Report {
     pub commit: String,
     pub machine: Machine,
     pub settings: Settings,
+    /// What is neither a rate nor a latency; each a key beside the others.
+    #[serde(flatten)]
+    pub figures: Figures,
     /// Other figures of the same run, by name.
     pub phases: BTreeMap<&'static str, Reading>,
     /// The same over time, and what it took of the machine.
@@ -148,6 +152,9 @@ impl Report {
         about.load_style(UTF8_FULL_CONDENSED);
         about.add_row(["ratio to bare", &ratio]);
         about.add_row(["entries/s", &entries]);
+        for (name, figure) in self.figures.lines() {
+            about.add_row([name, &figure]);
+        }
         about.add_row(["nodes", &nodes]);
         about.add_row(["durability", self.durability]);
         about.add_row(["records", &self.settings.records()]);
@@ -176,19 +183,6 @@ fn row(name: &str, reading: &Reading) -> [String; 7] {
     ]
 }
 
-/// `1234567.8` as `1,234,568`.
-fn thousands(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// The name of a batch's shape in messages.
 impl std::fmt::Display for BatchShape {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -196,19 +190,5 @@ impl std::fmt::Display for BatchShape {
             Self::Bytes(bytes) => write!(formatter, "{bytes} bytes"),
             Self::Records(records) => write!(formatter, "{records} records"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        let check = |number: f64, text: &str| assert_eq!(thousands(number), text);
-        check(0.4, "0");
-        check(999.0, "999");
-        check(1000.0, "1,000");
-        check(12_345_678.9, "12,345,679");
     }
 }

@@ -10,18 +10,21 @@ use anyhow::{Context as _, Result};
 use crate::args::{Plan, Scenario};
 use crate::child::Folder;
 use crate::cluster::Cluster;
+use crate::figures::Figures;
 use crate::meter::{Meter, Reading, Window};
 use crate::report::{Report, Settings, durability};
 use crate::sampler::Samples;
 use crate::session::Session;
 use crate::timeline::{Timeline, curve};
-use crate::{consume, delay, latency, machine, produce, queue};
+use crate::{consume, delay, latency, machine, pipe, produce, queue};
 
 /// What a scenario measured.
 pub(crate) struct Measured {
     pub reading: Reading,
     /// Other figures on the way, by name.
     pub phases: BTreeMap<&'static str, Reading>,
+    /// What is neither a rate nor a latency.
+    pub figures: Figures,
     pub timeline: Timeline,
 }
 
@@ -29,7 +32,8 @@ impl Measured {
     /// What the first meter read, over time beside the others, and what it took of the machine.
     pub(crate) fn new(meters: &[(&'static str, &Meter)], samples: &Samples) -> Self {
         let reading = meters.first().map(|(_, meter)| meter.read()).unwrap_or_default();
-        Self { reading, phases: BTreeMap::new(), timeline: Timeline::new(meters, samples) }
+        let (phases, figures) = (BTreeMap::new(), Figures::default());
+        Self { reading, phases, figures, timeline: Timeline::new(meters, samples) }
     }
 
     /// Other figures of the same run.
@@ -55,6 +59,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         Scenario::Produce => produce(plan, &folder)?,
         Scenario::ConsumeTail => consume::tail(plan, &folder)?,
         Scenario::ConsumeCold => consume::cold(plan, &folder)?,
+        Scenario::Pipe => pipe::run(plan, &folder, &bare)?,
         Scenario::Queue => queue::run(plan, &folder)?,
         Scenario::Backlog => queue::backlog(plan, &folder)?,
         Scenario::OpenLeases => queue::open_leases(plan, &folder)?,
@@ -87,6 +92,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         commit: machine::commit(),
         machine: machine::Machine::read(folder.path()),
         settings,
+        figures: measured.figures,
         phases: measured.phases,
         series: measured.timeline,
     })
@@ -136,6 +142,7 @@ fn latency(plan: &Plan, folder: &Folder) -> Result<Measured> {
     Ok(Measured::new(&[("produce", &meter)], &cluster.stop()?))
 }
 
-fn ratio(records_per_s: f64, bare_records_per_s: f64) -> f64 {
-    if bare_records_per_s > 0.0 { records_per_s / bare_records_per_s } else { 0.0 }
+/// A quotient; 0 of nothing.
+pub(crate) fn ratio(figure: f64, yardstick: f64) -> f64 {
+    if yardstick > 0.0 { figure / yardstick } else { 0.0 }
 }

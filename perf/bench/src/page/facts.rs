@@ -54,7 +54,7 @@ fn facts(report: &Report, bare: Option<Reading>) -> Vec<(&'static str, String)> 
         format!("{rate} records/s, {mib}, p50 {p50}, p99 {p99}; the ratio to it is {ratio:.3}")
     });
     let memory = number::mib(machine.memory_mib as f64);
-    let facts = [
+    let mut facts = vec![
         ("began", report.began.clone()),
         ("command", report.command.clone()),
         ("commit", report.commit.clone()),
@@ -68,5 +68,6 @@ fn facts(report: &Report, bare: Option<Reading>) -> Vec<(&'static str, String)> 
         ("load", report.settings.load()),
         ("bare, same run", bare),
     ];
+    facts.extend(report.figures.lines());
     facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
 }

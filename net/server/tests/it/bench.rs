@@ -1,0 +1,37 @@
+//! `barrage bench` with nodes of this binary: every scenario measures, and tells what it promises.
+//!
+//! Short, and of few records: what the figures are is not looked at, only that they are there.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::node::{Home, command, words};
+
+/// Runs a scenario, whose report must hold these keys with figures above 0.
+fn check(flags: &str, keys: &[&str]) -> Value {
+    let home = Home::new();
+    let data = home.data();
+    fs::create_dir_all(&data).unwrap();
+    let mut bench = command(&["bench"]);
+    bench.args(flags.split_whitespace()).arg("--data").arg(&data);
+    bench.args(["--duration", "0.3", "--bare-duration", "0.3", "-o", "json"]);
+    bench.args(["--set", "memory=128MiB", "--set", "storage.segment_size=16MiB"]);
+    let output = bench.output().unwrap();
+    assert!(output.status.success(), "{flags}: {}", words(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let always = ["records_per_s", "bare_records_per_s", "ratio_to_bare"];
+    for key in always.iter().chain(keys) {
+        let figure = report[key].as_f64();
+        assert!(figure.is_some_and(|figure| figure > 0.0), "{flags}: no {key} in {report}");
+    }
+    // Nothing is left behind.
+    fs::remove_dir(&data).unwrap();
+    report
+}
+
+#[test]
+fn both_ways_are_measured_at_once() {
+    let report = check("pipe --partitions 3 --producers 2", &["produce_ratio_to_bare", "p50_us"]);
+    assert!(report["phases"]["produce"]["records_per_s"].as_f64().unwrap() > 0.0);
+}
