@@ -139,6 +139,12 @@ pub enum Scenario {
     /// The process that `bare` loads.
     #[value(hide = true)]
     BareServer,
+    /// The process that reading is compared with.
+    #[value(hide = true)]
+    BareSender,
+    /// Reads the log files below --data, at most --fill bytes.
+    #[value(hide = true)]
+    BareScan,
 }
 
 /// How a report is printed.

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,6 @@ use crate::sampler::{Sampler, Samples};
 pub(crate) struct Cluster {
     first: Child,
     others: Vec<Child>,
-    /// Of nodes; a yardstick's are not looked at.
     sampler: Option<Sampler>,
 }
 
@@ -45,7 +44,9 @@ impl Cluster {
         }
         let forward: Vec<SocketAddr> = others.iter().map(|other| other.address).collect();
         let first = start_bare(plan, folder, 0, first, &forward)?;
-        Ok(Self { first, others, sampler: None })
+        let mut cluster = Self { first, others, sampler: None };
+        cluster.sampler = Some(cluster.sample("bare"));
+        Ok(cluster)
     }
 
     /// Starts nodes on the data in `folder`, which may be there already if it is one node's.
@@ -59,7 +60,7 @@ impl Cluster {
         if !cluster.others.is_empty() {
             cluster.await_whole(plan, folder)?;
         }
-        cluster.sampler = Some(cluster.sample());
+        cluster.sampler = Some(cluster.sample("node"));
         Ok(cluster)
     }
 
@@ -81,10 +82,15 @@ impl Cluster {
         Ok(samples)
     }
 
-    /// Looks at every node, and at this process, which loads them.
-    fn sample(&self) -> Sampler {
+    /// Ends yardstick servers, which hold nothing that is worth a gentle end. What they took.
+    pub(crate) fn end_bare(self) -> Samples {
+        self.sampler.map(Sampler::stop).unwrap_or_default()
+    }
+
+    /// Looks at every server, and at this process, which loads them.
+    fn sample(&self, name: &str) -> Sampler {
         let nodes = std::iter::once(&self.first).chain(&self.others).enumerate();
-        let nodes = nodes.map(|(index, node)| (format!("node-{index}"), node.pid()));
+        let nodes = nodes.map(|(index, node)| (format!("{name}-{index}"), node.pid()));
         let mut processes: Vec<(String, u32)> = nodes.collect();
         processes.push(("load".to_owned(), std::process::id()));
         Sampler::start(processes)
@@ -146,11 +152,16 @@ fn start_bare(
     Child::start(&name, command, folder)
 }
 
+/// Where the node of this index keeps its data.
+pub(crate) fn node_folder(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("node-{index}"))
+}
+
 /// Starts the node of this index, alone or as one of several: the first is joined by the others.
 fn node_command(plan: &Plan, data: &Path, index: usize, join: Option<SocketAddr>) -> Command {
     let mut command = Command::new(&plan.binary);
     command.args(["start", "--listen", ANY_PORT, "--data"]);
-    command.arg(data.join(format!("node-{index}")));
+    command.arg(node_folder(data, index));
     if let Some(cores) = plan.node_cores.get(index) {
         command.arg("--cores").arg(cores.flag());
     }

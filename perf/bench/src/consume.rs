@@ -16,42 +16,65 @@ use crate::produce;
 use crate::reader::{AtEnd, Reader, Wish};
 use crate::run::{Measured, TOPIC};
 use crate::session::Session;
+use crate::yardstick;
 
 /// Longest time that filling or reading everything may take.
 const LONG: Duration = Duration::from_secs(3_600);
 
+/// What a topic was filled with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filled {
+    pub reading: Reading,
+    pub records: u64,
+    pub value_bytes: u64,
+    /// Of batches, as they were sent.
+    pub stored_bytes: u64,
+}
+
 /// Reads the newest records after they were produced, over and over.
 pub(crate) fn tail(plan: &Plan, folder: &Folder) -> Result<Measured> {
+    let loopback = yardstick::loopback(plan, folder)?;
     let cluster = Cluster::start_nodes(plan, folder)?;
     let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
-    let written = fill(plan, &routes)?;
+    let filled = fill(plan, &routes)?;
     let readers = readers(plan, &routes, &AtEnd::Again)?;
     let read = read_all(readers, Window::after(plan.warm_up, plan.duration))?;
-    Ok(Measured::new(&[("consume", &read)], &cluster.stop()?).with([("fill", written)]))
+    let measured = Measured::new(&[("consume", &read)], &cluster.stop()?).beside(loopback);
+    Ok(measured.with([("fill", filled.reading)]))
 }
 
 /// Fills, restarts the node, reads everything from the start.
 pub(crate) fn cold(plan: &Plan, folder: &Folder) -> Result<Measured> {
+    let loopback = yardstick::loopback(plan, folder)?;
     let cluster = Cluster::start_nodes(plan, folder)?;
     let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
-    let written = fill(plan, &routes)?;
+    let filled = fill(plan, &routes)?;
     cluster.stop()?;
+    let disk = yardstick::disk(plan, folder, &filled)?;
     let cluster = Cluster::start_nodes(plan, folder)?;
     let routes = Session::connect(cluster.address())?.routes(TOPIC)?;
     let readers = readers(plan, &routes, &AtEnd::Stop)?;
     let read = read_all(readers, Window::after(Duration::ZERO, LONG))?;
-    Ok(Measured::new(&[("consume", &read)], &cluster.stop()?).with([("fill", written)]))
+    let measured = Measured::new(&[("consume", &read)], &cluster.stop()?);
+    let phases = [loopback.phase(), disk.phase(), ("fill", filled.reading)];
+    Ok(measured.with(phases).beside(loopback.lower(disk)))
 }
 
 /// Produces the plan's bytes, all producers together.
-pub(crate) fn fill(plan: &Plan, routes: &TopicRoutes) -> Result<Reading> {
+pub(crate) fn fill(plan: &Plan, routes: &TopicRoutes) -> Result<Filled> {
     let mut lanes = produce::node_lanes(plan, routes, false)?;
     let lane_count = lanes.len() as u64;
+    let (mut records, mut value_bytes, mut stored_bytes) = (0, 0, 0);
     for lane in &mut lanes {
         let batch_size = lane.batches.size() as u64;
-        lane.batches_max = Some((plan.fill_bytes / batch_size / lane_count).max(1));
+        let batches = (plan.fill_bytes / batch_size / lane_count).max(1);
+        lane.batches_max = Some(batches);
+        records += batches * u64::from(lane.batches.records());
+        value_bytes += batches * lane.batches.value_bytes();
+        stored_bytes += batches * batch_size;
     }
-    Ok(produce::run(lanes, Window::after(Duration::ZERO, LONG))?.read())
+    let reading = produce::run(lanes, Window::after(Duration::ZERO, LONG))?.read();
+    Ok(Filled { reading, records, value_bytes, stored_bytes })
 }
 
 /// One reader per consumer and owning core.

@@ -49,6 +49,7 @@ mod tests;
 mod timeline;
 mod trail;
 mod worker;
+mod yardstick;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -75,6 +76,8 @@ pub fn run(args: &BenchArgs) -> ExitCode {
     };
     let done = match plan.scenario {
         Scenario::BareServer => bare_server(args, &plan),
+        Scenario::BareSender => bare_sender(args, &plan),
+        Scenario::BareScan => bare_scan(&plan),
         _ => measure(&plan, args),
     };
     match done {
@@ -87,10 +90,25 @@ pub fn run(args: &BenchArgs) -> ExitCode {
 }
 
 fn bare_server(args: &BenchArgs, plan: &Plan) -> Result<()> {
-    let ready_file = args.ready_file.as_deref().context("bare-server needs --ready-file")?;
+    let (data, others) = (plan.data.clone(), args.forward.clone());
+    serve_bare(args, plan, bare::Role::Store { data, others })
+}
+
+fn bare_sender(args: &BenchArgs, plan: &Plan) -> Result<()> {
+    serve_bare(args, plan, bare::Role::Send(yardstick::pieces(plan)?))
+}
+
+fn serve_bare(args: &BenchArgs, plan: &Plan, role: bare::Role) -> Result<()> {
+    let ready_file = args.ready_file.as_deref().context("a bare server needs --ready-file")?;
     let cores = plan.node_cores.first().context("a plan without nodes")?;
-    let (data, others) = (plan.data.as_path(), args.forward.as_slice());
-    bare::serve(&bare::Serving { cores, data, ready_file, others })
+    bare::serve(bare::Serving { cores, ready_file, role })
+}
+
+fn bare_scan(plan: &Plan) -> Result<()> {
+    let cores = plan.node_cores.first().context("a plan without nodes")?;
+    let scanned = bare::scan::scan(cores, &plan.data, plan.fill_bytes)?;
+    let text = serde_json::to_string(&scanned)?;
+    writeln!(io::stdout().lock(), "{text}").context("cannot print")
 }
 
 fn measure(plan: &Plan, args: &BenchArgs) -> Result<()> {

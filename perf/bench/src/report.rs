@@ -23,6 +23,8 @@ pub(crate) struct Report {
     pub reading: Reading,
     /// Batches, each an entry of its own.
     pub entries_per_s: f64,
+    /// What the `bare` figures are of: the bare loop, or for reading loopback or the disk.
+    pub yardstick: &'static str,
     pub bare_records_per_s: f64,
     pub bare_mib_per_s: f64,
     pub bare_p50_us: u64,
@@ -150,7 +152,7 @@ impl Report {
         let entries = thousands(self.entries_per_s);
         let mut about = Table::new();
         about.load_style(UTF8_FULL_CONDENSED);
-        about.add_row(["ratio to bare", &ratio]);
+        about.add_row([&format!("ratio to {}", self.yardstick), &ratio]);
         about.add_row(["entries/s", &entries]);
         for (name, figure) in self.figures.lines() {
             about.add_row([name, &figure]);

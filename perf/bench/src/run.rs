@@ -15,7 +15,8 @@ use crate::meter::{Meter, Reading, Window};
 use crate::report::{Report, Settings, durability};
 use crate::sampler::Samples;
 use crate::session::Session;
-use crate::timeline::{Timeline, curve};
+use crate::timeline::Timeline;
+use crate::yardstick::{self, Yardstick};
 use crate::{consume, delay, latency, machine, pipe, produce, queue};
 
 /// What a scenario measured.
@@ -26,6 +27,8 @@ pub(crate) struct Measured {
     /// What is neither a rate nor a latency.
     pub figures: Figures,
     pub timeline: Timeline,
+    /// What it is quoted beside.
+    pub yardstick: Option<Yardstick>,
 }
 
 impl Measured {
@@ -33,7 +36,14 @@ impl Measured {
     pub(crate) fn new(meters: &[(&'static str, &Meter)], samples: &Samples) -> Self {
         let reading = meters.first().map(|(_, meter)| meter.read()).unwrap_or_default();
         let (phases, figures) = (BTreeMap::new(), Figures::default());
-        Self { reading, phases, figures, timeline: Timeline::new(meters, samples) }
+        let timeline = Timeline::new(meters, samples);
+        Self { reading, phases, figures, timeline, yardstick: None }
+    }
+
+    /// Quoted beside this.
+    pub(crate) fn beside(mut self, yardstick: Yardstick) -> Self {
+        self.yardstick = Some(yardstick);
+        self
     }
 
     /// Other figures of the same run.
@@ -50,26 +60,39 @@ pub(crate) const TOPIC: &str = "bench";
 pub(crate) fn run(plan: &Plan) -> Result<Report> {
     let began = machine::now();
     let folder = Folder::make(&plan.data)?;
-    let yardstick = bare(plan, &folder).context("the bare loop failed")?;
-    let bare = yardstick.read();
-    let mut measured = match plan.scenario {
-        Scenario::Bare | Scenario::BareServer => {
-            Measured::new(&[("bare", &yardstick)], &Samples::default())
-        }
-        Scenario::Produce => produce(plan, &folder)?,
+    let measured = match plan.scenario {
         Scenario::ConsumeTail => consume::tail(plan, &folder)?,
         Scenario::ConsumeCold => consume::cold(plan, &folder)?,
-        Scenario::Pipe => pipe::run(plan, &folder, &bare)?,
-        Scenario::Queue => queue::run(plan, &folder)?,
-        Scenario::Backlog => queue::backlog(plan, &folder)?,
-        Scenario::OpenLeases => queue::open_leases(plan, &folder)?,
-        Scenario::OpenDelays => delay::open(plan, &folder)?,
-        Scenario::Delay => delay::run(plan, &folder)?,
-        Scenario::Latency => latency(plan, &folder)?,
+        _ => beside_bare(plan, &folder)?,
     };
+    report(plan, &folder, began, measured)
+}
+
+/// The scenarios that stand beside the bare loop under the same load.
+fn beside_bare(plan: &Plan, folder: &Folder) -> Result<Measured> {
+    let (meter, samples) =
+        yardstick::bare(plan, folder, is_open(plan.scenario)).context("the bare loop failed")?;
+    let bare = Yardstick::of(yardstick::BARE, &meter);
+    let measured = match plan.scenario {
+        Scenario::Produce => produce(plan, folder)?,
+        Scenario::Pipe => pipe::run(plan, folder, &bare.reading)?,
+        Scenario::Queue => queue::run(plan, folder)?,
+        Scenario::Backlog => queue::backlog(plan, folder)?,
+        Scenario::OpenLeases => queue::open_leases(plan, folder)?,
+        Scenario::OpenDelays => delay::open(plan, folder)?,
+        Scenario::Delay => delay::run(plan, folder)?,
+        Scenario::Latency => latency(plan, folder)?,
+        _ => Measured::new(&[("bare", &meter)], &samples),
+    };
+    Ok(measured.beside(bare))
+}
+
+fn report(plan: &Plan, folder: &Folder, began: String, mut measured: Measured) -> Result<Report> {
+    let yardstick = measured.yardstick.take().context("a figure with nothing beside it")?;
+    let bare = yardstick.reading;
     if plan.scenario != Scenario::Bare {
-        measured.phases.insert("bare", bare);
-        measured.timeline.bare = curve(&yardstick.latencies());
+        measured.phases.insert(yardstick.name, bare);
+        measured.timeline.bare = yardstick.curve;
     }
     let batches = produce::batches(plan, plan.batch)?;
     let in_flight = produce::in_flight(plan, batches.size());
@@ -80,6 +103,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         scenario: name.map_or_else(String::new, |name| name.get_name().to_owned()),
         reading: measured.reading,
         entries_per_s: measured.reading.records_per_s / f64::from(batches.records().max(1)),
+        yardstick: yardstick.name,
         bare_records_per_s: bare.records_per_s,
         bare_mib_per_s: bare.mib_per_s,
         bare_p50_us: bare.p50_us,
@@ -104,19 +128,6 @@ fn is_open(scenario: Scenario) -> bool {
         scenario,
         Scenario::Latency | Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays
     )
-}
-
-/// The yardstick: the same load, without a broker.
-fn bare(plan: &Plan, folder: &Folder) -> Result<Meter> {
-    let cluster = Cluster::start_bare(plan, folder)?;
-    let meter = if is_open(plan.scenario) {
-        latency::run_bare(plan, cluster.address())?
-    } else {
-        let lanes = produce::bare_lanes(plan, cluster.address())?;
-        produce::run(lanes, Window::after(plan.warm_up, plan.bare_duration))?
-    };
-    drop(cluster);
-    Ok(meter)
 }
 
 fn produce(plan: &Plan, folder: &Folder) -> Result<Measured> {

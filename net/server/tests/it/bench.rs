@@ -35,3 +35,15 @@ fn both_ways_are_measured_at_once() {
     let report = check("pipe --partitions 3 --producers 2", &["produce_ratio_to_bare", "p50_us"]);
     assert!(report["phases"]["produce"]["records_per_s"].as_f64().unwrap() > 0.0);
 }
+
+#[test]
+fn reading_stands_beside_loopback_and_disk() {
+    let report = check("consume-tail --fill 8MiB", &[]);
+    assert_eq!(report["yardstick"], "loopback");
+    let report = check("consume-cold --fill 24MiB --partitions 30 --batch-records 1000", &[]);
+    for phase in ["loopback", "disk", "fill"] {
+        assert!(report["phases"][phase]["records_per_s"].as_f64().unwrap() > 0.0, "{phase}");
+    }
+    let lower = report["yardstick"].as_str().unwrap();
+    assert_eq!(report["phases"][lower]["records_per_s"], report["bare_records_per_s"]);
+}

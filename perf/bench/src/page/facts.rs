@@ -24,7 +24,7 @@ pub(crate) fn html(report: &Report) -> String {
             (false, false) => "",
         }
     };
-    let bare = report.phases.get("bare").copied();
+    let bare = report.phases.get(report.yardstick).copied();
     let mut figures = vec![(report.scenario.clone(), report.reading)];
     figures.extend(report.phases.iter().map(|(name, reading)| ((*name).to_owned(), *reading)));
     let page = Page {
@@ -32,7 +32,7 @@ pub(crate) fn html(report: &Report) -> String {
         about: format!("{}; {}", settings.records(), settings.load()),
         facts: facts(report, bare),
         reading: report.reading,
-        bare: bare.map(|bare| ("bare", bare)),
+        bare: bare.map(|bare| (report.yardstick, bare)),
         ratio: bare.map(|_| report.ratio_to_bare),
         figures,
         timeline: &report.series,
@@ -51,7 +51,10 @@ fn facts(report: &Report, bare: Option<Reading>) -> Vec<(&'static str, String)> 
         let (rate, mib) = (number::count(bare.records_per_s), number::mib_per_s(bare.mib_per_s));
         let (p50, p99) = (micros(bare.p50_us), micros(bare.p99_us));
         let ratio = report.ratio_to_bare;
-        format!("{rate} records/s, {mib}, p50 {p50}, p99 {p99}; the ratio to it is {ratio:.3}")
+        let name = report.yardstick;
+        format!(
+            "{name}: {rate} records/s, {mib}, p50 {p50}, p99 {p99}; the ratio to it is {ratio:.3}"
+        )
     });
     let memory = number::mib(machine.memory_mib as f64);
     let mut facts = vec![
@@ -66,7 +69,7 @@ fn facts(report: &Report, bare: Option<Reading>) -> Vec<(&'static str, String)> 
         ("cores", cores),
         ("records", report.settings.records()),
         ("load", report.settings.load()),
-        ("bare, same run", bare),
+        ("beside, same run", bare),
     ];
     facts.extend(report.figures.lines());
     facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
