@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::affinity::CoreList;
 use crate::args::Plan;
 use crate::child::{Child, Folder, POLL_EVERY};
-use crate::sampler::{Sampler, Samples};
+use crate::sampler::{LOAD, Sampler, Samples};
 
 /// Running servers.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Cluster {
         let nodes = std::iter::once(&self.first).chain(&self.others).enumerate();
         let nodes = nodes.map(|(index, node)| (format!("{name}-{index}"), node.pid()));
         let mut processes: Vec<(String, u32)> = nodes.collect();
-        processes.push(("load".to_owned(), std::process::id()));
+        processes.push((LOAD.to_owned(), std::process::id()));
         Sampler::start(processes)
     }
 

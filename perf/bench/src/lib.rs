@@ -25,6 +25,7 @@ mod batches;
 mod child;
 mod cluster;
 mod consume;
+mod cost;
 mod delay;
 mod dialect;
 mod figures;

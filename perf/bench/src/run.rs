@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use crate::args::{Plan, Scenario};
 use crate::child::Folder;
 use crate::cluster::Cluster;
+use crate::cost::Cost;
 use crate::figures::Figures;
 use crate::meter::{Meter, Reading, Window};
 use crate::report::{Report, Settings, durability};
@@ -27,6 +28,8 @@ pub(crate) struct Measured {
     /// What is neither a rate nor a latency.
     pub figures: Figures,
     pub timeline: Timeline,
+    /// What the servers took for it.
+    pub cost: Option<Cost>,
     /// What it is quoted beside.
     pub yardstick: Option<Yardstick>,
 }
@@ -37,7 +40,8 @@ impl Measured {
         let reading = meters.first().map(|(_, meter)| meter.read()).unwrap_or_default();
         let (phases, figures) = (BTreeMap::new(), Figures::default());
         let timeline = Timeline::new(meters, samples);
-        Self { reading, phases, figures, timeline, yardstick: None }
+        let cost = meters.first().and_then(|(_, meter)| Cost::of(samples, meter.window()));
+        Self { reading, phases, figures, timeline, cost, yardstick: None }
     }
 
     /// Quoted beside this.
@@ -72,7 +76,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
 fn beside_bare(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let (meter, samples) =
         yardstick::bare(plan, folder, is_open(plan.scenario)).context("the bare loop failed")?;
-    let bare = Yardstick::of(yardstick::BARE, &meter);
+    let bare = Yardstick::of(yardstick::BARE, &meter, &samples);
     let measured = match plan.scenario {
         Scenario::Produce => produce(plan, folder)?,
         Scenario::Pipe => pipe::run(plan, folder, &bare.reading)?,
@@ -90,6 +94,8 @@ fn beside_bare(plan: &Plan, folder: &Folder) -> Result<Measured> {
 fn report(plan: &Plan, folder: &Folder, began: String, mut measured: Measured) -> Result<Report> {
     let yardstick = measured.yardstick.take().context("a figure with nothing beside it")?;
     let bare = yardstick.reading;
+    add_ratios(plan.scenario, &mut measured, &yardstick);
+    add_cost(&mut measured, &yardstick);
     if plan.scenario != Scenario::Bare {
         measured.phases.insert(yardstick.name, bare);
         measured.timeline.bare = yardstick.curve;
@@ -120,6 +126,33 @@ fn report(plan: &Plan, folder: &Folder, began: String, mut measured: Measured) -
         phases: measured.phases,
         series: measured.timeline,
     })
+}
+
+/// Latencies beside the yardstick's, where both are those of a batch that is produced.
+fn add_ratios(scenario: Scenario, measured: &mut Measured, yardstick: &Yardstick) {
+    let produces = matches!(scenario, Scenario::Bare | Scenario::Produce | Scenario::Latency);
+    let (ours, bare) = (measured.reading, yardstick.reading);
+    if produces {
+        let p50 = ratio(ours.p50_us as f64, bare.p50_us as f64);
+        let p99 = ratio(ours.p99_us as f64, bare.p99_us as f64);
+        measured.figures.add("p50_ratio_to_bare", ("p50, ratio to bare", ""), p50);
+        measured.figures.add("p99_ratio_to_bare", ("p99, ratio to bare", ""), p99);
+    }
+}
+
+/// What the servers took for it, and the yardstick's for the same.
+fn add_cost(measured: &mut Measured, yardstick: &Yardstick) {
+    if let Some(cost) = measured.cost {
+        cost.tell(&measured.reading, &mut measured.figures);
+    }
+    let bare = yardstick.cost.and_then(|cost| cost.cpu_s_per_gib(&yardstick.reading));
+    if let Some(bare) = bare {
+        let label = match yardstick.name {
+            yardstick::LOOPBACK => "loopback, CPU per GiB",
+            _ => "bare, CPU per GiB",
+        };
+        measured.figures.add("bare_server_cpu_s_per_gib", (label, "s"), bare);
+    }
 }
 
 /// Whether batches are due at fixed times, whatever comes back.

@@ -24,11 +24,12 @@ use crate::bare::{self, HEAD_SIZE};
 use crate::child::{Child, Folder};
 use crate::cluster::{self, Cluster};
 use crate::consume::Filled;
+use crate::cost::Cost;
 use crate::dialect::Targets;
 use crate::lane::ANSWER_TIMEOUT;
 use crate::meter::{MIB, Meter, Reading, Window};
 use crate::reader;
-use crate::sampler::Samples;
+use crate::sampler::{Sampler, Samples};
 use crate::timeline::{Percentile, curve};
 use crate::{latency, produce};
 
@@ -40,6 +41,8 @@ pub(crate) struct Yardstick {
     pub reading: Reading,
     /// The curve of its latencies.
     pub curve: Vec<Percentile>,
+    /// What its servers took.
+    pub cost: Option<Cost>,
 }
 
 /// The yardstick of all that writes.
@@ -76,6 +79,7 @@ pub(crate) fn loopback(plan: &Plan, folder: &Folder) -> Result<Yardstick> {
     command.arg("--fetch-bytes").arg(plan.fetch_bytes.to_string());
     command.arg("--fill").arg(plan.fill_bytes.to_string());
     let sender = Child::start("sender", command, folder)?;
+    let sampler = Sampler::start(vec![(LOOPBACK.to_owned(), sender.pid())]);
     let window = Window::after(plan.warm_up, plan.bare_duration);
     let consumers = plan.producers.min(plan.partitions as usize);
     let runs = (0..consumers).map(|index| {
@@ -83,8 +87,7 @@ pub(crate) fn loopback(plan: &Plan, folder: &Folder) -> Result<Yardstick> {
         move || receive(plan, address, core, window)
     });
     let meter = produce::run_all(runs.collect(), window)?;
-    drop(sender);
-    Ok(Yardstick::of(LOOPBACK, &meter))
+    Ok(Yardstick::of(LOOPBACK, &meter, &sampler.stop()))
 }
 
 /// What a bare sender sends: batches of the plan's shape, in pieces as large as its fetches.
@@ -138,13 +141,14 @@ pub(crate) fn disk(plan: &Plan, folder: &Folder, filled: &Filled) -> Result<Yard
         mib_per_s: bytes / scanned.seconds / MIB,
         ..Reading::default()
     };
-    Ok(Yardstick { name: DISK, reading, curve: Vec::new() })
+    Ok(Yardstick { name: DISK, reading, curve: Vec::new(), cost: None })
 }
 
 impl Yardstick {
     /// What a meter counted.
-    pub(crate) fn of(name: &'static str, meter: &Meter) -> Self {
-        Self { name, reading: meter.read(), curve: curve(&meter.latencies()) }
+    pub(crate) fn of(name: &'static str, meter: &Meter, samples: &Samples) -> Self {
+        let cost = Cost::of(samples, meter.window());
+        Self { name, reading: meter.read(), curve: curve(&meter.latencies()), cost }
     }
 
     /// Its row among the figures on the way.

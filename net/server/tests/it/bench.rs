@@ -20,7 +20,7 @@ fn check(flags: &str, keys: &[&str]) -> Value {
     let output = bench.output().unwrap();
     assert!(output.status.success(), "{flags}: {}", words(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let always = ["records_per_s", "bare_records_per_s", "ratio_to_bare"];
+    let always = ["records_per_s", "bare_records_per_s", "ratio_to_bare", "server_resident_mib"];
     for key in always.iter().chain(keys) {
         let figure = report[key].as_f64();
         assert!(figure.is_some_and(|figure| figure > 0.0), "{flags}: no {key} in {report}");
@@ -38,7 +38,7 @@ fn both_ways_are_measured_at_once() {
 
 #[test]
 fn reading_stands_beside_loopback_and_disk() {
-    let report = check("consume-tail --fill 8MiB", &[]);
+    let report = check("consume-tail --fill 8MiB", &["server_cpu_s_per_gib"]);
     assert_eq!(report["yardstick"], "loopback");
     let report = check("consume-cold --fill 24MiB --partitions 30 --batch-records 1000", &[]);
     for phase in ["loopback", "disk", "fill"] {
@@ -46,4 +46,14 @@ fn reading_stands_beside_loopback_and_disk() {
     }
     let lower = report["yardstick"].as_str().unwrap();
     assert_eq!(report["phases"][lower]["records_per_s"], report["bare_records_per_s"]);
+}
+
+#[test]
+fn one_record_at_a_time_stands_beside_bare() {
+    let report = check(
+        "produce --batch-records 1 --in-flight 1",
+        &["p50_ratio_to_bare", "p99_ratio_to_bare", "server_cores_busy", "server_cpu_s_per_gib"],
+    );
+    assert_eq!(report["yardstick"], "bare");
+    assert_eq!(report["settings"]["in_flight"], 1);
 }
