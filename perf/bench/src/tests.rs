@@ -120,6 +120,15 @@ fn a_pipe_reads_every_record_that_was_sent() {
 }
 
 #[test]
+fn more_in_flight_than_a_connection_may_have_is_refused() {
+    let mock = Mock::start(1);
+    let lanes = |flags: &str| produce::node_lanes(&plan(flags), &mock.routes(), false);
+    assert_eq!(lanes("produce --batch-records 1 --in-flight 8").unwrap()[0].in_flight, 8);
+    let refused = lanes("produce --batch-records 1 --in-flight 9").unwrap_err().to_string();
+    assert!(refused.contains("may have 8") && refused.contains("--set"), "{refused}");
+}
+
+#[test]
 fn a_reader_refuses_a_gap_and_damage() {
     let plan = plan("produce --batch-records 10");
     for damage in ["gap", "flip"] {

@@ -57,3 +57,8 @@ fn one_record_at_a_time_stands_beside_bare() {
     assert_eq!(report["yardstick"], "bare");
     assert_eq!(report["settings"]["in_flight"], 1);
 }
+
+#[test]
+fn many_single_records_under_way_are_measured() {
+    check("produce --batch-records 1 --in-flight 1024 --producers 8", &["entries_per_s"]);
+}
