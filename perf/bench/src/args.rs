@@ -64,6 +64,9 @@ pub struct BenchArgs {
     /// `latency`, `backlog`, `open-*`: records per second offered, whatever comes back.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub rate: u64,
+    /// `latency`: search the highest rate that keeps p99 below this, from --rate on.
+    #[arg(long, value_name = "DURATION", value_parser = bound)]
+    pub p99_below: Option<Duration>,
     /// `produce`: also build every batch from its records, as the SDK does; both are printed.
     #[arg(long)]
     pub build: bool,
@@ -179,6 +182,7 @@ pub(crate) struct Plan {
     pub backlog: u64,
     pub lease_records: u32,
     pub leases: usize,
+    pub p99_below: Option<Duration>,
     pub data: PathBuf,
     pub settings: Vec<String>,
     pub binary: PathBuf,
@@ -240,6 +244,9 @@ impl Plan {
         within("--leases", args.leases, 1, IN_FLIGHT_MAX)?;
         check_nodes(args)?;
         args.report.as_deref().map_or(Ok(()), check_report)?;
+        if args.p99_below.is_some() && args.scenario != Scenario::Latency {
+            return Err("--p99-below is a search of `latency`".to_owned());
+        }
         if args.rate == 0 {
             return Err("--rate must be at least 1".to_owned());
         }
@@ -266,6 +273,7 @@ impl Plan {
             }),
             lease_records: args.lease_records,
             leases: args.leases,
+            p99_below: args.p99_below,
             data: args.data.clone(),
             settings: args.settings.clone(),
             binary: match &args.binary {
@@ -325,6 +333,12 @@ fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), String
         return Ok(());
     }
     Err(format!("{flag} must be from {min} to {max}, not {value}"))
+}
+
+/// Parses `5ms`, `1s`.
+fn bound(text: &str) -> Result<Duration, String> {
+    let parsed = parse_duration(text).map_err(|error| error.to_string())?;
+    if parsed.is_zero() { Err("must not be 0".to_owned()) } else { Ok(parsed) }
 }
 
 /// As [`seconds`], or none at all.

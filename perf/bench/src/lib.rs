@@ -39,11 +39,13 @@ mod mock;
 mod page;
 mod pipe;
 mod produce;
+mod progress;
 mod queue;
 mod reader;
 mod report;
 mod run;
 mod sampler;
+mod search;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -42,7 +42,7 @@ pub(crate) struct Report {
     #[serde(flatten)]
     pub figures: Figures,
     /// Other figures of the same run, by name.
-    pub phases: BTreeMap<&'static str, Reading>,
+    pub phases: BTreeMap<String, Reading>,
     /// The same over time, and what it took of the machine.
     pub series: Timeline,
 }

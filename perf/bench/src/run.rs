@@ -18,13 +18,13 @@ use crate::sampler::Samples;
 use crate::session::Session;
 use crate::timeline::Timeline;
 use crate::yardstick::{self, Yardstick};
-use crate::{consume, delay, latency, machine, pipe, produce, queue};
+use crate::{consume, delay, latency, machine, pipe, produce, queue, search};
 
 /// What a scenario measured.
 pub(crate) struct Measured {
     pub reading: Reading,
     /// Other figures on the way, by name.
-    pub phases: BTreeMap<&'static str, Reading>,
+    pub phases: BTreeMap<String, Reading>,
     /// What is neither a rate nor a latency.
     pub figures: Figures,
     pub timeline: Timeline,
@@ -32,6 +32,8 @@ pub(crate) struct Measured {
     pub cost: Option<Cost>,
     /// What it is quoted beside.
     pub yardstick: Option<Yardstick>,
+    /// Records offered per second, if not the plan's.
+    pub rate: Option<u64>,
 }
 
 impl Measured {
@@ -41,7 +43,7 @@ impl Measured {
         let (phases, figures) = (BTreeMap::new(), Figures::default());
         let timeline = Timeline::new(meters, samples);
         let cost = meters.first().and_then(|(_, meter)| Cost::of(samples, meter.window()));
-        Self { reading, phases, figures, timeline, cost, yardstick: None }
+        Self { reading, phases, figures, timeline, cost, yardstick: None, rate: None }
     }
 
     /// Quoted beside this.
@@ -52,7 +54,7 @@ impl Measured {
 
     /// Other figures of the same run.
     pub(crate) fn with<const N: usize>(mut self, phases: [(&'static str, Reading); N]) -> Self {
-        self.phases.extend(phases);
+        self.phases.extend(phases.map(|(name, reading)| (name.to_owned(), reading)));
         self
     }
 }
@@ -67,6 +69,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     let measured = match plan.scenario {
         Scenario::ConsumeTail => consume::tail(plan, &folder)?,
         Scenario::ConsumeCold => consume::cold(plan, &folder)?,
+        Scenario::Latency if plan.p99_below.is_some() => search::run(plan, &folder)?,
         _ => beside_bare(plan, &folder)?,
     };
     report(plan, &folder, began, measured)
@@ -97,13 +100,13 @@ fn report(plan: &Plan, folder: &Folder, began: String, mut measured: Measured) -
     add_ratios(plan.scenario, &mut measured, &yardstick);
     add_cost(&mut measured, &yardstick);
     if plan.scenario != Scenario::Bare {
-        measured.phases.insert(yardstick.name, bare);
+        measured.phases.insert(yardstick.name.to_owned(), bare);
         measured.timeline.bare = yardstick.curve;
     }
     let batches = produce::batches(plan, plan.batch)?;
     let in_flight = produce::in_flight(plan, batches.size());
     let mut settings = Settings::new(plan, batches.size(), batches.records(), in_flight);
-    settings.rate = is_open(plan.scenario).then_some(plan.rate);
+    settings.rate = is_open(plan.scenario).then_some(measured.rate.unwrap_or(plan.rate));
     let name = clap::ValueEnum::to_possible_value(&plan.scenario);
     Ok(Report {
         scenario: name.map_or_else(String::new, |name| name.get_name().to_owned()),
@@ -132,7 +135,8 @@ fn report(plan: &Plan, folder: &Folder, began: String, mut measured: Measured) -
 fn add_ratios(scenario: Scenario, measured: &mut Measured, yardstick: &Yardstick) {
     let produces = matches!(scenario, Scenario::Bare | Scenario::Produce | Scenario::Latency);
     let (ours, bare) = (measured.reading, yardstick.reading);
-    if produces {
+    // At rates of their own, as a search finds, latencies say nothing about one another.
+    if produces && measured.rate.is_none() {
         let p50 = ratio(ours.p50_us as f64, bare.p50_us as f64);
         let p99 = ratio(ours.p99_us as f64, bare.p99_us as f64);
         measured.figures.add("p50_ratio_to_bare", ("p50, ratio to bare", ""), p50);
@@ -174,7 +178,7 @@ fn produce(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let built = if plan.build { Some(load(true, plan.duration)?.read()) } else { None };
     let mut measured = Measured::new(&[("produce", &meter)], &cluster.stop()?);
     if let Some(built) = built {
-        measured.phases.insert("produce, batches built", built);
+        measured.phases.insert("produce, batches built".to_owned(), built);
     }
     Ok(measured)
 }

@@ -195,6 +195,8 @@ fn one_node_or_three_are_planned() {
         ("latency --nodes 3", Some(3)),
         ("consume-cold --nodes 3", None),
         ("consume-cold --nodes 1", Some(1)),
+        ("latency --p99-below 5ms", Some(1)),
+        ("produce --p99-below 5ms", None),
         ("bare --nodes 0", None),
         ("bare --nodes 2", None),
         ("bare --nodes 4", None),

@@ -62,3 +62,13 @@ fn one_record_at_a_time_stands_beside_bare() {
 fn many_single_records_under_way_are_measured() {
     check("produce --batch-records 1 --in-flight 1024 --producers 8", &["entries_per_s"]);
 }
+
+#[test]
+fn a_rate_is_searched() {
+    // No latency is too high here: only what is not kept up ends the search.
+    let flags = "latency --rate 500 --p99-below 10m --record-size 512KiB";
+    let report = check(flags, &["p99_below_us"]);
+    assert!(report["settings"]["rate"].as_u64().unwrap() > 0, "{report}");
+    let probes = report["phases"].as_object().unwrap().keys();
+    assert!(probes.filter(|name| name.starts_with("probe ")).count() > 1, "{report}");
+}

@@ -26,7 +26,7 @@ pub(crate) fn html(report: &Report) -> String {
     };
     let bare = report.phases.get(report.yardstick).copied();
     let mut figures = vec![(report.scenario.clone(), report.reading)];
-    figures.extend(report.phases.iter().map(|(name, reading)| ((*name).to_owned(), *reading)));
+    figures.extend(report.phases.iter().map(|(name, reading)| (name.clone(), *reading)));
     let page = Page {
         title: report.scenario.clone(),
         about: format!("{}; {}", settings.records(), settings.load()),
