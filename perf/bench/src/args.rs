@@ -28,7 +28,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "SIZE", default_value = "100")]
     pub record_size: ByteSize,
     /// Bytes of a batch: as many records as fit [default: 1MiB; `queue`: 64KiB; `backlog`:
-    /// 100 records; `delay`: 1000 records; `latency`: one].
+    /// 100 records; `delay`: 1000 records; `latency` and `connections`: one].
     #[arg(long, value_name = "SIZE", conflicts_with = "batch_records")]
     pub batch_bytes: Option<ByteSize>,
     /// Records of a batch, instead of --batch-bytes.
@@ -61,9 +61,13 @@ pub struct BenchArgs {
     /// Cores of the load generator [default: the last].
     #[arg(long, value_name = "LIST")]
     pub client_cores: Option<CoreList>,
-    /// `latency`, `backlog`, `open-*`: records per second offered, whatever comes back.
+    /// `latency`, `backlog`, `open-*`, `connections`: records per second offered, whatever comes
+    /// back.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub rate: u64,
+    /// `connections`: idle connections; each takes a descriptor on both sides.
+    #[arg(long, value_name = "N", default_value_t = 15_000)]
+    pub connections: usize,
     /// `latency`: search the highest rate that keeps p99 below this, from --rate on.
     #[arg(long, value_name = "DURATION", value_parser = bound)]
     pub p99_below: Option<Duration>,
@@ -139,6 +143,8 @@ pub enum Scenario {
     OpenDelays,
     /// Records offered at a fixed rate; latency counts from the intended time of sending.
     Latency,
+    /// A light load beside --connections idle ones, and before it with none; what each takes.
+    Connections,
     /// The process that `bare` loads.
     #[value(hide = true)]
     BareServer,
@@ -183,6 +189,7 @@ pub(crate) struct Plan {
     pub lease_records: u32,
     pub leases: usize,
     pub p99_below: Option<Duration>,
+    pub connections: usize,
     pub data: PathBuf,
     pub settings: Vec<String>,
     pub binary: PathBuf,
@@ -214,6 +221,9 @@ const DELAYED: u64 = 1_000_000;
 /// Copies of everything, each a server of its own.
 pub(crate) const NODES_MAX: usize = 3;
 const PRODUCERS_MAX: usize = 1024;
+/// Memory is a slope between a third of them and all.
+const CONNECTIONS_MIN: usize = 3;
+const CONNECTIONS_MAX: usize = 1_000_000;
 const IN_FLIGHT_MAX: usize = 4096;
 /// What a server hands out at once.
 const LEASE_RECORDS_MAX: usize = 10_000;
@@ -242,6 +252,7 @@ impl Plan {
         within("--fetch-bytes", args.fetch_bytes.as_usize(), 1, FETCH_BYTES_MAX)?;
         within("--lease-records", args.lease_records as usize, 1, LEASE_RECORDS_MAX)?;
         within("--leases", args.leases, 1, IN_FLIGHT_MAX)?;
+        within("--connections", args.connections, CONNECTIONS_MIN, CONNECTIONS_MAX)?;
         check_nodes(args)?;
         args.report.as_deref().map_or(Ok(()), check_report)?;
         if args.p99_below.is_some() && args.scenario != Scenario::Latency {
@@ -274,6 +285,7 @@ impl Plan {
             lease_records: args.lease_records,
             leases: args.leases,
             p99_below: args.p99_below,
+            connections: args.connections,
             data: args.data.clone(),
             settings: args.settings.clone(),
             binary: match &args.binary {
@@ -294,7 +306,7 @@ fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
         return Ok(BatchShape::Bytes(bytes.as_usize()));
     }
     Ok(match args.scenario {
-        Scenario::Latency => BatchShape::Records(1),
+        Scenario::Latency | Scenario::Connections => BatchShape::Records(1),
         Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays => {
             BatchShape::Records(BACKLOG_BATCH_RECORDS_DEFAULT)
         }
@@ -311,6 +323,9 @@ fn check_nodes(args: &BenchArgs) -> Result<(), String> {
     if args.nodes > 1 && args.scenario == Scenario::ConsumeCold {
         // It restarts what it reads from; a node that comes back on another port is no member.
         return Err("consume-cold measures one node".to_owned());
+    }
+    if args.nodes > 1 && args.scenario == Scenario::Connections {
+        return Err("connections measures what one node takes".to_owned());
     }
     if ![0, NODES_MAX - 1].contains(&args.forward.len()) {
         return Err(format!("--forward must be given {} times", NODES_MAX - 1));

@@ -69,6 +69,11 @@ impl Cluster {
         self.first.address
     }
 
+    /// The servers' processes.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        std::iter::once(&self.first).chain(&self.others).map(Child::pid).collect()
+    }
+
     /// Asks every server to end, and waits until all have; an exit other than 0 is an error. What
     /// they took until then.
     pub(crate) fn stop(self) -> Result<Samples> {

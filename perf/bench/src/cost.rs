@@ -2,7 +2,11 @@
 //!
 //! Owns: the figures that tell it. Must never: guess; what was not looked at has none.
 
+use std::thread;
 use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 use crate::figures::Figures;
 use crate::meter::{MIB, Reading, Window};
@@ -53,6 +57,35 @@ impl Cost {
     }
 }
 
+/// Looks at servers now; those that have ended add nothing.
+pub(crate) fn look(pids: &[u32]) -> Result<Taken> {
+    let pids: Vec<Pid> = pids.iter().map(|pid| Pid::from_u32(*pid)).collect();
+    let mut system = System::new().map_err(|error| anyhow!("no processes: {error:?}"))?;
+    let kinds = ProcessRefreshKind::nothing().with_cpu().with_memory().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&pids), true, kinds);
+    let mut taken = Taken::default();
+    for process in pids.iter().filter_map(|pid| system.process(*pid)) {
+        taken.cpu += Duration::from_millis(process.accumulated_cpu_time());
+        taken.resident_bytes += process.memory();
+    }
+    Ok(taken)
+}
+
+/// What servers that are left alone take, in percent of one core.
+pub(crate) fn idle_percent(pids: &[u32], duration: Duration) -> Result<f64> {
+    let (began, before) = (Instant::now(), look(pids)?);
+    thread::sleep(duration);
+    let (took, after) = (began.elapsed(), look(pids)?);
+    let cpu = after.cpu.checked_sub(before.cpu).context("a server has ended")?;
+    Ok(100.0 * cpu.as_secs_f64() / took.as_secs_f64())
+}
+
+/// Bytes that each of `count` things takes, from what servers took before and after them.
+pub(crate) fn bytes_each(before: Taken, after: Taken, count: u64) -> f64 {
+    let grown = after.resident_bytes.saturating_sub(before.resident_bytes);
+    grown as f64 / count.max(1) as f64
+}
+
 /// Processor seconds until `at`: between two looks as if they had been taken evenly.
 fn cpu_at(looks: &[(Instant, Taken)], at: Instant) -> Option<f64> {
     let after = looks.partition_point(|(then, _)| *then < at);
@@ -90,6 +123,22 @@ mod tests {
         // Beyond the last look nothing is known to have been taken.
         check(400, 0.15);
         assert_eq!(cpu_at(&[], start), None);
+    }
+
+    #[test]
+    fn servers_are_looked_at_from_outside() {
+        let me = [std::process::id()];
+        assert!(look(&me).unwrap().resident_bytes > 1 << 20);
+        assert!(idle_percent(&me, Duration::from_millis(10)).unwrap() >= 0.0);
+        // A process that is not there takes nothing.
+        assert_eq!(look(&[u32::MAX >> 1]).unwrap(), Taken::default());
+    }
+
+    #[test]
+    fn memory_of_each_is_what_all_of_them_added() {
+        let taken = |resident_bytes| Taken { resident_bytes, ..Taken::default() };
+        assert_eq!(bytes_each(taken(1_000), taken(31_000), 10), 3_000.0);
+        assert_eq!(bytes_each(taken(31_000), taken(1_000), 10), 0.0);
     }
 
     #[test]

@@ -24,9 +24,11 @@ mod bare;
 mod batches;
 mod child;
 mod cluster;
+mod connections;
 mod consume;
 mod cost;
 mod delay;
+mod descriptors;
 mod dialect;
 mod figures;
 mod intervals;
@@ -70,7 +72,7 @@ const EXIT_USAGE: u8 = 2;
 /// when it was measured, 1 when something failed, 2 when the flags make no sense.
 #[must_use]
 pub fn run(args: &BenchArgs) -> ExitCode {
-    let plan = match Plan::new(args) {
+    let plan = match Plan::new(args).and_then(allowed) {
         Ok(plan) => plan,
         Err(reason) => {
             eprintln!("barrage bench: {reason}");
@@ -90,6 +92,14 @@ pub fn run(args: &BenchArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A plan that this process has the means for.
+fn allowed(plan: Plan) -> Result<Plan, String> {
+    if plan.scenario == Scenario::Connections {
+        descriptors::allow(plan.connections as u64)?;
+    }
+    Ok(plan)
 }
 
 fn bare_server(args: &BenchArgs, plan: &Plan) -> Result<()> {

@@ -18,7 +18,7 @@ use crate::sampler::Samples;
 use crate::session::Session;
 use crate::timeline::Timeline;
 use crate::yardstick::{self, Yardstick};
-use crate::{consume, delay, latency, machine, pipe, produce, queue, search};
+use crate::{connections, consume, delay, latency, machine, pipe, produce, queue, search};
 
 /// What a scenario measured.
 pub(crate) struct Measured {
@@ -89,6 +89,7 @@ fn beside_bare(plan: &Plan, folder: &Folder) -> Result<Measured> {
         Scenario::OpenDelays => delay::open(plan, folder)?,
         Scenario::Delay => delay::run(plan, folder)?,
         Scenario::Latency => latency(plan, folder)?,
+        Scenario::Connections => connections::run(plan, folder)?,
         _ => Measured::new(&[("bare", &meter)], &samples),
     };
     Ok(measured.beside(bare))
@@ -133,7 +134,10 @@ fn report(plan: &Plan, folder: &Folder, began: String, mut measured: Measured) -
 
 /// Latencies beside the yardstick's, where both are those of a batch that is produced.
 fn add_ratios(scenario: Scenario, measured: &mut Measured, yardstick: &Yardstick) {
-    let produces = matches!(scenario, Scenario::Bare | Scenario::Produce | Scenario::Latency);
+    let produces = matches!(
+        scenario,
+        Scenario::Bare | Scenario::Produce | Scenario::Latency | Scenario::Connections
+    );
     let (ours, bare) = (measured.reading, yardstick.reading);
     // At rates of their own, as a search finds, latencies say nothing about one another.
     if produces && measured.rate.is_none() {
@@ -163,7 +167,11 @@ fn add_cost(measured: &mut Measured, yardstick: &Yardstick) {
 fn is_open(scenario: Scenario) -> bool {
     matches!(
         scenario,
-        Scenario::Latency | Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays
+        Scenario::Latency
+            | Scenario::Backlog
+            | Scenario::OpenLeases
+            | Scenario::OpenDelays
+            | Scenario::Connections
     )
 }
 

@@ -3,6 +3,7 @@
 //! Short, and of few records: what the figures are is not looked at, only that they are there.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -71,4 +72,22 @@ fn a_rate_is_searched() {
     assert!(report["settings"]["rate"].as_u64().unwrap() > 0, "{report}");
     let probes = report["phases"].as_object().unwrap().keys();
     assert!(probes.filter(|name| name.starts_with("probe ")).count() > 1, "{report}");
+}
+
+#[test]
+fn idle_connections_are_counted() {
+    let report = check("connections --connections 30 --rate 500", &["connections_per_s"]);
+    assert_eq!(report["connections"], 30.0);
+    assert!(report["connection_bytes"].as_f64().is_some(), "{report}");
+    assert!(report["phases"]["produce, no connections"]["p99_us"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn more_connections_than_descriptors_are_refused_at_once() {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 1000 && exec \"$0\" bench connections --connections 5000"]);
+    let output = limited.arg(command(&[]).get_program()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", words(&output));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("1000 files open, 744 connections"), "{said}");
 }
