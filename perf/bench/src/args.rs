@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use barrage_model::limits::{BATCH_BYTES_MAX, FRAME_BYTES_MAX, RECORD_BYTES_MAX};
+use barrage_model::limits::{
+    BATCH_BYTES_MAX, FRAME_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX, RECORD_BYTES_MAX,
+};
 use barrage_model::units::{ByteSize, parse_duration};
 use clap::{Args, ValueEnum};
 
@@ -27,8 +29,8 @@ pub struct BenchArgs {
     /// Bytes of a record's value.
     #[arg(long, value_name = "SIZE", default_value = "100")]
     pub record_size: ByteSize,
-    /// Bytes of a batch: as many records as fit [default: 1MiB; `queue`: 64KiB; `backlog`:
-    /// 100 records; `delay`: 1000 records; `latency` and `connections`: one].
+    /// Bytes of a batch: as many records as fit [default: 1MiB; `queue`: 64KiB; `backlog` and
+    /// `partitions`: 100 records; `delay`: 1000 records; `latency` and `connections`: one].
     #[arg(long, value_name = "SIZE", conflicts_with = "batch_records")]
     pub batch_bytes: Option<ByteSize>,
     /// Records of a batch, instead of --batch-bytes.
@@ -43,9 +45,9 @@ pub struct BenchArgs {
     /// Servers that hold copies: 1, or 3 of which two must have a batch before its answer.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub nodes: usize,
-    /// Partitions of the topic.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub partitions: u32,
+    /// Partitions of the topic [default: 1; `partitions`: 100000, in topics of 1000].
+    #[arg(long, value_name = "N")]
+    pub partitions: Option<u32>,
     /// Seconds before those that count: connections grow their buffers, files their first segment.
     #[arg(long, value_name = "S", default_value = "1", value_parser = seconds_or_none)]
     pub warmup: Duration,
@@ -145,6 +147,8 @@ pub enum Scenario {
     Latency,
     /// A light load beside --connections idle ones, and before it with none; what each takes.
     Connections,
+    /// --partitions of one node: making them, what each takes, producing to all in turn.
+    Partitions,
     /// The process that `bare` loads.
     #[value(hide = true)]
     BareServer,
@@ -221,6 +225,9 @@ const DELAYED: u64 = 1_000_000;
 /// Copies of everything, each a server of its own.
 pub(crate) const NODES_MAX: usize = 3;
 const PRODUCERS_MAX: usize = 1024;
+const PARTITIONS: u32 = 100_000;
+/// As many as a cluster holds.
+const PARTITIONS_MAX: u32 = 200_000;
 /// Memory is a slope between a third of them and all.
 const CONNECTIONS_MIN: usize = 3;
 const CONNECTIONS_MAX: usize = 1_000_000;
@@ -247,7 +254,7 @@ impl Plan {
         });
         within("--record-size", record_size, 1, RECORD_BYTES_MAX - 64)?;
         within("--producers", args.producers, 1, PRODUCERS_MAX)?;
-        within("--partitions", args.partitions as usize, 1, PRODUCERS_MAX)?;
+        let partitions = partitions(args)?;
         within("--in-flight", args.in_flight.unwrap_or(1), 1, IN_FLIGHT_MAX)?;
         within("--fetch-bytes", args.fetch_bytes.as_usize(), 1, FETCH_BYTES_MAX)?;
         within("--lease-records", args.lease_records as usize, 1, LEASE_RECORDS_MAX)?;
@@ -267,7 +274,7 @@ impl Plan {
             batch: batch_shape(args)?,
             producers: args.producers,
             in_flight: args.in_flight,
-            partitions: args.partitions,
+            partitions,
             warm_up: args.warmup,
             duration: args.duration,
             bare_duration: args.bare_duration.unwrap_or(args.duration.min(BARE_DURATION_MAX)),
@@ -307,7 +314,7 @@ fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
     }
     Ok(match args.scenario {
         Scenario::Latency | Scenario::Connections => BatchShape::Records(1),
-        Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays => {
+        Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays | Scenario::Partitions => {
             BatchShape::Records(BACKLOG_BATCH_RECORDS_DEFAULT)
         }
         Scenario::Delay => BatchShape::Records(DELAYED_BATCH_RECORDS),
@@ -324,8 +331,8 @@ fn check_nodes(args: &BenchArgs) -> Result<(), String> {
         // It restarts what it reads from; a node that comes back on another port is no member.
         return Err("consume-cold measures one node".to_owned());
     }
-    if args.nodes > 1 && args.scenario == Scenario::Connections {
-        return Err("connections measures what one node takes".to_owned());
+    if args.nodes > 1 && matches!(args.scenario, Scenario::Connections | Scenario::Partitions) {
+        return Err("connections and partitions measure what one node takes".to_owned());
     }
     if ![0, NODES_MAX - 1].contains(&args.forward.len()) {
         return Err(format!("--forward must be given {} times", NODES_MAX - 1));
@@ -341,6 +348,16 @@ fn check_report(file: &Path) -> Result<(), String> {
         return Err(format!("--report {} is no file in an existing folder", file.display()));
     }
     Ok(())
+}
+
+fn partitions(args: &BenchArgs) -> Result<u32, String> {
+    let (usual, most) = match args.scenario {
+        Scenario::Partitions => (PARTITIONS, PARTITIONS_MAX),
+        _ => (1, PARTITIONS_PER_TOPIC_MAX),
+    };
+    let partitions = args.partitions.unwrap_or(usual);
+    within("--partitions", partitions as usize, 1, most as usize)?;
+    Ok(partitions)
 }
 
 fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), String> {

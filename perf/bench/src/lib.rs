@@ -39,6 +39,7 @@ mod meter;
 #[cfg(test)]
 mod mock;
 mod page;
+mod partitions;
 mod pipe;
 mod produce;
 mod progress;

@@ -18,7 +18,9 @@ use crate::sampler::Samples;
 use crate::session::Session;
 use crate::timeline::Timeline;
 use crate::yardstick::{self, Yardstick};
-use crate::{connections, consume, delay, latency, machine, pipe, produce, queue, search};
+use crate::{
+    connections, consume, delay, latency, machine, partitions, pipe, produce, queue, search,
+};
 
 /// What a scenario measured.
 pub(crate) struct Measured {
@@ -90,6 +92,7 @@ fn beside_bare(plan: &Plan, folder: &Folder) -> Result<Measured> {
         Scenario::Delay => delay::run(plan, folder)?,
         Scenario::Latency => latency(plan, folder)?,
         Scenario::Connections => connections::run(plan, folder)?,
+        Scenario::Partitions => partitions::run(plan, folder)?,
         _ => Measured::new(&[("bare", &meter)], &samples),
     };
     Ok(measured.beside(bare))
@@ -136,7 +139,11 @@ fn report(plan: &Plan, folder: &Folder, began: String, mut measured: Measured) -
 fn add_ratios(scenario: Scenario, measured: &mut Measured, yardstick: &Yardstick) {
     let produces = matches!(
         scenario,
-        Scenario::Bare | Scenario::Produce | Scenario::Latency | Scenario::Connections
+        Scenario::Bare
+            | Scenario::Produce
+            | Scenario::Latency
+            | Scenario::Connections
+            | Scenario::Partitions
     );
     let (ours, bare) = (measured.reading, yardstick.reading);
     // At rates of their own, as a search finds, latencies say nothing about one another.

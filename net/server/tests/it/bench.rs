@@ -91,3 +91,12 @@ fn more_connections_than_descriptors_are_refused_at_once() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("1000 files open, 744 connections"), "{said}");
 }
+
+#[test]
+fn partitions_are_made_and_written_to() {
+    let keys = ["partitions_per_s", "p50_ratio_to_bare"];
+    let report = check("partitions --partitions 25", &keys);
+    assert_eq!(report["partitions"], 25.0);
+    assert!(report["idle_cpu_percent"].as_f64().is_some(), "{report}");
+    assert!(report["phases"]["create"]["records_per_s"].as_f64().unwrap() > 0.0);
+}
