@@ -53,6 +53,11 @@ impl CoreList {
         self.0.get(index % self.count()).copied().unwrap_or(0)
     }
 
+    /// Whether it names this core.
+    pub(crate) fn names(&self, core: usize) -> bool {
+        self.0.contains(&core)
+    }
+
     /// Whether both lists name a core.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.0.iter().any(|core| other.0.contains(core))

@@ -5,10 +5,12 @@
 //! one node or three.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use barrage_model::limits::{BATCH_BYTES_MAX, FRAME_BYTES_MAX, RECORD_BYTES_MAX};
+use barrage_model::limits::{
+    BATCH_BYTES_MAX, FRAME_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX, RECORD_BYTES_MAX,
+};
 use barrage_model::units::{ByteSize, parse_duration};
 use clap::{Args, ValueEnum};
 
@@ -27,8 +29,8 @@ pub struct BenchArgs {
     /// Bytes of a record's value.
     #[arg(long, value_name = "SIZE", default_value = "100")]
     pub record_size: ByteSize,
-    /// Bytes of a batch: as many records as fit [default: 1MiB; `queue`: 64KiB; `backlog`:
-    /// 100 records; `delay`: 1000 records; `latency`: one].
+    /// Bytes of a batch: as many records as fit [default: 1MiB; `queue`: 64KiB; `backlog` and
+    /// `partitions`: 100 records; `delay`: 1000 records; `latency` and `connections`: one].
     #[arg(long, value_name = "SIZE", conflicts_with = "batch_records")]
     pub batch_bytes: Option<ByteSize>,
     /// Records of a batch, instead of --batch-bytes.
@@ -43,10 +45,13 @@ pub struct BenchArgs {
     /// Servers that hold copies: 1, or 3 of which two must have a batch before its answer.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub nodes: usize,
-    /// Partitions of the topic.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub partitions: u32,
-    /// Seconds that count, after one that does not.
+    /// Partitions of the topic [default: 1; `partitions`: 100000, in topics of 1000].
+    #[arg(long, value_name = "N")]
+    pub partitions: Option<u32>,
+    /// Seconds before those that count: connections grow their buffers, files their first segment.
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds_or_none)]
+    pub warmup: Duration,
+    /// Seconds that count.
     #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
     pub duration: Duration,
     /// Seconds of the bare loop before it [default: as --duration, at most 10].
@@ -58,9 +63,16 @@ pub struct BenchArgs {
     /// Cores of the load generator [default: the last].
     #[arg(long, value_name = "LIST")]
     pub client_cores: Option<CoreList>,
-    /// `latency`, `backlog`, `open-*`: records per second offered, whatever comes back.
+    /// `latency`, `backlog`, `open-*`, `connections`: records per second offered, whatever comes
+    /// back.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub rate: u64,
+    /// `connections`: idle connections; each takes a descriptor on both sides.
+    #[arg(long, value_name = "N", default_value_t = 15_000)]
+    pub connections: usize,
+    /// `latency`: search the highest rate that keeps p99 below this, from --rate on.
+    #[arg(long, value_name = "DURATION", value_parser = bound)]
+    pub p99_below: Option<Duration>,
     /// `produce`: also build every batch from its records, as the SDK does; both are printed.
     #[arg(long)]
     pub build: bool,
@@ -81,9 +93,6 @@ pub struct BenchArgs {
     /// `queue`: leases under way for each consumer and partition.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub leases: usize,
-    /// `consume-tail`: read while producing, instead of the newest bytes after it.
-    #[arg(long)]
-    pub live: bool,
     /// Folder under which the servers' data is made; it must allow direct I/O.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub data: PathBuf,
@@ -93,6 +102,9 @@ pub struct BenchArgs {
     /// How to print.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Output,
+    /// Also write the report as a page: one HTML file with plots, which needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Binary of the server [default: this one].
     #[arg(long, value_name = "FILE")]
     pub binary: Option<PathBuf>,
@@ -115,6 +127,8 @@ pub enum Scenario {
     ConsumeTail,
     /// Reading from the start after a restart: from disk.
     ConsumeCold,
+    /// Producing, and reading all of it meanwhile; latency is from sending to having received.
+    Pipe,
     /// Leasing and acking each record of a backlog, durably; latency is that of both together.
     Queue,
     /// Producing and leasing with a backlog of --backlog records, and before it with none; latency
@@ -131,9 +145,19 @@ pub enum Scenario {
     OpenDelays,
     /// Records offered at a fixed rate; latency counts from the intended time of sending.
     Latency,
+    /// A light load beside --connections idle ones, and before it with none; what each takes.
+    Connections,
+    /// --partitions of one node: making them, what each takes, producing to all in turn.
+    Partitions,
     /// The process that `bare` loads.
     #[value(hide = true)]
     BareServer,
+    /// The process that reading is compared with.
+    #[value(hide = true)]
+    BareSender,
+    /// Reads the log files below --data, at most --fill bytes.
+    #[value(hide = true)]
+    BareScan,
 }
 
 /// How a report is printed.
@@ -154,6 +178,8 @@ pub(crate) struct Plan {
     pub producers: usize,
     pub in_flight: Option<usize>,
     pub partitions: u32,
+    /// What does not count, before every measurement in a loop that runs for a time.
+    pub warm_up: Duration,
     pub duration: Duration,
     pub bare_duration: Duration,
     /// The cores of each node: of one, or of three.
@@ -166,7 +192,8 @@ pub(crate) struct Plan {
     pub backlog: u64,
     pub lease_records: u32,
     pub leases: usize,
-    pub live: bool,
+    pub p99_below: Option<Duration>,
+    pub connections: usize,
     pub data: PathBuf,
     pub settings: Vec<String>,
     pub binary: PathBuf,
@@ -180,9 +207,6 @@ pub(crate) enum BatchShape {
     /// At this many records.
     Records(u32),
 }
-
-/// What is never counted: connections grow their buffers, files their first segment.
-pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 
 const BATCH_BYTES_DEFAULT: usize = 1 << 20;
 /// As many as are leased at once.
@@ -201,6 +225,12 @@ const DELAYED: u64 = 1_000_000;
 /// Copies of everything, each a server of its own.
 pub(crate) const NODES_MAX: usize = 3;
 const PRODUCERS_MAX: usize = 1024;
+const PARTITIONS: u32 = 100_000;
+/// As many as a cluster holds.
+const PARTITIONS_MAX: u32 = 200_000;
+/// Memory is a slope between a third of them and all.
+const CONNECTIONS_MIN: usize = 3;
+const CONNECTIONS_MAX: usize = 1_000_000;
 const IN_FLIGHT_MAX: usize = 4096;
 /// What a server hands out at once.
 const LEASE_RECORDS_MAX: usize = 10_000;
@@ -224,12 +254,17 @@ impl Plan {
         });
         within("--record-size", record_size, 1, RECORD_BYTES_MAX - 64)?;
         within("--producers", args.producers, 1, PRODUCERS_MAX)?;
-        within("--partitions", args.partitions as usize, 1, PRODUCERS_MAX)?;
+        let partitions = partitions(args)?;
         within("--in-flight", args.in_flight.unwrap_or(1), 1, IN_FLIGHT_MAX)?;
         within("--fetch-bytes", args.fetch_bytes.as_usize(), 1, FETCH_BYTES_MAX)?;
         within("--lease-records", args.lease_records as usize, 1, LEASE_RECORDS_MAX)?;
         within("--leases", args.leases, 1, IN_FLIGHT_MAX)?;
+        within("--connections", args.connections, CONNECTIONS_MIN, CONNECTIONS_MAX)?;
         check_nodes(args)?;
+        args.report.as_deref().map_or(Ok(()), check_report)?;
+        if args.p99_below.is_some() && args.scenario != Scenario::Latency {
+            return Err("--p99-below is a search of `latency`".to_owned());
+        }
         if args.rate == 0 {
             return Err("--rate must be at least 1".to_owned());
         }
@@ -239,7 +274,8 @@ impl Plan {
             batch: batch_shape(args)?,
             producers: args.producers,
             in_flight: args.in_flight,
-            partitions: args.partitions,
+            partitions,
+            warm_up: args.warmup,
             duration: args.duration,
             bare_duration: args.bare_duration.unwrap_or(args.duration.min(BARE_DURATION_MAX)),
             node_cores: server_cores.deal(args.nodes),
@@ -255,7 +291,8 @@ impl Plan {
             }),
             lease_records: args.lease_records,
             leases: args.leases,
-            live: args.live,
+            p99_below: args.p99_below,
+            connections: args.connections,
             data: args.data.clone(),
             settings: args.settings.clone(),
             binary: match &args.binary {
@@ -276,8 +313,8 @@ fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
         return Ok(BatchShape::Bytes(bytes.as_usize()));
     }
     Ok(match args.scenario {
-        Scenario::Latency => BatchShape::Records(1),
-        Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays => {
+        Scenario::Latency | Scenario::Connections => BatchShape::Records(1),
+        Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays | Scenario::Partitions => {
             BatchShape::Records(BACKLOG_BATCH_RECORDS_DEFAULT)
         }
         Scenario::Delay => BatchShape::Records(DELAYED_BATCH_RECORDS),
@@ -294,10 +331,33 @@ fn check_nodes(args: &BenchArgs) -> Result<(), String> {
         // It restarts what it reads from; a node that comes back on another port is no member.
         return Err("consume-cold measures one node".to_owned());
     }
+    if args.nodes > 1 && matches!(args.scenario, Scenario::Connections | Scenario::Partitions) {
+        return Err("connections and partitions measure what one node takes".to_owned());
+    }
     if ![0, NODES_MAX - 1].contains(&args.forward.len()) {
         return Err(format!("--forward must be given {} times", NODES_MAX - 1));
     }
     Ok(())
+}
+
+/// Told before anything is measured, not after.
+fn check_report(file: &Path) -> Result<(), String> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    if file.is_dir() || !folder.is_dir() {
+        return Err(format!("--report {} is no file in an existing folder", file.display()));
+    }
+    Ok(())
+}
+
+fn partitions(args: &BenchArgs) -> Result<u32, String> {
+    let (usual, most) = match args.scenario {
+        Scenario::Partitions => (PARTITIONS, PARTITIONS_MAX),
+        _ => (1, PARTITIONS_PER_TOPIC_MAX),
+    };
+    let partitions = args.partitions.unwrap_or(usual);
+    within("--partitions", partitions as usize, 1, most as usize)?;
+    Ok(partitions)
 }
 
 fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), String> {
@@ -305,6 +365,17 @@ fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), String
         return Ok(());
     }
     Err(format!("{flag} must be from {min} to {max}, not {value}"))
+}
+
+/// Parses `5ms`, `1s`.
+fn bound(text: &str) -> Result<Duration, String> {
+    let parsed = parse_duration(text).map_err(|error| error.to_string())?;
+    if parsed.is_zero() { Err("must not be 0".to_owned()) } else { Ok(parsed) }
+}
+
+/// As [`seconds`], or none at all.
+fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 /// Parses `10`, `0.5` or a duration with a unit, as `500ms`.

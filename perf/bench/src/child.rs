@@ -85,6 +85,11 @@ impl Child {
         }
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Fails when it has ended.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         match self.process.try_wait()? {

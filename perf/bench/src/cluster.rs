@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,14 @@ use serde_json::Value;
 use crate::affinity::CoreList;
 use crate::args::Plan;
 use crate::child::{Child, Folder, POLL_EVERY};
+use crate::sampler::{LOAD, Sampler, Samples};
 
 /// Running servers.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     first: Child,
     others: Vec<Child>,
+    sampler: Option<Sampler>,
 }
 
 /// How long three nodes may take to find each other and copy what there is.
@@ -42,13 +44,15 @@ impl Cluster {
         }
         let forward: Vec<SocketAddr> = others.iter().map(|other| other.address).collect();
         let first = start_bare(plan, folder, 0, first, &forward)?;
-        Ok(Self { first, others })
+        let mut cluster = Self { first, others, sampler: None };
+        cluster.sampler = Some(cluster.sample("bare"));
+        Ok(cluster)
     }
 
     /// Starts nodes on the data in `folder`, which may be there already if it is one node's.
     pub(crate) fn start_nodes(plan: &Plan, folder: &Folder) -> Result<Self> {
         let first = Child::start("node-0", node_command(plan, folder.path(), 0, None), folder)?;
-        let mut cluster = Self { first, others: Vec::new() };
+        let mut cluster = Self { first, others: Vec::new(), sampler: None };
         for index in 1..plan.node_cores.len() {
             let command = node_command(plan, folder.path(), index, Some(cluster.address()));
             cluster.others.push(Child::start(&format!("node-{index}"), command, folder)?);
@@ -56,6 +60,7 @@ impl Cluster {
         if !cluster.others.is_empty() {
             cluster.await_whole(plan, folder)?;
         }
+        cluster.sampler = Some(cluster.sample("node"));
         Ok(cluster)
     }
 
@@ -64,14 +69,36 @@ impl Cluster {
         self.first.address
     }
 
-    /// Asks every server to end, and waits until all have; an exit other than 0 is an error.
-    pub(crate) fn stop(self) -> Result<()> {
+    /// The servers' processes.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        std::iter::once(&self.first).chain(&self.others).map(Child::pid).collect()
+    }
+
+    /// Asks every server to end, and waits until all have; an exit other than 0 is an error. What
+    /// they took until then.
+    pub(crate) fn stop(self) -> Result<Samples> {
+        let samples = self.sampler.map(Sampler::stop).unwrap_or_default();
         let mut children = self.others;
         children.push(self.first);
         for child in &children {
             child.terminate()?;
         }
-        children.into_iter().try_for_each(Child::await_end)
+        children.into_iter().try_for_each(Child::await_end)?;
+        Ok(samples)
+    }
+
+    /// Ends yardstick servers, which hold nothing that is worth a gentle end. What they took.
+    pub(crate) fn end_bare(self) -> Samples {
+        self.sampler.map(Sampler::stop).unwrap_or_default()
+    }
+
+    /// Looks at every server, and at this process, which loads them.
+    fn sample(&self, name: &str) -> Sampler {
+        let nodes = std::iter::once(&self.first).chain(&self.others).enumerate();
+        let nodes = nodes.map(|(index, node)| (format!("{name}-{index}"), node.pid()));
+        let mut processes: Vec<(String, u32)> = nodes.collect();
+        processes.push((LOAD.to_owned(), std::process::id()));
+        Sampler::start(processes)
     }
 
     /// Asks until the cluster says that it is whole.
@@ -130,11 +157,16 @@ fn start_bare(
     Child::start(&name, command, folder)
 }
 
+/// Where the node of this index keeps its data.
+pub(crate) fn node_folder(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("node-{index}"))
+}
+
 /// Starts the node of this index, alone or as one of several: the first is joined by the others.
 fn node_command(plan: &Plan, data: &Path, index: usize, join: Option<SocketAddr>) -> Command {
     let mut command = Command::new(&plan.binary);
     command.args(["start", "--listen", ANY_PORT, "--data"]);
-    command.arg(data.join(format!("node-{index}")));
+    command.arg(node_folder(data, index));
     if let Some(cores) = plan.node_cores.get(index) {
         command.arg("--cores").arg(cores.flag());
     }

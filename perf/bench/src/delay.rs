@@ -5,7 +5,6 @@
 //! Invariants: records are due at random within the plan's duration, whatever batch they were
 //! stored in: nothing that is stored side by side comes side by side.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,7 +19,7 @@ use crate::affinity;
 use crate::args::{BatchShape, DELAYED_BATCH_RECORDS, Plan};
 use crate::child::Folder;
 use crate::cluster::Cluster;
-use crate::meter::{Meter, Reading, Window};
+use crate::meter::{Meter, Window};
 use crate::run::{Measured, TOPIC};
 use crate::session::Session;
 use crate::{latency, produce};
@@ -64,12 +63,11 @@ pub(crate) fn run(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let start_ms = u64::try_from((now()? + lead).as_millis())?;
     let schedule = Schedule { start_ms, length_ms, records };
     let window = Window::after(Duration::ZERO, LATE_MAX * 60);
-    let stored = in_each(plan, &routes, schedule, window, store)?;
+    let stored = in_each(plan, &routes, schedule, window, store)?.read();
     let left = Duration::from_millis(start_ms).saturating_sub(now()?);
     let window = Window::after(left, plan.duration + LATE_MAX);
-    let reading = in_each(plan, &routes, schedule, window, receive)?;
-    cluster.stop()?;
-    Ok(Measured { reading, phases: BTreeMap::from([("store", stored)]) })
+    let received = in_each(plan, &routes, schedule, window, receive)?;
+    Ok(Measured::new(&[("receive", &received)], &cluster.stop()?).with([("store", stored)]))
 }
 
 /// Produces while nothing is delayed, and while the plan's backlog waits for tomorrow.
@@ -82,11 +80,10 @@ pub(crate) fn open(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let schedule = Schedule { start_ms, length_ms: u64::try_from(WAIT.as_millis())?, records };
     let window = Window::after(Duration::ZERO, LATE_MAX * 60);
     let many = Plan { batch: BatchShape::Records(DELAYED_BATCH_RECORDS), ..plan.clone() };
-    let stored = in_each(&many, &routes, schedule, window, store)?;
-    let reading = latency::run_node(plan, &routes)?.read();
-    cluster.stop()?;
+    let stored = in_each(&many, &routes, schedule, window, store)?.read();
+    let meter = latency::run_node(plan, &routes)?;
     let phases = [("produce, no delays", before), ("store", stored)];
-    Ok(Measured { reading, phases: BTreeMap::from(phases) })
+    Ok(Measured::new(&[("produce", &meter)], &cluster.stop()?).with(phases))
 }
 
 fn now() -> Result<Duration> {
@@ -111,7 +108,7 @@ fn in_each(
     schedule: Schedule,
     window: Window,
     work: Work,
-) -> Result<Reading> {
+) -> Result<Meter> {
     let runs = partitions(routes)?.into_iter().enumerate().map(|(index, there)| {
         let core = plan.client_cores.nth(index);
         move || {
@@ -119,7 +116,7 @@ fn in_each(
             work(plan, there, schedule, window)
         }
     });
-    Ok(produce::run_all(runs.collect(), window)?.read())
+    produce::run_all(runs.collect(), window)
 }
 
 fn store(

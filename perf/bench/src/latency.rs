@@ -18,7 +18,7 @@ use barrage_wire::TopicRoutes;
 use bytes::BytesMut;
 
 use crate::affinity;
-use crate::args::{Plan, WARM_UP};
+use crate::args::Plan;
 use crate::batches::Batches;
 use crate::dialect::{Dialect, Targets};
 use crate::lane::ANSWER_TIMEOUT;
@@ -72,7 +72,7 @@ fn run(
     let batches = produce::batches(plan, plan.batch)?;
     let per_lane = plan.rate as f64 / lanes.len() as f64 / f64::from(batches.records());
     let interval = Duration::from_secs_f64(1.0 / per_lane);
-    let window = Window::after(WARM_UP, duration);
+    let window = Window::after(plan.warm_up, duration);
     let epoch = Instant::now();
     let lane_count = u32::try_from(lanes.len())?;
     let mut by_core: Vec<Vec<Open>> = Vec::new();

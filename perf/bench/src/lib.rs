@@ -24,24 +24,38 @@ mod bare;
 mod batches;
 mod child;
 mod cluster;
+mod connections;
 mod consume;
+mod cost;
 mod delay;
+mod descriptors;
 mod dialect;
+mod figures;
+mod intervals;
 mod lane;
 mod latency;
 mod machine;
 mod meter;
 #[cfg(test)]
 mod mock;
+mod page;
+mod partitions;
+mod pipe;
 mod produce;
+mod progress;
 mod queue;
 mod reader;
 mod report;
 mod run;
+mod sampler;
+mod search;
 mod session;
 #[cfg(test)]
 mod tests;
+mod timeline;
+mod trail;
 mod worker;
+mod yardstick;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -59,7 +73,7 @@ const EXIT_USAGE: u8 = 2;
 /// when it was measured, 1 when something failed, 2 when the flags make no sense.
 #[must_use]
 pub fn run(args: &BenchArgs) -> ExitCode {
-    let plan = match Plan::new(args) {
+    let plan = match Plan::new(args).and_then(allowed) {
         Ok(plan) => plan,
         Err(reason) => {
             eprintln!("barrage bench: {reason}");
@@ -68,7 +82,9 @@ pub fn run(args: &BenchArgs) -> ExitCode {
     };
     let done = match plan.scenario {
         Scenario::BareServer => bare_server(args, &plan),
-        _ => measure(&plan, args.output),
+        Scenario::BareSender => bare_sender(args, &plan),
+        Scenario::BareScan => bare_scan(&plan),
+        _ => measure(&plan, args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,19 +95,46 @@ pub fn run(args: &BenchArgs) -> ExitCode {
     }
 }
 
-fn bare_server(args: &BenchArgs, plan: &Plan) -> Result<()> {
-    let ready_file = args.ready_file.as_deref().context("bare-server needs --ready-file")?;
-    let cores = plan.node_cores.first().context("a plan without nodes")?;
-    let (data, others) = (plan.data.as_path(), args.forward.as_slice());
-    bare::serve(&bare::Serving { cores, data, ready_file, others })
+/// A plan that this process has the means for.
+fn allowed(plan: Plan) -> Result<Plan, String> {
+    if plan.scenario == Scenario::Connections {
+        descriptors::allow(plan.connections as u64)?;
+    }
+    Ok(plan)
 }
 
-fn measure(plan: &Plan, output: Output) -> Result<()> {
+fn bare_server(args: &BenchArgs, plan: &Plan) -> Result<()> {
+    let (data, others) = (plan.data.clone(), args.forward.clone());
+    serve_bare(args, plan, bare::Role::Store { data, others })
+}
+
+fn bare_sender(args: &BenchArgs, plan: &Plan) -> Result<()> {
+    serve_bare(args, plan, bare::Role::Send(yardstick::pieces(plan)?))
+}
+
+fn serve_bare(args: &BenchArgs, plan: &Plan, role: bare::Role) -> Result<()> {
+    let ready_file = args.ready_file.as_deref().context("a bare server needs --ready-file")?;
+    let cores = plan.node_cores.first().context("a plan without nodes")?;
+    bare::serve(bare::Serving { cores, ready_file, role })
+}
+
+fn bare_scan(plan: &Plan) -> Result<()> {
+    let cores = plan.node_cores.first().context("a plan without nodes")?;
+    let scanned = bare::scan::scan(cores, &plan.data, plan.fill_bytes)?;
+    let text = serde_json::to_string(&scanned)?;
+    writeln!(io::stdout().lock(), "{text}").context("cannot print")
+}
+
+fn measure(plan: &Plan, args: &BenchArgs) -> Result<()> {
     if plan.node_cores.iter().any(|cores| cores.overlaps(&plan.client_cores)) {
         eprintln!("barrage bench: server and client share cores; figures are lower for it");
     }
     let report = run::run(plan)?;
-    let text = match output {
+    if let Some(file) = &args.report {
+        let written = std::fs::write(file, page::html(&report));
+        written.with_context(|| format!("cannot write the report {}", file.display()))?;
+    }
+    let text = match args.output {
         Output::Table => report.table(),
         Output::Json => report.json()?,
     };

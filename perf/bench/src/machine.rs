@@ -1,4 +1,4 @@
-//! What a figure was measured on: machine and commit.
+//! What a figure was measured on, and when: machine, commit, command.
 //!
 //! Owns: reading them. Must never: guess; what cannot be read says `unknown`.
 
@@ -98,6 +98,27 @@ fn git(arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
+/// The command line of this process, as one would type it.
+pub(crate) fn command() -> String {
+    let mut words = std::env::args();
+    let binary = words.next().unwrap_or_default();
+    let name = Path::new(&binary).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    std::iter::once(name).chain(words.map(|word| quoted(&word))).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+%@".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// The time now.
+pub(crate) fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +130,15 @@ mod tests {
         assert_ne!(machine.filesystem, UNKNOWN);
         assert_eq!(cpu_model("a\nmodel name\t: X 1\n"), Some("X 1"));
         assert_eq!(cpu_model("nothing"), None);
+    }
+
+    #[test]
+    fn a_command_line_can_be_typed_again() {
+        let check = |word: &str, typed: &str| assert_eq!(quoted(word), typed);
+        check("--set", "--set");
+        check("a.b=1", "a.b=1");
+        check("", "''");
+        check("two words", "'two words'");
+        check("it's", r"'it'\''s'");
     }
 }

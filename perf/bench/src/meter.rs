@@ -1,12 +1,14 @@
 //! Counting what was done in a window of time.
 //!
-//! Owns: the window, the counters and latencies of one thread, and their sum.
+//! Owns: the window, what one thread counted in it second by second, and the sum of several.
 //! Must never: count what ended outside the window.
 
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+use crate::intervals::{Intervals, total};
 
 /// The time in which things count: `[start, end)`.
 #[derive(Clone, Copy, Debug)]
@@ -19,10 +21,8 @@ pub(crate) struct Window {
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
     window: Window,
-    records: u64,
-    bytes: u64,
-    /// Microseconds.
-    latencies: Histogram<u64>,
+    intervals: Intervals,
+    records_all: u64,
 }
 
 /// What a meter read, per second and in microseconds.
@@ -36,9 +36,7 @@ pub(crate) struct Reading {
     pub max_us: u64,
 }
 
-/// Longest latency told apart from longer ones: an hour.
-const LATENCY_US_MAX: u64 = 3_600_000_000;
-const MIB: f64 = 1_048_576.0;
+pub(crate) const MIB: f64 = 1_048_576.0;
 
 impl Window {
     /// A window of `length` that opens after `delay`.
@@ -47,7 +45,11 @@ impl Window {
         Self { start, end: start + length }
     }
 
-    fn seconds(&self) -> f64 {
+    fn holds(&self, now: Instant) -> bool {
+        now >= self.start && now < self.end
+    }
+
+    pub(crate) fn seconds(&self) -> f64 {
         (self.end - self.start).as_secs_f64()
     }
 }
@@ -56,21 +58,35 @@ impl Meter {
     /// Nothing counted yet.
     pub(crate) fn new(window: Window) -> Self {
         assert!(window.start < window.end, "a window has a length");
-        // Three digits from 1 us to an hour are always a valid range; `new` cannot refuse them.
-        let latencies = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
-            .unwrap_or_else(|error| unreachable!("the bounds are constant: {error:?}"));
-        Self { window, records: 0, bytes: 0, latencies }
+        Self { window, intervals: Intervals::new(), records_all: 0 }
     }
 
     /// Something began (or was due) at `began` and ended now.
     pub(crate) fn ended(&mut self, began: Instant, now: Instant, records: u64, bytes: u64) {
-        if now < self.window.start || now >= self.window.end {
-            return;
+        self.came(now, records, bytes);
+        self.took(began, now);
+    }
+
+    /// Counts what was done now, without how long it took.
+    pub(crate) fn came(&mut self, now: Instant, records: u64, bytes: u64) {
+        self.records_all += records;
+        if self.window.holds(now) {
+            let interval = self.intervals.at(now - self.window.start);
+            interval.records += records;
+            interval.bytes += bytes;
         }
-        let micros = u64::try_from((now - began).as_micros()).unwrap_or(LATENCY_US_MAX);
-        self.latencies.saturating_record(micros.clamp(1, LATENCY_US_MAX));
-        self.records += records;
-        self.bytes += bytes;
+    }
+
+    /// Counts how long something took that began at `began` and ended now.
+    pub(crate) fn took(&mut self, began: Instant, now: Instant) {
+        if self.window.holds(now) {
+            self.intervals.at(now - self.window.start).count(now - began, 1);
+        }
+    }
+
+    /// All records, also those outside the window.
+    pub(crate) const fn records_all(&self) -> u64 {
+        self.records_all
     }
 
     /// Ends the window before its time: everything there was is done.
@@ -81,23 +97,50 @@ impl Meter {
 
     /// Adds what another thread counted; the longer window stands for both.
     pub(crate) fn add(&mut self, other: &Self) {
-        self.window.start = self.window.start.min(other.window.start);
+        if other.window.start < self.window.start {
+            let later = std::mem::replace(self, other.clone());
+            return self.add(&later);
+        }
+        self.intervals.add(&other.intervals, other.window.start - self.window.start);
         self.window.end = self.window.end.max(other.window.end);
-        self.records += other.records;
-        self.bytes += other.bytes;
-        self.latencies += &other.latencies;
+        self.records_all += other.records_all;
+    }
+
+    /// The time in which it counted.
+    pub(crate) const fn window(&self) -> Window {
+        self.window
+    }
+
+    /// What it counted, from the window's start on.
+    pub(crate) const fn intervals(&self) -> &Intervals {
+        &self.intervals
+    }
+
+    /// All latencies, in microseconds.
+    pub(crate) fn latencies(&self) -> Histogram<u64> {
+        total(self.intervals.list().iter().map(|interval| &interval.latencies))
     }
 
     /// What it comes to.
     pub(crate) fn read(&self) -> Reading {
-        let seconds = self.window.seconds();
-        Reading {
-            records_per_s: self.records as f64 / seconds,
-            mib_per_s: self.bytes as f64 / seconds / MIB,
-            p50_us: self.latencies.value_at_quantile(0.5),
-            p99_us: self.latencies.value_at_quantile(0.99),
-            p999_us: self.latencies.value_at_quantile(0.999),
-            max_us: self.latencies.max(),
+        let list = self.intervals.list();
+        let records = list.iter().map(|interval| interval.records).sum();
+        let bytes = list.iter().map(|interval| interval.bytes).sum();
+        Reading::new(records, bytes, self.window.seconds(), &self.latencies())
+    }
+}
+
+impl Reading {
+    /// So much in so many seconds.
+    pub(crate) fn new(records: u64, bytes: u64, seconds: f64, latencies: &Histogram<u64>) -> Self {
+        assert!(seconds > 0.0, "a rate needs time");
+        Self {
+            records_per_s: records as f64 / seconds,
+            mib_per_s: bytes as f64 / seconds / MIB,
+            p50_us: latencies.value_at_quantile(0.5),
+            p99_us: latencies.value_at_quantile(0.99),
+            p999_us: latencies.value_at_quantile(0.999),
+            max_us: latencies.max(),
         }
     }
 }

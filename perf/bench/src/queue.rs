@@ -3,7 +3,6 @@
 //! Owns: the backlog, the group, who works on what. Must never: count a record that was not acked
 //! (`worker`).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,10 +10,10 @@ use barrage_model::GroupId;
 use barrage_model::group::Order;
 use barrage_wire::{GroupCreate, GroupSettings, NewGroup, Request, Response, TopicRoutes};
 
-use crate::args::{Plan, WARM_UP};
+use crate::args::Plan;
 use crate::child::Folder;
 use crate::cluster::Cluster;
-use crate::meter::{Reading, Window};
+use crate::meter::{Meter, Reading, Window};
 use crate::run::{Measured, TOPIC};
 use crate::session::Session;
 use crate::worker::{Wish, Worker};
@@ -32,7 +31,7 @@ pub(crate) fn run(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let mut session = Session::connect(cluster.address())?;
     let routes = session.create_topic(TOPIC, plan.partitions)?;
     let group = create_group(&mut session)?;
-    let written = consume::fill(plan, &routes)?;
+    let written = consume::fill(plan, &routes)?.reading;
     let wish = Wish {
         group,
         count_max: plan.lease_records,
@@ -40,9 +39,9 @@ pub(crate) fn run(plan: &Plan, folder: &Folder) -> Result<Measured> {
         turns: plan.leases,
         acks: true,
     };
-    let reading = work(plan, &routes, wish, WARM_UP)?;
-    cluster.stop()?;
-    Ok(Measured { reading, phases: BTreeMap::from([("fill", written)]) })
+    let worked = work(plan, &routes, wish, plan.warm_up)?;
+    let meters = [("lease and ack", &worked)];
+    Ok(Measured::new(&meters, &cluster.stop()?).with([("fill", written)]))
 }
 
 /// Produces and leases in a topic that holds next to nothing, and in one with a backlog.
@@ -52,21 +51,20 @@ pub(crate) fn backlog(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let routes = session.create_topic(TOPIC, plan.partitions)?;
     let group = create_group(&mut session)?;
     let wish = Wish { group, count_max: FEW, bytes_max: plan.fetch_bytes, turns: 1, acks: true };
-    let measure = || -> Result<(Reading, Reading)> {
-        let produced = latency::run_node(plan, &routes)?.read();
+    let measure = || -> Result<(Meter, Meter)> {
+        let produced = latency::run_node(plan, &routes)?;
         Ok((produced, work(plan, &routes, wish, Duration::ZERO)?))
     };
     let (produced_before, before) = measure()?;
     let written = fill(plan, &routes)?;
-    let (produced, reading) = measure()?;
-    cluster.stop()?;
+    let (produced, worked) = measure()?;
     let phases = [
-        ("produce, empty", produced_before),
-        ("lease and ack, empty", before),
+        ("produce, empty", produced_before.read()),
+        ("lease and ack, empty", before.read()),
         ("fill", written),
-        ("produce, backlog", produced),
+        ("produce, backlog", produced.read()),
     ];
-    Ok(Measured { reading, phases: BTreeMap::from(phases) })
+    Ok(Measured::new(&[("lease and ack", &worked)], &cluster.stop()?).with(phases))
 }
 
 /// Produces while nothing is leased, and while a backlog is.
@@ -85,11 +83,10 @@ pub(crate) fn open_leases(plan: &Plan, folder: &Folder) -> Result<Measured> {
         acks: false,
     };
     let all = Plan { duration: VISIBILITY, ..plan.clone() };
-    let leased = work(&all, &routes, wish, Duration::ZERO)?;
-    let reading = latency::run_node(plan, &routes)?.read();
-    cluster.stop()?;
+    let leased = work(&all, &routes, wish, Duration::ZERO)?.read();
+    let meter = latency::run_node(plan, &routes)?;
     let phases = [("produce, no leases", before), ("fill", written), ("lease all", leased)];
-    Ok(Measured { reading, phases: BTreeMap::from(phases) })
+    Ok(Measured::new(&[("produce", &meter)], &cluster.stop()?).with(phases))
 }
 
 /// Produces the plan's backlog.
@@ -97,11 +94,11 @@ fn fill(plan: &Plan, routes: &TopicRoutes) -> Result<Reading> {
     let batches = produce::batches(plan, plan.batch)?;
     let batch_count = plan.backlog.div_ceil(u64::from(batches.records()));
     let fill_bytes = batch_count * batches.size() as u64;
-    consume::fill(&Plan { fill_bytes, ..plan.clone() }, routes)
+    Ok(consume::fill(&Plan { fill_bytes, ..plan.clone() }, routes)?.reading)
 }
 
 /// Leases, and acks if that is wished, until the time is over or nothing is left.
-fn work(plan: &Plan, routes: &TopicRoutes, wish: Wish, warm_up: Duration) -> Result<Reading> {
+fn work(plan: &Plan, routes: &TopicRoutes, wish: Wish, warm_up: Duration) -> Result<Meter> {
     let mut workers = Vec::new();
     for index in 0..plan.producers {
         for (address, keys) in produce::partitions_of(index, plan.producers, routes)? {
@@ -112,7 +109,7 @@ fn work(plan: &Plan, routes: &TopicRoutes, wish: Wish, warm_up: Duration) -> Res
     }
     let window = Window::after(warm_up, plan.duration);
     let runs = workers.into_iter().map(|worker| move || worker.run(window)).collect();
-    Ok(produce::run_all(runs, window)?.read())
+    produce::run_all(runs, window)
 }
 
 fn create_group(session: &mut Session) -> Result<GroupId> {

@@ -10,8 +10,10 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde::Serialize;
 
 use crate::args::{BatchShape, Plan};
+use crate::figures::{Figures, thousands};
 use crate::machine::Machine;
 use crate::meter::Reading;
+use crate::timeline::Timeline;
 
 /// The report; its JSON keys are part of the command's interface.
 #[derive(Clone, Debug, Serialize)]
@@ -21,6 +23,8 @@ pub(crate) struct Report {
     pub reading: Reading,
     /// Batches, each an entry of its own.
     pub entries_per_s: f64,
+    /// What the `bare` figures are of: the bare loop, or for reading loopback or the disk.
+    pub yardstick: &'static str,
     pub bare_records_per_s: f64,
     pub bare_mib_per_s: f64,
     pub bare_p50_us: u64,
@@ -29,11 +33,18 @@ pub(crate) struct Report {
     pub ratio_to_bare: f64,
     /// What an answer means.
     pub durability: &'static str,
+    pub began: String,
+    pub command: String,
     pub commit: String,
     pub machine: Machine,
     pub settings: Settings,
+    /// What is neither a rate nor a latency; each a key beside the others.
+    #[serde(flatten)]
+    pub figures: Figures,
     /// Other figures of the same run, by name.
-    pub phases: BTreeMap<&'static str, Reading>,
+    pub phases: BTreeMap<String, Reading>,
+    /// The same over time, and what it took of the machine.
+    pub series: Timeline,
 }
 
 /// How it was measured.
@@ -45,6 +56,7 @@ pub(crate) struct Settings {
     pub producers: usize,
     pub in_flight: usize,
     pub partitions: u32,
+    pub warm_up_s: f64,
     pub duration_s: f64,
     /// Servers, each with a copy of everything.
     pub nodes: usize,
@@ -85,6 +97,7 @@ impl Settings {
             producers: plan.producers,
             in_flight,
             partitions: plan.partitions,
+            warm_up_s: plan.warm_up.as_secs_f64(),
             duration_s: plan.duration.as_secs_f64(),
             nodes: node_cores.len(),
             acks: ACKS,
@@ -93,6 +106,27 @@ impl Settings {
             client_cores: plan.client_cores.to_string(),
             rate: None,
         }
+    }
+
+    /// What is sent.
+    pub(crate) fn records(&self) -> String {
+        let Self { record_size, batch_bytes, batch_records, .. } = self;
+        let rate = self.rate.map(|rate| format!(", {rate} records/s offered"));
+        format!(
+            "{record_size}-byte records, {batch_records} in a batch of {batch_bytes} bytes{}",
+            rate.unwrap_or_default(),
+        )
+    }
+
+    /// Who sends it, and for how long.
+    pub(crate) fn load(&self) -> String {
+        let Self { producers, in_flight, partitions, duration_s, warm_up_s, .. } = self;
+        format!(
+            "{producers} producer{}, {in_flight} batches in flight each, {partitions} partition{}, \
+             {duration_s} s after {warm_up_s} s of warm-up",
+            plural(*producers),
+            plural(*partitions as usize),
+        )
     }
 }
 
@@ -112,34 +146,31 @@ impl Report {
             figures.add_row(row(name, reading));
         }
         let ratio = format!("{:.3}", self.ratio_to_bare);
-        let Settings { record_size, batch_bytes, batch_records, producers, .. } = &self.settings;
-        let Settings { in_flight, partitions, duration_s, .. } = &self.settings;
-        let rate = self.settings.rate.map(|rate| format!(", {rate} records/s offered"));
-        let shape = format!(
-            "{record_size}-byte records, {batch_records} in a batch of {batch_bytes} bytes{}",
-            rate.unwrap_or_default(),
-        );
-        let load = format!(
-            "{producers} producers, {in_flight} batches in flight each, {partitions} partitions, \
-             {duration_s} s",
-        );
         let Settings { nodes, acks, node_cores, client_cores, .. } = &self.settings;
         let cores = format!("servers {}; client {client_cores}", node_cores.join(" | "));
         let nodes = format!("{nodes}, acks={acks}");
         let entries = thousands(self.entries_per_s);
         let mut about = Table::new();
         about.load_style(UTF8_FULL_CONDENSED);
-        about.add_row(["ratio to bare", &ratio]);
+        about.add_row([&format!("ratio to {}", self.yardstick), &ratio]);
         about.add_row(["entries/s", &entries]);
+        for (name, figure) in self.figures.lines() {
+            about.add_row([name, &figure]);
+        }
         about.add_row(["nodes", &nodes]);
         about.add_row(["durability", self.durability]);
-        about.add_row(["records", &shape]);
-        about.add_row(["load", &load]);
+        about.add_row(["records", &self.settings.records()]);
+        about.add_row(["load", &self.settings.load()]);
         about.add_row(["cores", &cores]);
         about.add_row(["machine", &self.machine.to_string()]);
         about.add_row(["commit", &self.commit]);
         format!("{figures}\n{about}")
     }
+}
+
+/// What more than one has at its end.
+const fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 fn row(name: &str, reading: &Reading) -> [String; 7] {
@@ -154,19 +185,6 @@ fn row(name: &str, reading: &Reading) -> [String; 7] {
     ]
 }
 
-/// `1234567.8` as `1,234,568`.
-fn thousands(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// The name of a batch's shape in messages.
 impl std::fmt::Display for BatchShape {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -174,19 +192,5 @@ impl std::fmt::Display for BatchShape {
             Self::Bytes(bytes) => write!(formatter, "{bytes} bytes"),
             Self::Records(records) => write!(formatter, "{records} records"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        let check = |number: f64, text: &str| assert_eq!(thousands(number), text);
-        check(0.4, "0");
-        check(999.0, "999");
-        check(1000.0, "1,000");
-        check(12_345_678.9, "12,345,679");
     }
 }

@@ -7,19 +7,58 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::args::{Plan, Scenario, WARM_UP};
+use crate::args::{Plan, Scenario};
 use crate::child::Folder;
 use crate::cluster::Cluster;
+use crate::cost::Cost;
+use crate::figures::Figures;
 use crate::meter::{Meter, Reading, Window};
 use crate::report::{Report, Settings, durability};
+use crate::sampler::Samples;
 use crate::session::Session;
-use crate::{consume, delay, latency, machine, produce, queue};
+use crate::timeline::Timeline;
+use crate::yardstick::{self, Yardstick};
+use crate::{
+    connections, consume, delay, latency, machine, partitions, pipe, produce, queue, search,
+};
 
 /// What a scenario measured.
 pub(crate) struct Measured {
     pub reading: Reading,
     /// Other figures on the way, by name.
-    pub phases: BTreeMap<&'static str, Reading>,
+    pub phases: BTreeMap<String, Reading>,
+    /// What is neither a rate nor a latency.
+    pub figures: Figures,
+    pub timeline: Timeline,
+    /// What the servers took for it.
+    pub cost: Option<Cost>,
+    /// What it is quoted beside.
+    pub yardstick: Option<Yardstick>,
+    /// Records offered per second, if not the plan's.
+    pub rate: Option<u64>,
+}
+
+impl Measured {
+    /// What the first meter read, over time beside the others, and what it took of the machine.
+    pub(crate) fn new(meters: &[(&'static str, &Meter)], samples: &Samples) -> Self {
+        let reading = meters.first().map(|(_, meter)| meter.read()).unwrap_or_default();
+        let (phases, figures) = (BTreeMap::new(), Figures::default());
+        let timeline = Timeline::new(meters, samples);
+        let cost = meters.first().and_then(|(_, meter)| Cost::of(samples, meter.window()));
+        Self { reading, phases, figures, timeline, cost, yardstick: None, rate: None }
+    }
+
+    /// Quoted beside this.
+    pub(crate) fn beside(mut self, yardstick: Yardstick) -> Self {
+        self.yardstick = Some(yardstick);
+        self
+    }
+
+    /// Other figures of the same run.
+    pub(crate) fn with<const N: usize>(mut self, phases: [(&'static str, Reading); N]) -> Self {
+        self.phases.extend(phases.map(|(name, reading)| (name.to_owned(), reading)));
+        self
+    }
 }
 
 /// The topic that is loaded.
@@ -27,34 +66,57 @@ pub(crate) const TOPIC: &str = "bench";
 
 /// Measures what the plan says.
 pub(crate) fn run(plan: &Plan) -> Result<Report> {
+    let began = machine::now();
     let folder = Folder::make(&plan.data)?;
-    let bare = bare(plan, &folder).context("the bare loop failed")?;
-    let mut measured = match plan.scenario {
-        Scenario::Bare | Scenario::BareServer => {
-            Measured { reading: bare, phases: BTreeMap::new() }
-        }
-        Scenario::Produce => produce(plan, &folder)?,
+    let measured = match plan.scenario {
         Scenario::ConsumeTail => consume::tail(plan, &folder)?,
         Scenario::ConsumeCold => consume::cold(plan, &folder)?,
-        Scenario::Queue => queue::run(plan, &folder)?,
-        Scenario::Backlog => queue::backlog(plan, &folder)?,
-        Scenario::OpenLeases => queue::open_leases(plan, &folder)?,
-        Scenario::OpenDelays => delay::open(plan, &folder)?,
-        Scenario::Delay => delay::run(plan, &folder)?,
-        Scenario::Latency => latency(plan, &folder)?,
+        Scenario::Latency if plan.p99_below.is_some() => search::run(plan, &folder)?,
+        _ => beside_bare(plan, &folder)?,
     };
+    report(plan, &folder, began, measured)
+}
+
+/// The scenarios that stand beside the bare loop under the same load.
+fn beside_bare(plan: &Plan, folder: &Folder) -> Result<Measured> {
+    let (meter, samples) =
+        yardstick::bare(plan, folder, is_open(plan.scenario)).context("the bare loop failed")?;
+    let bare = Yardstick::of(yardstick::BARE, &meter, &samples);
+    let measured = match plan.scenario {
+        Scenario::Produce => produce(plan, folder)?,
+        Scenario::Pipe => pipe::run(plan, folder, &bare.reading)?,
+        Scenario::Queue => queue::run(plan, folder)?,
+        Scenario::Backlog => queue::backlog(plan, folder)?,
+        Scenario::OpenLeases => queue::open_leases(plan, folder)?,
+        Scenario::OpenDelays => delay::open(plan, folder)?,
+        Scenario::Delay => delay::run(plan, folder)?,
+        Scenario::Latency => latency(plan, folder)?,
+        Scenario::Connections => connections::run(plan, folder)?,
+        Scenario::Partitions => partitions::run(plan, folder)?,
+        _ => Measured::new(&[("bare", &meter)], &samples),
+    };
+    Ok(measured.beside(bare))
+}
+
+fn report(plan: &Plan, folder: &Folder, began: String, mut measured: Measured) -> Result<Report> {
+    let yardstick = measured.yardstick.take().context("a figure with nothing beside it")?;
+    let bare = yardstick.reading;
+    add_ratios(plan.scenario, &mut measured, &yardstick);
+    add_cost(&mut measured, &yardstick);
     if plan.scenario != Scenario::Bare {
-        measured.phases.insert("bare", bare);
+        measured.phases.insert(yardstick.name.to_owned(), bare);
+        measured.timeline.bare = yardstick.curve;
     }
     let batches = produce::batches(plan, plan.batch)?;
     let in_flight = produce::in_flight(plan, batches.size());
     let mut settings = Settings::new(plan, batches.size(), batches.records(), in_flight);
-    settings.rate = is_open(plan.scenario).then_some(plan.rate);
+    settings.rate = is_open(plan.scenario).then_some(measured.rate.unwrap_or(plan.rate));
     let name = clap::ValueEnum::to_possible_value(&plan.scenario);
     Ok(Report {
         scenario: name.map_or_else(String::new, |name| name.get_name().to_owned()),
         reading: measured.reading,
         entries_per_s: measured.reading.records_per_s / f64::from(batches.records().max(1)),
+        yardstick: yardstick.name,
         bare_records_per_s: bare.records_per_s,
         bare_mib_per_s: bare.mib_per_s,
         bare_p50_us: bare.p50_us,
@@ -62,32 +124,62 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         bare_p999_us: bare.p999_us,
         ratio_to_bare: ratio(measured.reading.records_per_s, bare.records_per_s),
         durability: durability(plan),
+        began,
+        command: machine::command(),
         commit: machine::commit(),
         machine: machine::Machine::read(folder.path()),
         settings,
+        figures: measured.figures,
         phases: measured.phases,
+        series: measured.timeline,
     })
+}
+
+/// Latencies beside the yardstick's, where both are those of a batch that is produced.
+fn add_ratios(scenario: Scenario, measured: &mut Measured, yardstick: &Yardstick) {
+    let produces = matches!(
+        scenario,
+        Scenario::Bare
+            | Scenario::Produce
+            | Scenario::Latency
+            | Scenario::Connections
+            | Scenario::Partitions
+    );
+    let (ours, bare) = (measured.reading, yardstick.reading);
+    // At rates of their own, as a search finds, latencies say nothing about one another.
+    if produces && measured.rate.is_none() {
+        let p50 = ratio(ours.p50_us as f64, bare.p50_us as f64);
+        let p99 = ratio(ours.p99_us as f64, bare.p99_us as f64);
+        measured.figures.add("p50_ratio_to_bare", ("p50, ratio to bare", ""), p50);
+        measured.figures.add("p99_ratio_to_bare", ("p99, ratio to bare", ""), p99);
+    }
+}
+
+/// What the servers took for it, and the yardstick's for the same.
+fn add_cost(measured: &mut Measured, yardstick: &Yardstick) {
+    if let Some(cost) = measured.cost {
+        cost.tell(&measured.reading, &mut measured.figures);
+    }
+    let bare = yardstick.cost.and_then(|cost| cost.cpu_s_per_gib(&yardstick.reading));
+    if let Some(bare) = bare {
+        let label = match yardstick.name {
+            yardstick::LOOPBACK => "loopback, CPU per GiB",
+            _ => "bare, CPU per GiB",
+        };
+        measured.figures.add("bare_server_cpu_s_per_gib", (label, "s"), bare);
+    }
 }
 
 /// Whether batches are due at fixed times, whatever comes back.
 fn is_open(scenario: Scenario) -> bool {
     matches!(
         scenario,
-        Scenario::Latency | Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays
+        Scenario::Latency
+            | Scenario::Backlog
+            | Scenario::OpenLeases
+            | Scenario::OpenDelays
+            | Scenario::Connections
     )
-}
-
-/// The yardstick: the same load, without a broker.
-fn bare(plan: &Plan, folder: &Folder) -> Result<Reading> {
-    let cluster = Cluster::start_bare(plan, folder)?;
-    let meter = if is_open(plan.scenario) {
-        latency::run_bare(plan, cluster.address())?
-    } else {
-        let lanes = produce::bare_lanes(plan, cluster.address())?;
-        produce::run(lanes, Window::after(WARM_UP, plan.bare_duration))?
-    };
-    drop(cluster);
-    Ok(meter.read())
 }
 
 fn produce(plan: &Plan, folder: &Folder) -> Result<Measured> {
@@ -95,25 +187,25 @@ fn produce(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
     let load = |build: bool, duration: Duration| -> Result<Meter> {
         let lanes = produce::node_lanes(plan, &routes, build)?;
-        produce::run(lanes, Window::after(WARM_UP, duration))
+        produce::run(lanes, Window::after(plan.warm_up, duration))
     };
-    let reading = load(false, plan.duration)?.read();
-    let mut phases = BTreeMap::new();
-    if plan.build {
-        phases.insert("produce, batches built", load(true, plan.duration)?.read());
+    let meter = load(false, plan.duration)?;
+    let built = if plan.build { Some(load(true, plan.duration)?.read()) } else { None };
+    let mut measured = Measured::new(&[("produce", &meter)], &cluster.stop()?);
+    if let Some(built) = built {
+        measured.phases.insert("produce, batches built".to_owned(), built);
     }
-    cluster.stop()?;
-    Ok(Measured { reading, phases })
+    Ok(measured)
 }
 
 fn latency(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let cluster = Cluster::start_nodes(plan, folder)?;
     let routes = Session::connect(cluster.address())?.create_topic(TOPIC, plan.partitions)?;
-    let reading = latency::run_node(plan, &routes)?.read();
-    cluster.stop()?;
-    Ok(Measured { reading, phases: BTreeMap::new() })
+    let meter = latency::run_node(plan, &routes)?;
+    Ok(Measured::new(&[("produce", &meter)], &cluster.stop()?))
 }
 
-fn ratio(records_per_s: f64, bare_records_per_s: f64) -> f64 {
-    if bare_records_per_s > 0.0 { records_per_s / bare_records_per_s } else { 0.0 }
+/// A quotient; 0 of nothing.
+pub(crate) fn ratio(figure: f64, yardstick: f64) -> f64 {
+    if yardstick > 0.0 { figure / yardstick } else { 0.0 }
 }

@@ -10,6 +10,7 @@ pub mod crc;
 pub mod group;
 pub mod headers;
 pub mod ids;
+mod key_hash;
 pub mod limits;
 mod priority;
 mod retention;
@@ -23,6 +24,7 @@ pub use ids::{
     CoreId, GroupId, LogId, LogIndex, NodeId, Offset, PartitionId, PartitionKey, ProducerEpoch,
     ProducerId, Sequence, ShardId, Term, TopicId,
 };
+pub use key_hash::key_hash;
 pub use limits::BLOCK_SIZE;
 pub use priority::Priorities;
 pub use retention::Retention;

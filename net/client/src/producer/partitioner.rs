@@ -1,12 +1,13 @@
 //! Which partition a record goes to.
 //!
-//! Owns: the hash of keys and the turn of records without one. A key always lands where Kafka's
-//! default partitioner would put it, so both kinds of clients agree on one topic; of a topic with
-//! priorities it does so within the partitions of its level, which Kafka does not know. Records
-//! without a key fill one batch after the other, partition by partition: large batches, even load.
+//! Owns: what a key's hash chooses, and the turn of records without one. A key always lands where
+//! Kafka's default partitioner would put it, so both kinds of clients agree on one topic; of a
+//! topic with priorities it does so within the partitions of its level, which Kafka does not know.
+//! Records without a key fill one batch after the other, partition by partition: large batches,
+//! even load.
 //! Must never: depend on time or on anything that differs between two runs.
 
-use barrage_model::{PartitionId, Priorities};
+use barrage_model::{PartitionId, Priorities, key_hash};
 
 /// The partitions of a topic, and the turns of records without a key.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ impl Partitioner {
         let level = level.min(self.priorities.levels() - 1);
         let count = self.priorities.count(level, self.partitions);
         let at = match key {
-            Some(key) => murmur2(key).cast_unsigned() % MURMUR_SIGN,
+            Some(key) => key_hash(key),
             None => self.turns.get(usize::from(level)).copied().unwrap_or(0),
         };
         self.priorities.partition(level, at % count)
@@ -47,52 +48,9 @@ impl Partitioner {
     }
 }
 
-/// Kafka clears the sign bit: `hash & 0x7fff_ffff`, which is a remainder by this.
-const MURMUR_SIGN: u32 = 0x8000_0000;
-
-/// The 32-bit murmur2 hash with Kafka's seed.
-pub(crate) fn murmur2(data: &[u8]) -> i32 {
-    const SEED: u32 = 0x9747_b28c;
-    const MIX: u32 = 0x5bd1_e995;
-    const SHIFT: u32 = 24;
-    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-    let mut hash = SEED ^ length;
-    let (words, tail) = data.as_chunks::<4>();
-    for word in words {
-        let mut k = u32::from_le_bytes(*word).wrapping_mul(MIX);
-        k ^= k >> SHIFT;
-        hash = hash.wrapping_mul(MIX) ^ k.wrapping_mul(MIX);
-    }
-    if !tail.is_empty() {
-        for (index, byte) in tail.iter().enumerate() {
-            hash ^= u32::from(*byte) << (8 * index);
-        }
-        hash = hash.wrapping_mul(MIX);
-    }
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(MIX);
-    hash ^= hash >> 15;
-    hash.cast_signed()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn murmur2_gives_kafkas_published_values() {
-        let table: &[(&[u8], i32)] = &[
-            (b"21", -973_932_308),
-            (b"foobar", -790_332_482),
-            (b"a-little-bit-long-string", -985_981_536),
-            (b"a-little-bit-longer-string", -1_486_304_829),
-            (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
-            (b"abc", 479_470_107),
-        ];
-        for (data, expected) in table {
-            assert_eq!(murmur2(data), *expected, "hash of {}", data.escape_ascii());
-        }
-    }
 
     #[test]
     fn keys_stay_and_the_rest_takes_turns() {
