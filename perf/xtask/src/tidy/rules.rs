@@ -21,7 +21,7 @@ const fn edge(
 
 /// The dependency edges: model <- wire <- client <- cli;
 /// world <- commitlog <- raft <- broker <- native <- server; model below all.
-pub(super) const EDGES: [Edge; 19] = [
+pub(super) const EDGES: [Edge; 20] = [
     edge("model", &[], &[]),
     edge("world", &["model"], &[]),
     edge("commitlog", &["model", "world"], &[]),
@@ -82,6 +82,8 @@ pub(super) const EDGES: [Edge; 19] = [
     ),
     // The fuzzer's binaries, in a workspace of their own.
     edge("fuzz-targets", &["fuzz"], &[]),
+    // Other brokers beside this one, which it starts as a process; a workspace of its own.
+    edge("peers", &[], &[]),
     edge("xtask", &[], &[]),
 ];
 
@@ -89,7 +91,7 @@ pub(super) const EDGES: [Edge; 19] = [
 pub(super) const OWNED: [(&str, &[&str]); 4] = [
     ("glommio", &["world"]),
     ("openraft", &["raft"]),
-    ("tokio", &["client", "cli", "server", "chaos"]),
+    ("tokio", &["client", "cli", "server", "chaos", "peers"]),
     ("rkyv", &["raft", "cluster", "broker"]),
 ];
 
