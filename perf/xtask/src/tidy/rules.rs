@@ -21,7 +21,7 @@ const fn edge(
 
 /// The dependency edges: model <- wire <- client <- cli;
 /// world <- commitlog <- raft <- broker <- native <- server; model below all.
-pub(super) const EDGES: [Edge; 20] = [
+pub(super) const EDGES: [Edge; 21] = [
     edge("model", &[], &[]),
     edge("world", &["model"], &[]),
     edge("commitlog", &["model", "world"], &[]),
@@ -84,6 +84,8 @@ pub(super) const EDGES: [Edge; 20] = [
     ),
     // The fuzzer's binaries, in a workspace of their own.
     edge("fuzz-targets", &["fuzz"], &[]),
+    // Other brokers beside this one, which it starts as a process; a workspace of its own.
+    edge("peers", &[], &[]),
     edge("xtask", &[], &[]),
 ];
 
@@ -91,7 +93,7 @@ pub(super) const EDGES: [Edge; 20] = [
 pub(super) const OWNED: [(&str, &[&str]); 4] = [
     ("glommio", &["world"]),
     ("openraft", &["raft"]),
-    ("tokio", &["client", "cli", "server", "chaos"]),
+    ("tokio", &["client", "cli", "server", "chaos", "peers"]),
     ("rkyv", &["raft", "cluster", "broker"]),
 ];
 
