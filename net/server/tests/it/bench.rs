@@ -16,7 +16,7 @@ fn check(flags: &str, keys: &[&str]) -> Value {
     fs::create_dir_all(&data).unwrap();
     let mut bench = command(&["bench"]);
     bench.args(flags.split_whitespace()).arg("--data").arg(&data);
-    bench.args(["--duration", "0.3", "--bare-duration", "0.3", "-o", "json"]);
+    bench.args(["--duration", "0.3", "--bare-duration", "0.3", "--warmup", "0.1", "-o", "json"]);
     bench.args(["--set", "memory=128MiB", "--set", "storage.segment_size=16MiB"]);
     let output = bench.output().unwrap();
     assert!(output.status.success(), "{flags}: {}", words(&output));

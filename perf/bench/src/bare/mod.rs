@@ -1,6 +1,6 @@
 //! The yardstick: receive, CRC32C, direct write, fdatasync, answer; nothing else. With three nodes
-//! one of them also forwards what it receives, and answers when two have it (`leader`). For readers:
-//! sending what is prepared (`sender`), and reading a log's files (`scan`).
+//! one of them also forwards what it receives, and answers when two have it (`leader`). For
+//! readers: sending what is prepared (`sender`), and reading a log's files (`scan`).
 //!
 //! Owns: its frames, told here, and the processes that answer them (`server`, `sender`).
 //! Must never: do less than a durable broker must (it checks, writes and syncs), or more.
