@@ -368,8 +368,8 @@ fn retention_by_size_moves_the_start() {
     });
 }
 
-/// A partition of 10 GiB was let go of 256 MiB every ten seconds: producers were faster, and the disk
-/// became full.
+/// A partition of 10 GiB was let go of 256 MiB every ten seconds: producers were faster, and the
+/// disk became full.
 #[test]
 fn retention_by_size_keeps_pace() {
     with_dir(|dir| async move {

@@ -25,13 +25,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = "./target/release/barrage")]
     pub(crate) barrage: PathBuf,
     /// Whom to compare it with.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values = ["nats", "redis", "rabbitmq"])]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(default_values = ["nats", "redis", "rabbitmq"])]
     pub(crate) peers: Vec<Peer>,
     /// When a peer answers.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values = ["strict", "default"])]
     pub(crate) durability: Vec<Durability>,
     /// What to measure.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values = ["produce", "produce-single", "queue"])]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(default_values = ["produce", "produce-single", "queue"])]
     pub(crate) scenario: Vec<Scenario>,
     /// How often each is measured.
     #[arg(long, value_name = "N", default_value_t = 5)]

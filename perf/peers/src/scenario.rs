@@ -86,8 +86,8 @@ impl std::fmt::Display for Shape {
         let Self { record_size, batch_records, connections, in_flight } = self;
         write!(
             formatter,
-            "{record_size}-byte records, {batch_records} in a request; {in_flight} requests under way \
-             on each connection, connections: {connections}"
+            "{record_size}-byte records, {batch_records} in a request; {in_flight} requests under \
+             way on each connection, connections: {connections}"
         )
     }
 }

@@ -209,7 +209,7 @@ async fn fill_pool(log: &Rc<Shared>) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Gives back what spares the log has not lately needed; true while there may be more of them later.
+/// Gives back the spares that the log has not lately needed; true while more may follow later.
 async fn drop_surplus(log: &Rc<Shared>) -> bool {
     let ready = log.state.borrow().options.pool_segments;
     while !log.is_over() {

@@ -5,7 +5,7 @@
 //! the log has lately used; after a quiet minute only those are left that are always kept ready.
 //!
 //! Owns: which files there are, which one goes first and how many stay. Must never: touch a file.
-//! Invariants: a file is in here once; at most [`SPARES_MAX`] are kept, or as many as are asked for.
+//! Invariants: a file is in here once; at most [`SPARES_MAX`] stay, or as many as are asked for.
 
 use barrage_world::Instant;
 use std::collections::VecDeque;
