@@ -103,10 +103,12 @@ fn a_reader_reads_all_of_every_partition_and_stops() {
 
 #[test]
 fn a_pipe_reads_every_record_that_was_sent() {
-    for flags in [
-        "pipe --batch-records 10 --duration 0.2",
-        "pipe --batch-records 1 --partitions 3 --producers 2 --duration 0.2",
-        "pipe --batch-records 1000 --partitions 1 --producers 3 --duration 0.2 --fetch-bytes 300",
+    // Of small batches a few are noted when they are sent: a slow machine may read none of those
+    // in a window this short.
+    for (flags, all_noted) in [
+        ("pipe --batch-records 10 --duration 0.2", false),
+        ("pipe --batch-records 1 --partitions 3 --producers 2 --duration 0.2", false),
+        ("pipe --batch-records 1000 --producers 3 --duration 0.2 --fetch-bytes 300", true),
     ] {
         let plan = plan(flags);
         let mock = Mock::start(plan.partitions as usize);
@@ -115,7 +117,7 @@ fn a_pipe_reads_every_record_that_was_sent() {
         assert_eq!(read.records_all(), written.records_all(), "{flags}");
         let (read, written) = (read.read(), written.read());
         assert!(read.records_per_s > 0.0 && written.records_per_s > 0.0, "{flags}");
-        assert!(read.p50_us > 0, "{flags}: {read:?}");
+        assert!(read.p50_us > 0 || !all_noted, "{flags}: {read:?}");
     }
 }
 
