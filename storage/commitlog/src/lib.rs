@@ -10,6 +10,7 @@
     allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")
 )]
 
+mod ahead;
 mod blocks;
 mod cache;
 mod checkpoint;

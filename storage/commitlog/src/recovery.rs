@@ -16,7 +16,7 @@ use crate::rewrite;
 use crate::roll;
 use crate::scan::Tail;
 use crate::segment::{self, Segment};
-use crate::spares::Spares;
+use crate::spares::{Spare, Spares};
 use crate::state::State;
 use barrage_model::LogId;
 use barrage_world::{File, fs, planted, random_u64};
@@ -156,7 +156,7 @@ async fn finish(
     segments: Vec<Rc<Segment>>,
     end: u64,
     torn: bool,
-    spare: Option<PathBuf>,
+    spare: Option<Spare>,
 ) -> Result<State, OpenError> {
     let mut state = old.reopened(end);
     for segment in &segments {

@@ -10,6 +10,7 @@ use crate::format::segment::{DATA_START, Header};
 use crate::format::{BLOCK_BYTES, segment as segment_format};
 use crate::log::Shared;
 use crate::segment::{self, Segment};
+use crate::spares::Spare;
 use crate::writer::{FULL_RETRY, NO_SPACE};
 use barrage_model::{LogId, LogIndex};
 use barrage_world::{Buffer, File, Instant, buggify, fs, planted, random_u64, sleep};
@@ -88,12 +89,12 @@ async fn try_roll(log: &Rc<Shared>) -> Result<(), OpenError> {
 /// Makes a segment from a pool file, or from a fresh one.
 pub(crate) async fn create(
     dir: &Path,
-    spare: Option<PathBuf>,
+    spare: Option<Spare>,
     header: Header,
 ) -> Result<Segment, OpenError> {
-    let from = match spare {
-        Some(path) => path,
-        None => allocate(dir, header.file_bytes).await?,
+    let Spare { path: from, written_to } = match spare {
+        Some(spare) => spare,
+        None => Spare { path: allocate(dir, header.file_bytes).await?, written_to: 0 },
     };
     let failed = |action, path: &Path| {
         let path = path.to_owned();
@@ -121,7 +122,7 @@ pub(crate) async fn create(
     }
     file.close().await.map_err(failed("close", &path))?;
     let file = File::open(&path).await.map_err(failed("open", &path))?;
-    Ok(Segment::new(header, path, file))
+    Ok(Segment::new(header, path, file).on_written_blocks(written_to))
 }
 
 /// A fresh file of the right length: space is reserved, nothing is zeroed here.
@@ -196,9 +197,9 @@ async fn fill_pool(log: &Rc<Shared>) -> Result<(), OpenError> {
             path: log.dir.clone(),
             source,
         })?;
-        zero_while_idle(log, &path, len).await;
+        let zeroed_to = zero_while_idle(log, &path, len).await;
         // Only now: a file in the pool may be taken at any moment, with no write on its way to it.
-        log.pool.borrow_mut().put_fresh(path);
+        log.pool.borrow_mut().put_fresh(path, zeroed_to);
     }
     let mut state = log.state.borrow_mut();
     if state.full && state.stalled_writes == 0 {
@@ -234,8 +235,9 @@ async fn drop_surplus(log: &Rc<Shared>) -> bool {
 
 /// Writes zeros once, so that later writes only overwrite and a flush has no metadata to write.
 /// Gives way to the log: as soon as it has work the rest of the file is left as it was reserved.
-async fn zero_while_idle(log: &Rc<Shared>, path: &Path, len: u64) {
-    let Ok(file) = File::open(path).await else { return };
+/// Answers where that begins.
+async fn zero_while_idle(log: &Rc<Shared>, path: &Path, len: u64) -> u64 {
+    let Ok(file) = File::open(path).await else { return 0 };
     let mut zeros = Buffer::new(ZERO_BYTES.min(len as usize));
     zeros.fill(0);
     let zeros = zeros.freeze();
@@ -248,6 +250,7 @@ async fn zero_while_idle(log: &Rc<Shared>, path: &Path, len: u64) {
         sleep(ZERO_PAUSE).await;
     }
     file.close().await.ok();
+    at
 }
 
 /// Drops the oldest segments that nobody may read any more. One call at a time: names go in order,

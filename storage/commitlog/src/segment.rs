@@ -1,11 +1,12 @@
 //! One open segment file, and where log positions lie in it.
 
+use crate::ahead::Ahead;
 use crate::error::{Damage, ReadError};
 use crate::format::index::Held;
 use crate::format::segment::{DATA_START, Header};
 use crate::format::{FormatError, round_up_to_block};
 use barrage_world::{File, Slice};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 
 /// Ending of a segment file's name; the name is the segment number.
@@ -31,6 +32,8 @@ pub(crate) struct Segment {
     table: Cell<Option<TablePlace>>,
     /// How often the index file was written again.
     mended: Cell<u64>,
+    /// How far the file was written before; of use while the segment is active.
+    pub(crate) ahead: RefCell<Ahead>,
 }
 
 /// Where an index file has its entry table.
@@ -57,7 +60,14 @@ impl Segment {
             entry_count: Cell::new(0),
             table: Cell::new(None),
             mended: Cell::new(0),
+            ahead: RefCell::new(Ahead::new(0, header.file_bytes)),
         }
+    }
+
+    /// The file's blocks before byte `written_to` were written before.
+    pub(crate) fn on_written_blocks(self, written_to: u64) -> Self {
+        let ahead = RefCell::new(Ahead::new(written_to, self.header.file_bytes));
+        Self { ahead, ..self }
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -91,6 +101,12 @@ impl Segment {
         assert!(position >= self.header.position, "position lies before the segment");
         assert!(position <= self.capacity_end(), "position lies behind the segment");
         DATA_START + (position - self.header.position)
+    }
+
+    /// Which position lies at a byte of the file.
+    pub(crate) fn log_position(&self, at: u64) -> u64 {
+        assert!(at >= DATA_START, "the header is no part of the log");
+        self.header.position + (at - DATA_START)
     }
 
     /// Where the segment ends because `next` begins there.

@@ -17,13 +17,21 @@ const SPARES_MAX: usize = 16;
 /// A segment that was begun longer ago does not count as lately used.
 const USED_FOR: Duration = Duration::from_secs(60);
 
+/// A file for a segment.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Spare {
+    pub(crate) path: PathBuf,
+    /// Every block before this byte was written once.
+    pub(crate) written_to: u64,
+}
+
 /// The spares of one log.
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
     /// Written before, every block: the fast ones. The last one that came goes first.
     used: Vec<PathBuf>,
-    /// Reserved, and zeroed as far as there was time.
-    fresh: Vec<PathBuf>,
+    /// Reserved, and zeroed as far as there was time: up to this byte.
+    fresh: Vec<(PathBuf, u64)>,
     /// When the newest segments were begun, [`SPARES_MAX`] at most.
     begun: VecDeque<Instant>,
 }
@@ -38,7 +46,7 @@ impl Spares {
     }
 
     /// A file for a segment that begins now.
-    pub(crate) fn take(&mut self, now: Instant) -> Option<PathBuf> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Spare> {
         self.begun.push_back(now);
         if self.begun.len() > SPARES_MAX {
             self.begun.pop_front();
@@ -47,8 +55,9 @@ impl Spares {
     }
 
     /// A file for whatever else needs one.
-    pub(crate) fn take_any(&mut self) -> Option<PathBuf> {
-        self.used.pop().or_else(|| self.fresh.pop())
+    pub(crate) fn take_any(&mut self) -> Option<Spare> {
+        let used = self.used.pop().map(|path| Spare { path, written_to: u64::MAX });
+        used.or_else(|| self.fresh.pop().map(|(path, written_to)| Spare { path, written_to }))
     }
 
     /// Keeps a file whose blocks all were written once.
@@ -56,9 +65,9 @@ impl Spares {
         self.used.push(path);
     }
 
-    /// Keeps a file that was made for this.
-    pub(crate) fn put_fresh(&mut self, path: PathBuf) {
-        self.fresh.push(path);
+    /// Keeps a file that was made for this, and zeroed up to byte `written_to`.
+    pub(crate) fn put_fresh(&mut self, path: PathBuf, written_to: u64) {
+        self.fresh.push((path, written_to));
     }
 
     /// Whether one more is welcome: there are not more than `ready`, or than were begun in the last
@@ -76,7 +85,8 @@ impl Spares {
     pub(crate) fn surplus(&mut self, ready: usize, now: Instant) -> Option<PathBuf> {
         let is_surplus = self.len() > self.wanted(ready, now) + 1;
         // The fast ones stay.
-        is_surplus.then(|| self.fresh.pop().or_else(|| self.used.pop())).flatten()
+        let fresh = |spares: &mut Self| spares.fresh.pop().map(|(path, _)| path);
+        is_surplus.then(|| fresh(self).or_else(|| self.used.pop())).flatten()
     }
 }
 
@@ -93,7 +103,7 @@ mod tests {
         let now = Instant::default();
         let mut spares = Spares::default();
         spares.put_used(path(1));
-        spares.put_fresh(path(2));
+        spares.put_fresh(path(2), 7);
         spares.put_used(path(3));
         assert_eq!(spares.len(), 3);
         assert!(!spares.has_room(2, now));
@@ -101,10 +111,11 @@ mod tests {
         assert_eq!(spares.surplus(2, now), None);
         assert_eq!(spares.surplus(1, now), Some(path(2)));
         assert_eq!(spares.surplus(1, now), None);
-        spares.put_fresh(path(4));
-        assert_eq!(spares.take(now), Some(path(3)));
-        assert_eq!(spares.take(now), Some(path(1)));
-        assert_eq!(spares.take(now), Some(path(4)));
+        spares.put_fresh(path(4), 7);
+        let spare = |number, written_to| Some(Spare { path: path(number), written_to });
+        assert_eq!(spares.take(now), spare(3, u64::MAX));
+        assert_eq!(spares.take(now), spare(1, u64::MAX));
+        assert_eq!(spares.take(now), spare(4, 7));
         assert_eq!(spares.take(now), None);
         assert!(spares.is_empty());
     }

@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 /// Writes smaller than this go one at a time, so that what arrives meanwhile shares the next one.
-const SMALL_WRITE_BYTES: u64 = 128 * 1024;
+pub(crate) const SMALL_WRITE_BYTES: u64 = 128 * 1024;
 
 /// Resolves a ticket.
 pub(crate) type Done = oneshot::Sender<Result<(), LogError>>;
@@ -222,7 +222,11 @@ impl State {
         if plan.groups.is_empty() {
             // The next operation does not fit the segment. Roll when all of it is on the medium:
             // the next segment's header vouches for everything before it.
-            return if self.is_synced() { Step::Roll } else { Step::Wait };
+            return if self.is_synced() && self.zeros_limit().is_none() {
+                Step::Roll
+            } else {
+                Step::Wait
+            };
         }
         Step::Write(plan)
     }
@@ -234,6 +238,11 @@ impl State {
     /// Everything asked for is durable.
     pub(crate) fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.is_synced()
+    }
+
+    /// Idle, and nothing is on its way to the disk.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_idle() && self.zeros_limit().is_none()
     }
 
     /// Idle, but the last bytes are not below any group's mark yet.
@@ -253,12 +262,25 @@ impl State {
         unfinished < self.options.writes_max && !self.in_flight.iter().any(small)
     }
 
+    /// Where zeros are on their way, in the active segment.
+    fn zeros_limit(&self) -> Option<u64> {
+        self.active().ahead.borrow().limit()
+    }
+
+    /// What may be written to the active segment now.
+    fn room(&self) -> usize {
+        let active = self.active();
+        let end = active.capacity_end();
+        let limit = self.zeros_limit().map_or(end, |limit| active.log_position(limit));
+        usize::try_from(limit - self.write_at).unwrap_or(0)
+    }
+
     /// Takes from the queue what fits one write and the segment.
     fn plan(&mut self) -> Plan {
         let begun = self.write_at > self.active().header.position;
         let room = match begun && buggify("commitlog-roll-early", 40) {
             true => 0,
-            false => usize::try_from(self.active().capacity_end() - self.write_at).unwrap_or(0),
+            false => self.room(),
         };
         let mut plan = Plan::default();
         let entries_max = self.options.segment_entries_max.max(1);

@@ -15,6 +15,7 @@ use crate::state::{GroupPlan, Op, Plan, State, Step};
 use barrage_model::LogIndex;
 use barrage_world::channel::oneshot;
 use barrage_world::{Buffer, Instant, Slice, buggify, planted, sleep, spawn, timeout};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ pub(crate) async fn run(log: Rc<Shared>) {
 
 fn finished(log: &Shared) -> bool {
     let state = log.state.borrow();
-    state.poisoned.is_some() || (state.closing && state.is_idle() && !state.wants_mark())
+    state.poisoned.is_some() || (state.closing && state.is_done() && !state.wants_mark())
 }
 
 /// Builds the groups in one buffer and sends it on its way.
@@ -84,7 +85,24 @@ fn start_write(log: &Rc<Shared>, plan: Plan) {
     let segment = state.active().clone();
     state.started(slice.clone(), holds_bytes, plan.done);
     drop(state);
-    drop(spawn(write(log.clone(), segment, slice, start)));
+    let at = segment.file_position(start);
+    let zeros = segment.ahead.borrow_mut().writes(&(at..at + len as u64));
+    drop(spawn(write(log.clone(), segment.clone(), slice, start)));
+    if let Some(zeros) = zeros {
+        drop(spawn(zero(log.clone(), segment, zeros)));
+    }
+}
+
+/// Writes zeros ahead of the log. Nobody waits for them but what is to lie there.
+async fn zero(log: Rc<Shared>, segment: Rc<Segment>, range: Range<u64>) {
+    let mut zeros = Buffer::new((range.end - range.start) as usize);
+    zeros.fill(0);
+    if let Err(error) = segment.file.write_at(&zeros.freeze(), range.start).await {
+        // What is to lie there meets the same disk, and counts.
+        tracing::debug!(path = %segment.path.display(), %error, "no zeros ahead of the log");
+    }
+    segment.ahead.borrow_mut().zeroed();
+    log.wake.notify_one();
 }
 
 fn build_group(state: &mut State, plan: &GroupPlan, position: u64, out: &mut [u8]) {
