@@ -196,7 +196,7 @@ impl Watch {
         };
         let options = NodeOptions {
             buffer_pool_bytes: usize::try_from(memory.buffers_per_core).map_err(Failure::usage)?,
-            ..NodeOptions::default()
+            spin_before_park: config.idle_spin,
         };
         let body = move |context| run_core(context, setup.clone());
         let handle = node::start(cores, options, body).map_err(Failure::new)?;

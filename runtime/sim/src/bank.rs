@@ -29,6 +29,7 @@ pub const BUGS: &[Bug] = &[
     bug("commitlog-cold-unapplied", LOG, "what may still be cut off leaves memory"),
     bug("commitlog-damage-taken-for-end", LOG, "what lies behind a damaged place is lost"),
     bug("commitlog-dropped-while-readable", LOG, "records go that retention has not let go"),
+    bug("commitlog-durable-before-its-forerunner", LOG, "what lies before it is taken for durable"),
     bug("commitlog-end-not-flushed", LOG, "what a killed process left is vouched for too early"),
     bug("commitlog-end-not-written-again", LOG, "what a failed flush dropped is built upon"),
     bug("commitlog-flush-tried-again", LOG, "the second flush says yes, and the data is gone"),

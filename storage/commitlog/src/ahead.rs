@@ -45,7 +45,10 @@ impl Ahead {
     /// A write of this range begins. Answers where zeros are to be written beside it;
     /// [`Self::zeroed`] must follow when that is done.
     pub(crate) fn writes(&mut self, range: &Range<u64>) -> Option<Range<u64>> {
-        assert!(self.limit().is_none_or(|limit| range.end <= limit), "zeros are on their way there");
+        assert!(
+            self.limit().is_none_or(|limit| range.end <= limit),
+            "zeros are on their way there"
+        );
         if range.end > self.written_to {
             self.written_to = range.end;
             self.next_bytes = ZEROS_BYTES_MIN;

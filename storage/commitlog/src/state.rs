@@ -29,6 +29,9 @@ use std::rc::Rc;
 /// Writes smaller than this go one at a time, so that what arrives meanwhile shares the next one.
 pub(crate) const SMALL_WRITE_BYTES: u64 = 128 * 1024;
 
+/// Of those that are durable by themselves so many: the disk has one while the next is gathered.
+const SMALL_WRITES_MAX: usize = 2;
+
 /// Resolves a ticket.
 pub(crate) type Done = oneshot::Sender<Result<(), LogError>>;
 
@@ -74,6 +77,8 @@ struct InFlight {
     end: u64,
     /// What is written. The cache may have let go of it, and the disk does not have it yet.
     bytes: Slice,
+    /// Durable when it is written; everything before it is durable by then, or such a write too.
+    durable: bool,
     written: bool,
 }
 
@@ -257,9 +262,19 @@ impl State {
             return false;
         }
         let small =
-            |write: &InFlight| !write.written && write.end - write.start < SMALL_WRITE_BYTES;
+            |write: &&InFlight| !write.written && write.end - write.start < SMALL_WRITE_BYTES;
         let unfinished = self.in_flight.iter().filter(|write| !write.written).count();
-        unfinished < self.options.writes_max && !self.in_flight.iter().any(small)
+        let small_max = if self.may_write_durably() { SMALL_WRITES_MAX } else { 1 };
+        unfinished < self.options.writes_max
+            && self.in_flight.iter().filter(small).count() < small_max
+    }
+
+    /// Whether a write that is durable by itself says so of all before it: that is durable, or is
+    /// such a write too, and they are counted in their order.
+    fn may_write_durably(&self) -> bool {
+        planted("commitlog-durable-before-its-forerunner")
+            || (self.written_to == self.synced_to
+                && self.in_flight.iter().all(|write| write.durable))
     }
 
     /// Where zeros are on their way, in the active segment.
@@ -388,14 +403,19 @@ impl State {
         }
     }
 
-    /// A write of `bytes` at the end is on its way; the tickets in it resolve with it.
-    pub(crate) fn started(&mut self, bytes: Slice, holds_bytes: bool, done: Vec<Done>) {
+    /// A write of `bytes` at the end is on its way; the tickets in it resolve with it. Answers
+    /// whether it has to be durable when it is complete.
+    pub(crate) fn started(&mut self, bytes: Slice, holds_bytes: bool, done: Vec<Done>) -> bool {
         let (start, end) = (self.write_at, self.write_at + bytes.len() as u64);
+        let durable = end - start < SMALL_WRITE_BYTES
+            && self.may_write_durably()
+            && !buggify("commitlog-written-then-flushed", 2);
         self.write_at = end;
-        self.in_flight.push_back(InFlight { start, end, bytes, written: false });
+        self.in_flight.push_back(InFlight { start, end, bytes, durable, written: false });
         self.waiting.extend(done.into_iter().map(|done| (end, done)));
         // A bare group is a mark only for what was synced when it was built.
         self.unmarked = holds_bytes || self.synced_to < start;
+        durable
     }
 
     /// The bytes `[position, position + len)` if they are on their way to the disk.
@@ -423,16 +443,27 @@ impl State {
             }
         }
         while let Some(write) = self.in_flight.front().filter(|write| write.written) {
-            self.written_to = write.end;
+            let (end, durable) = (write.end, write.durable);
+            self.written_to = end;
             self.in_flight.pop_front();
+            if durable {
+                // Durability: the disk answers such a write when it is on the medium, and those
+                // before it left this row before it, see `may_write_durably`.
+                self.synced(end);
+            }
         }
     }
 
+    /// A flush that was begun when everything up to `to` was written has returned.
+    pub(crate) fn flushed(&mut self, to: u64) {
+        self.syncing = false;
+        self.synced(to);
+    }
+
     /// Everything up to `to` is on the medium.
-    pub(crate) fn synced(&mut self, to: u64) {
+    fn synced(&mut self, to: u64) {
         assert!(to >= self.synced_to, "the sync mark never falls");
         assert!(to <= self.written_to, "only complete writes are covered by a flush");
-        self.syncing = false;
         self.synced_to = to;
         while self.waiting.front().is_some_and(|(end, _)| *end <= to) {
             if let Some((_, done)) = self.waiting.pop_front() {

@@ -15,6 +15,7 @@ use crate::state::{GroupPlan, Op, Plan, State, Step};
 use barrage_model::LogIndex;
 use barrage_world::channel::oneshot;
 use barrage_world::{Buffer, Instant, Slice, buggify, planted, sleep, spawn, timeout};
+use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -83,11 +84,11 @@ fn start_write(log: &Rc<Shared>, plan: Plan) {
     // Readable at once: the tail cache serves it while it is on its way to the disk.
     state.cache.wrote(start, slice.clone());
     let segment = state.active().clone();
-    state.started(slice.clone(), holds_bytes, plan.done);
+    let durable = state.started(slice.clone(), holds_bytes, plan.done);
     drop(state);
     let at = segment.file_position(start);
     let zeros = segment.ahead.borrow_mut().writes(&(at..at + len as u64));
-    drop(spawn(write(log.clone(), segment.clone(), slice, start)));
+    drop(spawn(write(log.clone(), segment.clone(), slice, start, durable)));
     if let Some(zeros) = zeros {
         drop(spawn(zero(log.clone(), segment, zeros)));
     }
@@ -189,11 +190,11 @@ pub(crate) fn index_run(state: &mut State, index: LogIndex, run: usize) {
 
 /// Carries one write to the end. Only the blocks of groups that nobody was told about are
 /// written again when the disk was full: none of them is acknowledged.
-async fn write(log: Rc<Shared>, segment: Rc<Segment>, slice: Slice, start: u64) {
+async fn write(log: Rc<Shared>, segment: Rc<Segment>, slice: Slice, start: u64, durable: bool) {
     let mut stalled = false;
     loop {
         let at = segment.file_position(start);
-        match segment.file.write_at(&slice, at).await {
+        match put(&segment, &slice, at, durable).await {
             Ok(written) if written == slice.len() => break,
             Ok(written) => {
                 tracing::warn!(written, wanted = slice.len(), "short write to the log, repeated");
@@ -217,6 +218,22 @@ async fn write(log: Rc<Shared>, segment: Rc<Segment>, slice: Slice, start: u64) 
     }
     log.state.borrow_mut().wrote(start);
     log.wake.notify_one();
+}
+
+/// One write to the file.
+async fn put(segment: &Segment, slice: &Slice, at: u64, durable: bool) -> io::Result<usize> {
+    // Wrong when planted: what was written is taken for durable.
+    if !durable || planted("commitlog-ack-before-flush") {
+        return segment.file.write_at(slice, at).await;
+    }
+    let written = segment.file.write_durable_at(slice, at).await;
+    match written {
+        // Wrong: the flush says yes, and the data is gone.
+        Err(_) if planted("commitlog-flush-tried-again") => {
+            segment.file.sync_data().await.map(|()| slice.len())
+        }
+        written => written,
+    }
 }
 
 /// One flush. It covers writes that were complete before it was issued, and nothing else.
@@ -247,7 +264,7 @@ async fn sync(log: Rc<Shared>, to: u64) {
         return;
     }
     state.counters.flushed(begin.elapsed());
-    state.synced(to);
+    state.flushed(to);
     drop(state);
     log.wake.notify_one();
 }

@@ -39,6 +39,11 @@ pub(crate) const KEYS: &[Key] = &[
         set: |config, text| set(&mut config.data_dir, path(text)),
     },
     Key {
+        name: "idle_spin_us",
+        about: "microseconds that an idle core looks for work before it sleeps; default 0",
+        set: |config, text| set(&mut config.idle_spin, idle_spin(text)),
+    },
+    Key {
         name: "insecure",
         about: "allow addresses beyond loopback although nobody has to log in; default false",
         set: |config, text| set(&mut config.insecure, parsed(text)),
@@ -211,6 +216,17 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// A core that looks for work all the time is not idle.
+const IDLE_SPIN_MAX: Duration = Duration::from_millis(10);
+
+fn idle_spin(text: &str) -> Result<Duration, String> {
+    let spin = Duration::from_micros(parsed(text)?);
+    if spin > IDLE_SPIN_MAX {
+        return Err(format!("at most {}", IDLE_SPIN_MAX.as_micros()));
+    }
+    Ok(spin)
+}
+
 /// The least memory a node can work with, in bytes.
 const MEMORY_MIN: ByteSize = ByteSize::mib(64);
 
@@ -272,6 +288,10 @@ mod tests {
         check("core_ports", "off", true);
         check("core_ports", "0", false);
         check("core_ports", "70000", false);
+        check("idle_spin_us", "100", true);
+        check("idle_spin_us", "10000", true);
+        check("idle_spin_us", "10001", false);
+        check("idle_spin_us", "100us", false);
         check("insecure", "true", true);
         check("insecure", "yes", false);
         check("limits.connections", "0", false);

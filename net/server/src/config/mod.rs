@@ -77,6 +77,8 @@ pub struct Config {
     pub shards: u32,
     /// Whether an address beyond loopback is allowed although nobody has to log in.
     pub insecure: bool,
+    /// How long an idle core looks for work before it sleeps.
+    pub idle_spin: Duration,
     /// Each core's own address.
     pub core_ports: CorePorts,
     /// The processors to run on.
@@ -106,6 +108,7 @@ impl Default for Config {
             join: Vec::new(),
             shards: 0,
             insecure: false,
+            idle_spin: Duration::ZERO,
             core_ports: CorePorts::Free,
             cores: None,
             memory: Memory::Quarter,

@@ -4,8 +4,10 @@
 //! of `BLOCK_SIZE`. Invariants: a write or sync that was started runs to its end also when its
 //! caller's future is dropped, and holds its memory until then; errors keep their system number.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -19,6 +21,8 @@ use crate::BLOCK_SIZE;
 /// An open file. Dropping it closes it in the background.
 pub struct File {
     file: Rc<DmaFile>,
+    /// The same file, opened so that a write is durable when it is complete.
+    durable: RefCell<Option<Rc<DmaFile>>>,
     path: PathBuf,
 }
 
@@ -34,7 +38,7 @@ impl File {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
         let file = options.dma_open(path).await.map_err(io_error)?;
-        let file = Self { file: Rc::new(file), path: path.to_path_buf() };
+        let file = Self::new(file, path);
         if len == 0 {
             return Ok(file);
         }
@@ -62,8 +66,7 @@ impl File {
                 _ => Err(error),
             },
         };
-        let file = file.map_err(io_error)?;
-        Ok(Self { file: Rc::new(file), path: path.to_path_buf() })
+        file.map(|file| Self::new(file, path)).map_err(io_error)
     }
 
     /// Reads `len` bytes at `pos`; fewer at the end of the file, none beyond it.
@@ -93,6 +96,41 @@ impl File {
             Some(result) => result,
             None => Err(io::Error::other("the write task ended early")),
         }
+    }
+
+    /// As [`Self::write_at`], and durable when it is complete (`O_DSYNC`): one round trip to the disk
+    /// where a write and [`Self::sync_data`] take two. It says nothing of writes before it.
+    ///
+    /// # Errors
+    /// Those of [`Self::write_at`] and [`Self::sync_data`]: nothing is known of what is durable.
+    pub async fn write_durable_at(&self, slice: &Slice, pos: u64) -> io::Result<usize> {
+        assert_block_multiple(pos);
+        assert!(slice.whole_buffer().is_some(), "only a whole frozen buffer can be written");
+        let Some(file) = self.opened_durable().await else {
+            let written = self.write_at(slice, pos).await?;
+            self.sync_data().await?;
+            return Ok(written);
+        };
+        let slice = slice.clone();
+        match spawn(async move { write_whole(&file, slice, pos).await }).await {
+            Some(result) => result,
+            None => Err(io::Error::other("the write task ended early")),
+        }
+    }
+
+    /// The same file, opened with `O_DSYNC`; none where that cannot be.
+    async fn opened_durable(&self) -> Option<Rc<DmaFile>> {
+        let opened = self.durable.borrow().clone();
+        if opened.is_some() {
+            return opened;
+        }
+        // By its descriptor: the name may be another file's by now.
+        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(libc::O_DSYNC);
+        let file = Rc::new(options.dma_open(own).await.ok()?);
+        *self.durable.borrow_mut() = Some(Rc::clone(&file));
+        Some(file)
     }
 
     /// Makes everything written before durable.
@@ -141,7 +179,14 @@ impl File {
     /// # Errors
     /// The system's error.
     pub async fn close(self) -> io::Result<()> {
+        if let Some(durable) = self.durable.take() {
+            durable.close_rc().await.map_err(io_error)?;
+        }
         self.file.close_rc().await.map(|_| ()).map_err(io_error)
+    }
+
+    fn new(file: DmaFile, path: &Path) -> Self {
+        Self { file: Rc::new(file), durable: RefCell::default(), path: path.to_path_buf() }
     }
 
     /// Reserves blocks, or only the length where the file system cannot reserve.

@@ -62,6 +62,40 @@ fn a_file_holds_what_was_written() {
 }
 
 #[test]
+fn a_durable_write_goes_to_the_open_file_whatever_its_name_is_now() {
+    for dir in [disk_dir(), tempfile::tempdir().unwrap()] {
+        run_local(async {
+            let (path, moved) = (dir.path().join("segment"), dir.path().join("moved"));
+            let file = File::create(&path, 16384).await.unwrap();
+            fs::rename(&path, &moved).await.unwrap();
+            let other = File::create(&path, 16384).await.unwrap();
+            let moved = std::fs::canonicalize(moved).unwrap();
+            for at in [4096, 8192] {
+                let written = file.write_durable_at(&filled(4096, 0xAB), at).await.unwrap();
+                assert_eq!(written, 4096);
+            }
+            let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| {
+                let entry = entry.unwrap();
+                let is_ours = std::fs::read_link(entry.path()).is_ok_and(|to| to == moved);
+                let number = entry.file_name().into_string().unwrap();
+                is_ours.then(|| std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")))
+            });
+            let flags = descriptors.map(|info| {
+                let info = info.unwrap();
+                let line = info.lines().find(|line| line.starts_with("flags:")).unwrap();
+                i32::from_str_radix(line["flags:".len()..].trim(), 8).unwrap()
+            });
+            let durable = flags.filter(|flags| flags & libc::O_DSYNC != 0).count();
+            assert_eq!(durable, 1);
+            let read = file.read_at(0, 16384).await.unwrap();
+            assert_eq!((read[0], read[4096], read[12287], read[12288]), (0, 0xAB, 0xAB, 0));
+            assert!(other.read_at(0, 16384).await.unwrap().iter().all(|byte| *byte == 0));
+            file.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
 fn reads_work_on_an_executor_whose_first_file_is_empty() {
     let dir = disk_dir();
     run_local(async {

@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::buffer::Slice;
@@ -109,9 +110,9 @@ impl FileData {
         self.done_count
     }
 
-    /// The flush succeeded: what it covers is durable.
-    pub(super) fn flush_complete(&mut self, covered: u64) {
-        for change in self.take_covered(covered) {
+    /// The flush succeeded: what it covers is durable. Of writes, those alone that touch `range`.
+    pub(super) fn flush_complete(&mut self, covered: u64, range: &Range<u64>) {
+        for change in self.take_covered(covered, range) {
             match &change.kind {
                 ChangeKind::Write { position, data } => self.durable.write(*position, data),
                 ChangeKind::SetLen(len) => self.durable.set_len(*len),
@@ -121,12 +122,19 @@ impl FileData {
 
     /// The flush failed: what it covered is dropped, though reads still see it, and the next
     /// flush knows nothing of it. So does Linux.
-    pub(super) fn flush_fail(&mut self, covered: u64) {
-        drop(self.take_covered(covered));
+    pub(super) fn flush_fail(&mut self, covered: u64, range: &Range<u64>) {
+        drop(self.take_covered(covered, range));
     }
 
-    fn take_covered(&mut self, covered: u64) -> Vec<Change> {
-        let is_covered = |change: &Change| change.done.is_some_and(|done| done <= covered);
+    fn take_covered(&mut self, covered: u64, range: &Range<u64>) -> Vec<Change> {
+        let touches = |change: &Change| match &change.kind {
+            ChangeKind::Write { position, data } => {
+                *position < range.end && range.start < position + data.len() as u64
+            }
+            ChangeKind::SetLen(_) => true,
+        };
+        let is_done = |change: &Change| change.done.is_some_and(|done| done <= covered);
+        let is_covered = |change: &Change| is_done(change) && touches(change);
         let (taken, kept) = self.pending.drain(..).partition(is_covered);
         self.pending = kept;
         taken

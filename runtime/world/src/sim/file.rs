@@ -83,12 +83,23 @@ impl File {
         rest.await.unwrap_or_else(|| Err(io::Error::other("the write task ended early")))
     }
 
+    /// As [`Self::write_at`], and durable when it is complete; other writes are as before.
+    ///
+    /// # Errors
+    /// Those of [`Self::write_at`] and [`Self::sync_data`].
+    pub async fn write_durable_at(&self, data: &Slice, position: u64) -> io::Result<usize> {
+        let written = self.write_at(data, position).await?;
+        let range = position..position + data.len() as u64;
+        self.disk.flush(&self.path, self.node, range).await?;
+        Ok(written)
+    }
+
     /// Makes durable the writes that completed before this call, and the length.
     ///
     /// # Errors
     /// EIO by injection: what it covered is lost, the next one succeeds. Never retry.
     pub async fn sync_data(&self) -> io::Result<()> {
-        self.disk.flush(&self.path, self.node).await
+        self.disk.flush(&self.path, self.node, 0..u64::MAX).await
     }
 
     /// The length as reads see it.

@@ -12,7 +12,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -89,18 +89,23 @@ impl Disk {
         .await
     }
 
-    /// Makes the completed writes of a file durable.
-    pub(super) async fn flush(&self, path: &Path, node: Inode) -> io::Result<()> {
+    /// Makes the completed writes of a file durable, those that touch `range`.
+    pub(super) async fn flush(
+        &self,
+        path: &Path,
+        node: Inode,
+        range: Range<u64>,
+    ) -> io::Result<()> {
         let fault = self.issue(Operation::Flush, path, mix(node)).await;
         let latency = self.latency(Operation::Flush, fault);
         let covered = self.with(|inner| inner.tree.file(node).map(|file| file.flush_issue()))?;
         self.finish(latency, move |inner| {
             let file = inner.tree.file_mut(node)?;
             if let Some(Fault::Error(errno)) = fault {
-                file.flush_fail(covered);
+                file.flush_fail(covered, &range);
                 return Err(error(errno));
             }
-            file.flush_complete(covered);
+            file.flush_complete(covered, &range);
             Ok(())
         })
         .await

@@ -324,6 +324,37 @@ fn a_flush_covers_only_what_completed_before_it() {
 }
 
 #[test]
+fn a_durable_write_covers_itself_alone() {
+    let disk = disk_with_file(3);
+    run_on(1, &disk, async {
+        let file = File::open("/f").await.unwrap();
+        file.write_at(&filled(0x22, 2), 0).await.unwrap();
+        file.write_durable_at(&filled(0x33, 1), BLOCK).await.unwrap();
+        file.write_at(&filled(0x44, 1), 2 * BLOCK).await.unwrap();
+        file.write_durable_at(&filled(0x55, 1), 2 * BLOCK).await.unwrap();
+        file.write_at(&filled(0x66, 1), 0).await.unwrap();
+    });
+    let image = disk.crash_as(CrashStyle::KeepNone, |_| 0);
+    let after = Disk::boot(image);
+    let bytes = [0, BLOCK, 2 * BLOCK].map(|at| after.read_raw("/f", at, 1).unwrap()[0]);
+    // The write before it goes with it where they touch, and the one behind it does not.
+    assert_eq!(bytes, [0x22, 0x33, 0x55]);
+}
+
+#[test]
+fn a_durable_write_fails_as_a_flush_does() {
+    let disk = disk_with_file(1);
+    disk.inject(Injection::next(Operation::Flush, Fault::EIO).at("/f"));
+    run_on(1, &disk, async {
+        let file = File::open("/f").await.unwrap();
+        let failed = file.write_durable_at(&filled(0x22, 1), 0).await.unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(5));
+    });
+    let image = disk.crash_as(CrashStyle::KeepAll, |count| count - 1);
+    assert_eq!(Disk::boot(image).read_raw("/f", 0, 1).unwrap(), [0x11]);
+}
+
+#[test]
 fn a_failed_flush_drops_the_data_and_the_next_one_succeeds() {
     let disk = disk_with_file(1);
     disk.inject(Injection::next(Operation::Flush, Fault::EIO).at("/f"));
