@@ -24,7 +24,7 @@ use crate::sampler::{Sampler, Samples};
 pub(crate) struct Cluster {
     first: Child,
     others: Vec<Child>,
-    /// Of nodes; a yardstick's are not looked at.
+    /// Looks at nodes and, if this process loads them, at it; a yardstick is not looked at.
     sampler: Option<Sampler>,
 }
 
@@ -59,7 +59,11 @@ impl Cluster {
         if !cluster.others.is_empty() {
             cluster.await_whole(plan, folder)?;
         }
-        cluster.sampler = Some(cluster.sample());
+        let mut processes = cluster.processes();
+        if plan.workload.is_none() {
+            processes.push(("load".to_owned(), std::process::id()));
+        }
+        cluster.sampler = Some(Sampler::start(processes));
         Ok(cluster)
     }
 
@@ -81,13 +85,23 @@ impl Cluster {
         Ok(samples)
     }
 
-    /// Looks at every node, and at this process, which loads them.
-    fn sample(&self) -> Sampler {
+    /// Looks at others beside the nodes, from now on.
+    pub(crate) fn watch(&self, processes: Vec<(String, u32)>) {
+        if let Some(sampler) = &self.sampler {
+            sampler.watch(processes);
+        }
+    }
+
+    /// Names and processes of all servers.
+    fn processes(&self) -> Vec<(String, u32)> {
         let nodes = std::iter::once(&self.first).chain(&self.others).enumerate();
-        let nodes = nodes.map(|(index, node)| (format!("node-{index}"), node.pid()));
-        let mut processes: Vec<(String, u32)> = nodes.collect();
-        processes.push(("load".to_owned(), std::process::id()));
-        Sampler::start(processes)
+        nodes.map(|(index, node)| (format!("node-{index}"), node.pid())).collect()
+    }
+
+    /// Fails when a server has ended.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        self.first.check_alive()?;
+        self.others.iter_mut().try_for_each(Child::check_alive)
     }
 
     /// Asks until the cluster says that it is whole.
@@ -103,10 +117,7 @@ impl Cluster {
             if !answer.trim().is_empty() {
                 said = answer;
             }
-            self.first.check_alive()?;
-            for other in &mut self.others {
-                other.check_alive()?;
-            }
+            self.check_alive()?;
             if Instant::now() >= deadline {
                 bail!(
                     "{} nodes are no whole cluster after {WHOLE_TIMEOUT:?}; `cluster status` said \

@@ -23,14 +23,19 @@ mod args;
 mod bare;
 mod batches;
 mod child;
+mod client;
+mod clients;
 mod cluster;
 mod consume;
 mod delay;
 mod dialect;
+mod hlog;
 mod intervals;
 mod lane;
 mod latency;
 mod machine;
+mod merge;
+mod merge_report;
 mod meter;
 #[cfg(test)]
 mod mock;
@@ -46,8 +51,10 @@ mod session;
 mod tests;
 mod timeline;
 mod worker;
+mod workload;
 
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -72,6 +79,8 @@ pub fn run(args: &BenchArgs) -> ExitCode {
     };
     let done = match plan.scenario {
         Scenario::BareServer => bare_server(args, &plan),
+        Scenario::Client => load(args),
+        Scenario::Merge => merge_logs(args),
         _ => measure(&plan, args),
     };
     match done {
@@ -90,19 +99,41 @@ fn bare_server(args: &BenchArgs, plan: &Plan) -> Result<()> {
     bare::serve(&bare::Serving { cores, data, ready_file, others })
 }
 
+fn load(args: &BenchArgs) -> Result<()> {
+    client::run(args.load.task.as_deref().context("a client needs --task")?)
+}
+
+fn merge_logs(args: &BenchArgs) -> Result<()> {
+    let report = merge_report::MergeReport::of(&args.files)?;
+    if let Some(file) = &args.report {
+        write_page(file, &report.page())?;
+    }
+    print(&match args.output {
+        Output::Table => report.table(),
+        Output::Json => report.json()?,
+    })
+}
+
 fn measure(plan: &Plan, args: &BenchArgs) -> Result<()> {
     if plan.node_cores.iter().any(|cores| cores.overlaps(&plan.client_cores)) {
         eprintln!("barrage bench: server and client share cores; figures are lower for it");
     }
     let report = run::run(plan)?;
     if let Some(file) = &args.report {
-        let written = std::fs::write(file, page::html(&report));
-        written.with_context(|| format!("cannot write the report {}", file.display()))?;
+        write_page(file, &page::html(&report))?;
     }
-    let text = match args.output {
+    print(&match args.output {
         Output::Table => report.table(),
         Output::Json => report.json()?,
-    };
+    })
+}
+
+fn write_page(file: &Path, page: &str) -> Result<()> {
+    let written = std::fs::write(file, page);
+    written.with_context(|| format!("cannot write the report {}", file.display()))
+}
+
+fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}").context("cannot print")
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::intervals::{Intervals, total};
+use crate::intervals::{Interval, Intervals, total};
 
 /// The time in which things count: `[start, end)`.
 #[derive(Clone, Copy, Debug)]
@@ -36,12 +36,19 @@ pub(crate) struct Reading {
 }
 
 pub(crate) const MIB: f64 = 1_048_576.0;
+/// An interval that was cut shorter than this has counted for so long.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 impl Window {
     /// A window of `length` that opens after `delay`.
     pub(crate) fn after(delay: Duration, length: Duration) -> Self {
         let start = Instant::now() + delay;
         Self { start, end: start + length }
+    }
+
+    /// Whether what ends now counts.
+    pub(crate) fn holds(&self, now: Instant) -> bool {
+        now >= self.start && now < self.end
     }
 
     pub(crate) fn seconds(&self) -> f64 {
@@ -58,13 +65,15 @@ impl Meter {
 
     /// Something began (or was due) at `began` and ended now.
     pub(crate) fn ended(&mut self, began: Instant, now: Instant, records: u64, bytes: u64) {
-        if now < self.window.start || now >= self.window.end {
-            return;
-        }
-        let interval = self.intervals.at(now - self.window.start);
+        let Some(interval) = self.at(now) else { return };
         interval.count(now - began, 1);
         interval.records += records;
         interval.bytes += bytes;
+    }
+
+    /// The interval of something that ended now; none outside of the window.
+    pub(crate) fn at(&mut self, now: Instant) -> Option<&mut Interval> {
+        self.window.holds(now).then(|| self.intervals.at(now - self.window.start))
     }
 
     /// Ends the window before its time: everything there was is done.
@@ -91,6 +100,15 @@ impl Meter {
     /// What it counted, from the window's start on.
     pub(crate) const fn intervals(&self) -> &Intervals {
         &self.intervals
+    }
+
+    /// One of them: when it began after the window's start, how long it is, what it counted.
+    pub(crate) fn interval(&self, index: usize) -> Option<(Duration, Duration, &Interval)> {
+        let interval = self.intervals.list().get(index)?;
+        let begins = self.intervals.length() * u32::try_from(index).ok()?;
+        // The last one ends with the window.
+        let rest = (self.window.end - self.window.start).saturating_sub(begins);
+        Some((begins, self.intervals.length().min(rest).max(INTERVAL_MIN), interval))
     }
 
     /// All latencies, in microseconds.

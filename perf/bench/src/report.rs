@@ -10,9 +10,11 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde::Serialize;
 
 use crate::args::{BatchShape, Plan};
+use crate::client::task::Totals;
 use crate::machine::Machine;
 use crate::meter::Reading;
 use crate::timeline::Timeline;
+use crate::workload::keys::Keys;
 
 /// The report; its JSON keys are part of the command's interface.
 #[derive(Clone, Debug, Serialize)]
@@ -22,12 +24,13 @@ pub(crate) struct Report {
     pub reading: Reading,
     /// Batches, each an entry of its own.
     pub entries_per_s: f64,
-    pub bare_records_per_s: f64,
-    pub bare_mib_per_s: f64,
-    pub bare_p50_us: u64,
-    pub bare_p99_us: u64,
-    pub bare_p999_us: u64,
-    pub ratio_to_bare: f64,
+    /// Not known of servers that run elsewhere.
+    pub bare_records_per_s: Option<f64>,
+    pub bare_mib_per_s: Option<f64>,
+    pub bare_p50_us: Option<u64>,
+    pub bare_p99_us: Option<u64>,
+    pub bare_p999_us: Option<u64>,
+    pub ratio_to_bare: Option<f64>,
     /// What an answer means.
     pub durability: &'static str,
     pub began: String,
@@ -35,6 +38,9 @@ pub(crate) struct Report {
     pub commit: String,
     pub machine: Machine,
     pub settings: Settings,
+    /// What clients did from start to end, warm-up and draining included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub totals: Option<Totals>,
     /// Other figures of the same run, by name.
     pub phases: BTreeMap<&'static str, Reading>,
     /// The same over time, and what it took of the machine.
@@ -62,6 +68,28 @@ pub(crate) struct Settings {
     pub client_cores: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadSettings>,
+}
+
+/// What only a workload has.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct WorkloadSettings {
+    pub name: String,
+    pub topics: u32,
+    pub subscriptions: u32,
+    /// Of each topic.
+    pub producers: u32,
+    /// Of each subscription.
+    pub consumers: u32,
+    pub keys: Keys,
+    pub payload: String,
+    pub backlog_records: u64,
+    pub linger_ms: f64,
+    /// Processes that loaded the servers.
+    pub clients: usize,
+    /// Where those run, if not here.
+    pub server: Option<String>,
 }
 
 /// The only kind of acks that is measured (`dialect`); of one node it is that node.
@@ -70,6 +98,7 @@ const ACKS: &str = "quorum";
 /// What every answer waits for.
 pub(crate) const fn durability(plan: &Plan) -> &'static str {
     match plan.node_cores.len() {
+        0 => "as the servers are configured, acks=quorum",
         1 => "fdatasync before ack, 1 copy",
         _ => "fdatasync before ack, 2 of 3 copies",
     }
@@ -99,6 +128,19 @@ impl Settings {
             node_cores,
             client_cores: plan.client_cores.to_string(),
             rate: None,
+            workload: plan.workload.as_ref().map(|workload| WorkloadSettings {
+                name: workload.name.clone(),
+                topics: workload.topics,
+                subscriptions: workload.subscriptions,
+                producers: workload.producers,
+                consumers: workload.consumers,
+                keys: workload.keys,
+                payload: workload.payload.to_string(),
+                backlog_records: workload.backlog_records,
+                linger_ms: workload.linger.as_secs_f64() * 1e3,
+                clients: plan.clients,
+                server: plan.server.map(|server| server.to_string()),
+            }),
         }
     }
 
@@ -112,8 +154,32 @@ impl Settings {
         )
     }
 
+    fn load_of(&self, load: &WorkloadSettings) -> String {
+        let many = |count: usize, what: &str| format!("{count} {what}{}", plural(count));
+        let backlog = match load.backlog_records {
+            0 => String::new(),
+            records => format!(", behind a backlog of {} records", thousands(records as f64)),
+        };
+        format!(
+            "{}: {} of {}, {} each, {} with {} each, {}, {}; {} s after {} s of warm-up{backlog}",
+            load.name,
+            many(load.topics as usize, "topic"),
+            many(self.partitions as usize, "partition"),
+            many(load.producers as usize, "producer"),
+            many(load.subscriptions as usize, "subscription"),
+            many(load.consumers as usize, "consumer"),
+            load.keys,
+            many(load.clients, "client"),
+            self.duration_s,
+            self.warm_up_s,
+        )
+    }
+
     /// Who sends it, and for how long.
     pub(crate) fn load(&self) -> String {
+        if let Some(workload) = &self.workload {
+            return self.load_of(workload);
+        }
         let Self { producers, in_flight, partitions, duration_s, warm_up_s, .. } = self;
         format!(
             "{producers} producer{}, {in_flight} batches in flight each, {partitions} partition{}, \
@@ -132,17 +198,22 @@ impl Report {
 
     /// The report as a table.
     pub(crate) fn table(&self) -> String {
-        let mut figures = Table::new();
-        figures.load_style(UTF8_FULL_CONDENSED);
-        figures.set_header(["", "records/s", "MiB/s", "p50 us", "p99 us", "p99.9 us", "max us"]);
-        figures.add_row(row(&self.scenario, &self.reading));
-        for (name, reading) in &self.phases {
-            figures.add_row(row(name, reading));
-        }
-        let ratio = format!("{:.3}", self.ratio_to_bare);
+        let first = std::iter::once((self.scenario.as_str(), &self.reading));
+        let figures = figures(first.chain(self.phases.iter().map(|(name, of)| (*name, of))));
+        let ratio = self.ratio_to_bare.map_or_else(
+            || "none: what the servers' machines allow is not known here".to_owned(),
+            |ratio| format!("{ratio:.3}"),
+        );
         let Settings { nodes, acks, node_cores, client_cores, .. } = &self.settings;
-        let cores = format!("servers {}; client {client_cores}", node_cores.join(" | "));
-        let nodes = format!("{nodes}, acks={acks}");
+        let cores = match node_cores.is_empty() {
+            true => format!("client {client_cores}"),
+            false => format!("servers {}; client {client_cores}", node_cores.join(" | ")),
+        };
+        let elsewhere = self.settings.workload.as_ref().and_then(|load| load.server.as_ref());
+        let nodes = match elsewhere {
+            Some(server) => format!("those of {server}, acks={acks}"),
+            None => format!("{nodes}, acks={acks}"),
+        };
         let entries = thousands(self.entries_per_s);
         let mut about = Table::new();
         about.load_style(UTF8_FULL_CONDENSED);
@@ -152,6 +223,9 @@ impl Report {
         about.add_row(["durability", self.durability]);
         about.add_row(["records", &self.settings.records()]);
         about.add_row(["load", &self.settings.load()]);
+        if let Some(totals) = self.totals {
+            about.add_row(["counted", &counted(&totals)]);
+        }
         about.add_row(["cores", &cores]);
         about.add_row(["machine", &self.machine.to_string()]);
         about.add_row(["commit", &self.commit]);
@@ -159,9 +233,31 @@ impl Report {
     }
 }
 
+/// What came of what was sent.
+pub(crate) fn counted(totals: &Totals) -> String {
+    let Totals { published, consumed, left, .. } = *totals;
+    let number = |count: u64| thousands(count as f64);
+    let left = match left {
+        0 => String::new(),
+        left => format!(", {} left behind", number(left)),
+    };
+    format!("{} records published, {} consumed{left}", number(published), number(consumed))
+}
+
 /// What more than one has at its end.
 const fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
+}
+
+/// A table of readings.
+pub(crate) fn figures<'a>(readings: impl Iterator<Item = (&'a str, &'a Reading)>) -> Table {
+    let mut figures = Table::new();
+    figures.load_style(UTF8_FULL_CONDENSED);
+    figures.set_header(["", "records/s", "MiB/s", "p50 us", "p99 us", "p99.9 us", "max us"]);
+    for (name, reading) in readings {
+        figures.add_row(row(name, reading));
+    }
+    figures
 }
 
 fn row(name: &str, reading: &Reading) -> [String; 7] {

@@ -9,27 +9,34 @@ use anyhow::{Context as _, Result};
 
 use crate::args::{Plan, Scenario};
 use crate::child::Folder;
+use crate::client::task::Totals;
 use crate::cluster::Cluster;
 use crate::meter::{Meter, Reading, Window};
 use crate::report::{Report, Settings, durability};
 use crate::sampler::Samples;
 use crate::session::Session;
 use crate::timeline::{Timeline, curve};
+use crate::workload::{self, share};
 use crate::{consume, delay, latency, machine, produce, queue};
 
 /// What a scenario measured.
+#[derive(Default)]
 pub(crate) struct Measured {
     pub reading: Reading,
     /// Other figures on the way, by name.
     pub phases: BTreeMap<&'static str, Reading>,
     pub timeline: Timeline,
+    /// Batches, if not all hold as many records.
+    pub entries_per_s: Option<f64>,
+    /// What was done from start to end, if clients told.
+    pub totals: Option<Totals>,
 }
 
 impl Measured {
     /// What the first meter read, over time beside the others, and what it took of the machine.
     pub(crate) fn new(meters: &[(&'static str, &Meter)], samples: &Samples) -> Self {
         let reading = meters.first().map(|(_, meter)| meter.read()).unwrap_or_default();
-        Self { reading, phases: BTreeMap::new(), timeline: Timeline::new(meters, samples) }
+        Self { reading, timeline: Timeline::new(meters, samples), ..Self::default() }
     }
 
     /// Other figures of the same run.
@@ -39,6 +46,8 @@ impl Measured {
     }
 }
 
+/// Connections of the yardstick: more make it no faster, and each is a thread.
+const BARE_PRODUCERS_MAX: usize = 64;
 /// The topic that is loaded.
 pub(crate) const TOPIC: &str = "bench";
 
@@ -46,12 +55,13 @@ pub(crate) const TOPIC: &str = "bench";
 pub(crate) fn run(plan: &Plan) -> Result<Report> {
     let began = machine::now();
     let folder = Folder::make(&plan.data)?;
-    let yardstick = bare(plan, &folder).context("the bare loop failed")?;
-    let bare = yardstick.read();
+    let yardstick = match plan.server {
+        // What others' machines allow is not known here.
+        Some(_) => None,
+        None => Some(bare(plan, &folder).context("the bare loop failed")?),
+    };
     let mut measured = match plan.scenario {
-        Scenario::Bare | Scenario::BareServer => {
-            Measured::new(&[("bare", &yardstick)], &Samples::default())
-        }
+        Scenario::Run => workload::run::run(plan, &folder)?,
         Scenario::Produce => produce(plan, &folder)?,
         Scenario::ConsumeTail => consume::tail(plan, &folder)?,
         Scenario::ConsumeCold => consume::cold(plan, &folder)?,
@@ -61,49 +71,72 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         Scenario::OpenDelays => delay::open(plan, &folder)?,
         Scenario::Delay => delay::run(plan, &folder)?,
         Scenario::Latency => latency(plan, &folder)?,
+        // The yardstick alone; what is no scenario is done before (`lib`).
+        Scenario::Bare | Scenario::BareServer | Scenario::Client | Scenario::Merge => {
+            let meters = yardstick.as_ref().map(|meter| ("bare", meter));
+            Measured::new(meters.as_slice(), &Samples::default())
+        }
     };
-    if plan.scenario != Scenario::Bare {
-        measured.phases.insert("bare", bare);
+    let bare = yardstick.as_ref().map(Meter::read);
+    if let (Some(yardstick), false) = (&yardstick, plan.scenario == Scenario::Bare) {
+        measured.phases.extend(bare.map(|bare| ("bare", bare)));
         measured.timeline.bare = curve(&yardstick.latencies());
     }
+    report(plan, &folder, began, measured, bare)
+}
+
+fn report(
+    plan: &Plan,
+    folder: &Folder,
+    began: String,
+    measured: Measured,
+    bare: Option<Reading>,
+) -> Result<Report> {
     let batches = produce::batches(plan, plan.batch)?;
-    let in_flight = produce::in_flight(plan, batches.size());
+    let in_flight = match &plan.workload {
+        Some(workload) => share::in_flight(plan, workload, batches.size()),
+        None => produce::in_flight(plan, batches.size()),
+    };
     let mut settings = Settings::new(plan, batches.size(), batches.records(), in_flight);
-    settings.rate = is_open(plan.scenario).then_some(plan.rate);
+    settings.rate = is_open(plan).then_some(plan.rate);
+    let by_batch = measured.reading.records_per_s / f64::from(batches.records().max(1));
     let name = clap::ValueEnum::to_possible_value(&plan.scenario);
     Ok(Report {
         scenario: name.map_or_else(String::new, |name| name.get_name().to_owned()),
         reading: measured.reading,
-        entries_per_s: measured.reading.records_per_s / f64::from(batches.records().max(1)),
-        bare_records_per_s: bare.records_per_s,
-        bare_mib_per_s: bare.mib_per_s,
-        bare_p50_us: bare.p50_us,
-        bare_p99_us: bare.p99_us,
-        bare_p999_us: bare.p999_us,
-        ratio_to_bare: ratio(measured.reading.records_per_s, bare.records_per_s),
+        entries_per_s: measured.entries_per_s.unwrap_or(by_batch),
+        bare_records_per_s: bare.map(|bare| bare.records_per_s),
+        bare_mib_per_s: bare.map(|bare| bare.mib_per_s),
+        bare_p50_us: bare.map(|bare| bare.p50_us),
+        bare_p99_us: bare.map(|bare| bare.p99_us),
+        bare_p999_us: bare.map(|bare| bare.p999_us),
+        ratio_to_bare: bare.map(|bare| ratio(measured.reading.records_per_s, bare.records_per_s)),
         durability: durability(plan),
         began,
         command: machine::command(),
         commit: machine::commit(),
         machine: machine::Machine::read(folder.path()),
         settings,
+        totals: measured.totals,
         phases: measured.phases,
         series: measured.timeline,
     })
 }
 
 /// Whether batches are due at fixed times, whatever comes back.
-fn is_open(scenario: Scenario) -> bool {
-    matches!(
-        scenario,
-        Scenario::Latency | Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays
-    )
+const fn is_open(plan: &Plan) -> bool {
+    match plan.scenario {
+        Scenario::Latency | Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays => true,
+        Scenario::Run => plan.rate > 0,
+        _ => false,
+    }
 }
 
 /// The yardstick: the same load, without a broker.
 fn bare(plan: &Plan, folder: &Folder) -> Result<Meter> {
     let cluster = Cluster::start_bare(plan, folder)?;
-    let meter = if is_open(plan.scenario) {
+    let plan = &Plan { producers: plan.producers.min(BARE_PRODUCERS_MAX), ..plan.clone() };
+    let meter = if is_open(plan) {
         latency::run_bare(plan, cluster.address())?
     } else {
         let lanes = produce::bare_lanes(plan, cluster.address())?;

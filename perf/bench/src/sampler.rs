@@ -111,6 +111,12 @@ impl Sampler {
         Self { watched, stop, thread }
     }
 
+    /// Looks at these from now on, too.
+    pub(crate) fn watch(&self, processes: Vec<(String, u32)>) {
+        let watched = |(name, pid)| Watched { name, pid: Pid::from_u32(pid) };
+        lock(&self.watched).extend(processes.into_iter().map(watched));
+    }
+
     /// Ends, and says what was seen.
     pub(crate) fn stop(self) -> Samples {
         drop(self.stop);

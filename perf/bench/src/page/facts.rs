@@ -5,7 +5,7 @@
 use crate::affinity::CoreList;
 use crate::meter::Reading;
 use crate::page::{Page, number};
-use crate::report::{Report, Settings};
+use crate::report::{Report, Settings, counted};
 
 /// A report as a page of its own.
 pub(crate) fn html(report: &Report) -> String {
@@ -33,7 +33,7 @@ pub(crate) fn html(report: &Report) -> String {
         facts: facts(report, bare),
         reading: report.reading,
         bare: bare.map(|bare| ("bare", bare)),
-        ratio: bare.map(|_| report.ratio_to_bare),
+        ratio: report.ratio_to_bare,
         figures,
         timeline: &report.series,
         role: &role,
@@ -41,18 +41,34 @@ pub(crate) fn html(report: &Report) -> String {
     page.html()
 }
 
+fn beside(report: &Report, bare: Option<Reading>) -> String {
+    let Some(bare) = bare else {
+        return match report.ratio_to_bare {
+            Some(_) => String::new(),
+            None => "none: what the servers' machines allow is not known here".to_owned(),
+        };
+    };
+    let micros = |us: u64| number::micros(us as f64);
+    let (rate, mib) = (number::count(bare.records_per_s), number::mib_per_s(bare.mib_per_s));
+    let (p50, p99) = (micros(bare.p50_us), micros(bare.p99_us));
+    let ratio = report.ratio_to_bare.unwrap_or_default();
+    format!("{rate} records/s, {mib}, p50 {p50}, p99 {p99}; the ratio to it is {ratio:.3}")
+}
+
 fn facts(report: &Report, bare: Option<Reading>) -> Vec<(&'static str, String)> {
     let machine = &report.machine;
     let Settings { nodes, acks, node_cores, client_cores, .. } = &report.settings;
-    let copies = if *nodes == 1 { "one node" } else { "three nodes" };
-    let cores = format!("servers {}; load {client_cores}", node_cores.join(" | "));
-    let bare = bare.map_or_else(String::new, |bare| {
-        let micros = |us: u64| number::micros(us as f64);
-        let (rate, mib) = (number::count(bare.records_per_s), number::mib_per_s(bare.mib_per_s));
-        let (p50, p99) = (micros(bare.p50_us), micros(bare.p99_us));
-        let ratio = report.ratio_to_bare;
-        format!("{rate} records/s, {mib}, p50 {p50}, p99 {p99}; the ratio to it is {ratio:.3}")
-    });
+    let elsewhere = report.settings.workload.as_ref().and_then(|load| load.server.as_ref());
+    let copies = match (nodes, elsewhere) {
+        (_, Some(server)) => format!("of the cluster at {server}"),
+        (1, None) => "one node".to_owned(),
+        _ => "three nodes".to_owned(),
+    };
+    let cores = match node_cores.is_empty() {
+        true => format!("load {client_cores}"),
+        false => format!("servers {}; load {client_cores}", node_cores.join(" | ")),
+    };
+    let bare = beside(report, bare);
     let memory = number::mib(machine.memory_mib as f64);
     let facts = [
         ("began", report.began.clone()),
@@ -66,6 +82,7 @@ fn facts(report: &Report, bare: Option<Reading>) -> Vec<(&'static str, String)> 
         ("cores", cores),
         ("records", report.settings.records()),
         ("load", report.settings.load()),
+        ("counted", report.totals.as_ref().map(counted).unwrap_or_default()),
         ("bare, same run", bare),
     ];
     facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
