@@ -5,6 +5,7 @@
 //! when one has failed; its last lines are the error.
 //! Invariants: every client has said a word before any is waited for to say the next.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -76,13 +77,15 @@ impl Clients {
         mut look: impl FnMut() -> Result<()>,
     ) -> Result<Vec<T>> {
         let deadline = Instant::now() + most;
-        let mut taken = Vec::new();
+        let mut taken = BTreeMap::new();
         while taken.len() < self.list.len() {
             match self.said.recv_timeout(LOOK_EVERY) {
                 Ok((number, Some(word))) => match takes(word) {
-                    Some(word) => taken.push(word),
+                    Some(word) => drop(taken.insert(number, word)),
                     None => bail!("{} said {word:?} out of turn", self.name(number)),
                 },
+                // One that ends after its last word is done before the others.
+                Ok((number, None)) if taken.contains_key(&number) => {}
                 Ok((number, None)) => return self.failed(number),
                 Err(RecvTimeoutError::Timeout) => look()?,
                 Err(RecvTimeoutError::Disconnected) => bail!("every client has ended"),
@@ -91,7 +94,7 @@ impl Clients {
                 bail!("the clients do not come to it within {most:?}");
             }
         }
-        Ok(taken)
+        Ok(taken.into_values().collect())
     }
 
     /// Waits until all have ended.

@@ -12,7 +12,7 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde::Serialize;
 
 use crate::hlog::{About, Log};
-use crate::merge::{self, PUBLISH};
+use crate::merge::{self, END_TO_END, PUBLISH};
 use crate::meter::Reading;
 use crate::page::Page;
 use crate::report::figures;
@@ -93,6 +93,7 @@ impl MergeReport {
             about: self.about(),
             facts: self.facts(),
             reading: self.reading,
+            end_to_end: self.phases.get(END_TO_END).copied(),
             bare: None,
             ratio: None,
             figures: figures.collect(),

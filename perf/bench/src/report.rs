@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::args::{BatchShape, Plan};
 use crate::client::task::Totals;
 use crate::machine::Machine;
+use crate::merge::PUBLISH;
 use crate::meter::Reading;
 use crate::timeline::Timeline;
 use crate::workload::keys::Keys;
@@ -148,8 +149,11 @@ impl Settings {
     pub(crate) fn records(&self) -> String {
         let Self { record_size, batch_bytes, batch_records, .. } = self;
         let rate = self.rate.map(|rate| format!(", {rate} records/s offered"));
+        // Keys decide how many of them come together.
+        let keyed = self.workload.as_ref().is_some_and(|load| load.keys != Keys::None);
+        let most = if keyed { "at most " } else { "" };
         format!(
-            "{record_size}-byte records, {batch_records} in a batch of {batch_bytes} bytes{}",
+            "{record_size}-byte records, {most}{batch_records} in a batch of {batch_bytes} bytes{}",
             rate.unwrap_or_default(),
         )
     }
@@ -161,18 +165,23 @@ impl Settings {
             records => format!(", behind a backlog of {} records", thousands(records as f64)),
         };
         format!(
-            "{}: {} of {}, {} each, {} with {} each, {}, {}; {} s after {} s of warm-up{backlog}",
-            load.name,
+            "{} of {}, {} each, {} with {} each, {}{backlog}",
             many(load.topics as usize, "topic"),
             many(self.partitions as usize, "partition"),
             many(load.producers as usize, "producer"),
             many(load.subscriptions as usize, "subscription"),
             many(load.consumers as usize, "consumer"),
             load.keys,
-            many(load.clients, "client"),
-            self.duration_s,
-            self.warm_up_s,
         )
+    }
+
+    /// A workload's name, who does it and for how long; nothing of a scenario.
+    pub(crate) fn workload(&self) -> Option<String> {
+        let WorkloadSettings { name, clients, .. } = self.workload.as_ref()?;
+        let Self { duration_s, warm_up_s, .. } = self;
+        let processes = if *clients == 1 { "process" } else { "processes" };
+        let time = format!("{duration_s} s after {warm_up_s} s of warm-up");
+        Some(format!("{name}: {clients} client {processes}, {time}"))
     }
 
     /// Who sends it, and for how long.
@@ -196,9 +205,14 @@ impl Report {
         serde_json::to_string_pretty(self)
     }
 
+    /// What its own figures are of.
+    pub(crate) fn first(&self) -> &str {
+        if self.settings.workload.is_some() { PUBLISH } else { &self.scenario }
+    }
+
     /// The report as a table.
     pub(crate) fn table(&self) -> String {
-        let first = std::iter::once((self.scenario.as_str(), &self.reading));
+        let first = std::iter::once((self.first(), &self.reading));
         let figures = figures(first.chain(self.phases.iter().map(|(name, of)| (*name, of))));
         let ratio = self.ratio_to_bare.map_or_else(
             || "none: what the servers' machines allow is not known here".to_owned(),
@@ -221,6 +235,9 @@ impl Report {
         about.add_row(["entries/s", &entries]);
         about.add_row(["nodes", &nodes]);
         about.add_row(["durability", self.durability]);
+        if let Some(workload) = self.settings.workload() {
+            about.add_row(["workload", &workload]);
+        }
         about.add_row(["records", &self.settings.records()]);
         about.add_row(["load", &self.settings.load()]);
         if let Some(totals) = self.totals {

@@ -185,8 +185,10 @@ impl Samples {
         let pairs = self.list.iter().zip(self.list.iter().skip(1));
         let pairs: Vec<_> = pairs
             .filter(|(before, after)| {
-                let lies_within = after.at > start && before.at < end;
-                lies_within && after.at - before.at >= APART_MIN
+                let apart = after.at - before.at;
+                // What lies mostly outside would show another time's figures.
+                let middle = before.at + apart / 2;
+                middle > start && middle < end && apart >= APART_MIN
             })
             .collect();
         for (index, name) in self.names.iter().enumerate() {

@@ -3,6 +3,7 @@
 //! Owns: the choice and the words. Must never: name a figure that the report does not have.
 
 use crate::affinity::CoreList;
+use crate::merge::END_TO_END;
 use crate::meter::Reading;
 use crate::page::{Page, number};
 use crate::report::{Report, Settings, counted};
@@ -25,13 +26,16 @@ pub(crate) fn html(report: &Report) -> String {
         }
     };
     let bare = report.phases.get("bare").copied();
-    let mut figures = vec![(report.scenario.clone(), report.reading)];
+    let mut figures = vec![(report.first().to_owned(), report.reading)];
     figures.extend(report.phases.iter().map(|(name, reading)| ((*name).to_owned(), *reading)));
     let page = Page {
         title: report.scenario.clone(),
-        about: format!("{}; {}", settings.records(), settings.load()),
+        about: settings
+            .workload()
+            .unwrap_or_else(|| format!("{}; {}", settings.records(), settings.load())),
         facts: facts(report, bare),
         reading: report.reading,
+        end_to_end: report.phases.get(END_TO_END).copied(),
         bare: bare.map(|bare| ("bare", bare)),
         ratio: report.ratio_to_bare,
         figures,
@@ -80,6 +84,7 @@ fn facts(report: &Report, bare: Option<Reading>) -> Vec<(&'static str, String)> 
         ("durability", report.durability.to_owned()),
         ("replicas", format!("{copies}, acks={acks}")),
         ("cores", cores),
+        ("workload", report.settings.workload().unwrap_or_default()),
         ("records", report.settings.records()),
         ("load", report.settings.load()),
         ("counted", report.totals.as_ref().map(counted).unwrap_or_default()),

@@ -17,12 +17,15 @@ use serde::{Deserialize, Serialize};
 pub enum Keys {
     /// Records have none; partitions take turns, batch by batch.
     #[value(name = "NO_KEY", alias = "none")]
+    #[serde(rename = "NO_KEY")]
     None,
     /// 10,000 keys in turn.
     #[value(name = "KEY_ROUND_ROBIN", alias = "round-robin")]
+    #[serde(rename = "KEY_ROUND_ROBIN")]
     RoundRobin,
     /// One of 10,000 keys, chosen by the clock's nanoseconds.
     #[value(name = "RANDOM_NANO", alias = "random")]
+    #[serde(rename = "RANDOM_NANO")]
     Random,
 }
 
@@ -134,6 +137,7 @@ mod tests {
             assert_eq!(Keys::of_name(&keys.to_string()), Some(*keys));
             let value = keys.to_possible_value().unwrap();
             assert_eq!(value.get_name(), keys.to_string());
+            assert_eq!(serde_json::to_value(keys).unwrap(), keys.to_string());
         }
         assert_eq!(Keys::of_name("ROUND_ROBIN"), None);
     }
