@@ -285,52 +285,31 @@ impl Plan {
         let server_cores = args.server_cores.clone();
         let server_cores = server_cores.unwrap_or_else(|| CoreList::range(0, servers_end));
         let client_cores = args.client_cores.clone();
-        let workload = (args.scenario == Scenario::Run).then(|| Workload::new(args)).transpose()?;
-        let given = args.record_size.map_or(RECORD_SIZE_DEFAULT, |size| size.as_usize());
-        let record_size = workload.as_ref().map_or(given, |workload| workload.record_size);
-        let producers = args.producers.unwrap_or(1);
-        let partitions = args.partitions.unwrap_or(1);
         let fill = args.fill.unwrap_or(match args.scenario {
             Scenario::ConsumeCold => FILL_COLD,
             _ => FILL_TAIL,
         });
-        within("--record-size", record_size, 1, RECORD_BYTES_MAX - 64)?;
-        within("--producers", producers, 1, PRODUCERS_MAX)?;
-        within("--partitions", partitions as usize, 1, PARTITIONS_PER_TOPIC_MAX as usize)?;
-        within("--in-flight", args.in_flight.unwrap_or(1), 1, IN_FLIGHT_MAX)?;
-        within("--fetch-bytes", args.fetch_bytes.as_usize(), 1, FETCH_BYTES_MAX)?;
-        within("--lease-records", args.lease_records as usize, 1, LEASE_RECORDS_MAX)?;
-        within("--leases", args.leases, 1, IN_FLIGHT_MAX)?;
+        check_numbers(args)?;
         check_nodes(args)?;
         check_load(args)?;
         args.report.as_deref().map_or(Ok(()), check_report)?;
-        if args.rate == Some(0) && args.scenario != Scenario::Run {
-            return Err("--rate must be at least 1".to_owned());
-        }
         let duration = args.duration.unwrap_or(DURATION_DEFAULT);
-        let batch = batch_shape(args)?;
-        Ok(Self {
+        let mut plan = Self {
             scenario: args.scenario,
-            record_size,
-            batch: workload.as_ref().map_or(batch, |workload| workload.batch(batch)),
-            producers: workload.as_ref().map_or(producers, Workload::producers_all),
+            record_size: record_size(args),
+            batch: batch_shape(args)?,
+            producers: args.producers.unwrap_or(1),
             in_flight: args.in_flight,
-            partitions: workload.as_ref().map_or(partitions, |workload| workload.partitions),
-            warm_up: match &workload {
-                Some(workload) => workload.warm_up,
-                None => args.warmup.unwrap_or(WARM_UP_DEFAULT),
-            },
-            duration: workload.as_ref().map_or(duration, |workload| workload.duration),
+            partitions: args.partitions.unwrap_or(1),
+            warm_up: args.warmup.unwrap_or(WARM_UP_DEFAULT),
+            duration,
             bare_duration: args.bare_duration.unwrap_or(duration.min(BARE_DURATION_MAX)),
             node_cores: match args.load.server {
                 Some(_) => Vec::new(),
                 None => server_cores.deal(args.nodes),
             },
             client_cores: client_cores.unwrap_or_else(|| CoreList::range(last, cores)),
-            rate: match &workload {
-                Some(workload) => workload.rate,
-                None => args.rate.unwrap_or(RATE_DEFAULT),
-            },
+            rate: args.rate.unwrap_or(RATE_DEFAULT),
             build: args.build,
             fill_bytes: fill.0,
             fetch_bytes: u32::try_from(args.fetch_bytes.0).unwrap_or(u32::MAX),
@@ -342,7 +321,7 @@ impl Plan {
             lease_records: args.lease_records,
             leases: args.leases,
             live: args.live,
-            workload,
+            workload: None,
             clients: args.load.clients.unwrap_or(1),
             server: args.load.server,
             logs: args.load.logs.clone(),
@@ -352,8 +331,45 @@ impl Plan {
                 Some(binary) => binary.clone(),
                 None => std::env::current_exe().map_err(|error| error.to_string())?,
             },
-        })
+        };
+        if args.scenario == Scenario::Run {
+            plan.take(Workload::new(args)?, args);
+        }
+        Ok(plan)
     }
+
+    /// Does this; what a scenario and a workload both have is the workload's.
+    fn take(&mut self, workload: Workload, args: &BenchArgs) {
+        self.record_size = workload.record_size;
+        self.batch = workload.batch(self.batch);
+        self.producers = workload.producers_all();
+        self.partitions = workload.partitions;
+        self.warm_up = workload.warm_up;
+        self.duration = workload.duration;
+        let bare_duration = workload.duration.min(BARE_DURATION_MAX);
+        self.bare_duration = args.bare_duration.unwrap_or(bare_duration);
+        self.rate = workload.rate;
+        self.workload = Some(workload);
+    }
+}
+
+fn record_size(args: &BenchArgs) -> usize {
+    args.record_size.map_or(RECORD_SIZE_DEFAULT, |size| size.as_usize())
+}
+
+fn check_numbers(args: &BenchArgs) -> Result<(), String> {
+    let partitions = args.partitions.unwrap_or(1) as usize;
+    within("--record-size", record_size(args), 1, RECORD_BYTES_MAX - 64)?;
+    within("--producers", args.producers.unwrap_or(1), 1, PRODUCERS_MAX)?;
+    within("--partitions", partitions, 1, PARTITIONS_PER_TOPIC_MAX as usize)?;
+    within("--in-flight", args.in_flight.unwrap_or(1), 1, IN_FLIGHT_MAX)?;
+    within("--fetch-bytes", args.fetch_bytes.as_usize(), 1, FETCH_BYTES_MAX)?;
+    within("--lease-records", args.lease_records as usize, 1, LEASE_RECORDS_MAX)?;
+    within("--leases", args.leases, 1, IN_FLIGHT_MAX)?;
+    if args.rate == Some(0) && args.scenario != Scenario::Run {
+        return Err("--rate must be at least 1".to_owned());
+    }
+    Ok(())
 }
 
 fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
