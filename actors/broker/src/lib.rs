@@ -18,6 +18,8 @@ mod cluster;
 mod command;
 mod control;
 mod core;
+#[doc(hidden)]
+pub mod counting;
 mod dead_letters;
 mod delayed;
 mod door;

@@ -368,6 +368,36 @@ fn retention_by_size_moves_the_start() {
     });
 }
 
+/// A partition of 10 GiB was let go of 256 MiB every ten seconds: producers were faster, and the
+/// disk became full.
+#[test]
+fn retention_by_size_keeps_pace() {
+    with_dir(|dir| async move {
+        let small = |options: &mut BrokerOptions| {
+            options.segment_bytes = 2 * MIB;
+            options.retention = Retention { bytes: Some(3 * MIB), ..Retention::UNLIMITED };
+            options.retention_tick = Duration::from_secs(3600);
+        };
+        let brokers = start(&dir, 1, small).await;
+        let topic = create(&brokers[0], "t", 1).await;
+        let value = "x".repeat(100_000);
+        for _ in 0..300 {
+            produce(&brokers[0], key(&topic, 0), batch(&[&value])).await.unwrap();
+        }
+        let mut bytes = u64::MAX;
+        for _ in 0..1000 {
+            barrage_world::sleep(Duration::from_millis(20)).await;
+            let described = brokers[0].describe_topic(name("t"), soon()).await.unwrap();
+            bytes = described.partitions[0].bytes;
+            if bytes < 12 * MIB {
+                break;
+            }
+        }
+        assert!(bytes < 12 * MIB, "{bytes} bytes are kept of 30 MB");
+        stop(brokers).await;
+    });
+}
+
 #[test]
 fn many_producers_share_entries() {
     with_dir(|dir| async move {

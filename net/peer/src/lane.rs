@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use barrage_world::channel::Event;
 use barrage_world::net::Stream;
-use barrage_world::{Instant, random_u64, sleep, spawn, timeout};
+use barrage_world::{Instant, random_u64, sleep, spawn, timeout, yield_now};
 
 use crate::batch::Batch;
 use crate::frame::{FrameError, Refusal};
@@ -269,6 +269,8 @@ const WRITE_WAIT_MIN: Duration = Duration::from_millis(10);
 /// Writes what is queued, and ends when nothing is. All that the tasks which are ready now queue
 /// leaves together.
 async fn write(peer: &Rc<Peer>, lane: &Rc<Lane>, connection: &Connection) {
+    // A new task runs at once, inside of its spawner; those that are ready come first.
+    yield_now().await;
     while !connection.is_closed() {
         let mut batch = Batch::default();
         peer.take(lane.way, &mut batch);

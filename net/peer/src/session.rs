@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use barrage_world::channel::Event;
 use barrage_world::net::Stream;
-use barrage_world::{Instant, spawn, timeout};
+use barrage_world::{Instant, spawn, timeout, yield_now};
 use bytes::Bytes;
 
 use crate::accept::Shared;
@@ -289,6 +289,8 @@ impl Session {
 
     /// Writes what waits: all that the tasks which are ready now push leaves together.
     async fn write(&self) {
+        // A new task runs at once, inside of its spawner; those that are ready come first.
+        yield_now().await;
         while !self.is_closed() {
             let (mut batch, mut size) = (Batch::default(), 0);
             while !batch.is_full()

@@ -35,8 +35,8 @@ pub struct BenchArgs {
     /// Bytes of a record's value [default: 100].
     #[arg(long, value_name = "SIZE")]
     pub record_size: Option<ByteSize>,
-    /// Bytes of a batch: as many records as fit [default: 1MiB; `queue`: 64KiB; `backlog`:
-    /// 100 records; `delay`: 1000 records; `latency`: one].
+    /// Bytes of a batch: as many records as fit [default: 1MiB; `queue`: 64KiB; `backlog` and
+    /// `partitions`: 100 records; `delay`: 1000 records; `latency` and `connections`: one].
     #[arg(long, value_name = "SIZE", conflicts_with = "batch_records")]
     pub batch_bytes: Option<ByteSize>,
     /// Records of a batch, instead of --batch-bytes.
@@ -52,7 +52,8 @@ pub struct BenchArgs {
     /// Servers that hold copies: 1, or 3 of which two must have a batch before its answer.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub nodes: usize,
-    /// Partitions of the topic, or of each topic [default: 1].
+    /// Partitions of the topic, or of each topic [default: 1; `partitions`: 100000, in topics of
+    /// 1000].
     #[arg(long, value_name = "N")]
     pub partitions: Option<u32>,
     /// Seconds before those that count: connections grow their buffers, files their first segment
@@ -71,10 +72,16 @@ pub struct BenchArgs {
     /// Cores of the load generator [default: the last].
     #[arg(long, value_name = "LIST")]
     pub client_cores: Option<CoreList>,
-    /// `latency`, `backlog`, `open-*`, `run`: records per second offered, whatever comes back
-    /// [default: 10000; `run`: 0, as many as go].
+    /// `latency`, `backlog`, `open-*`, `connections`, `run`: records per second offered, whatever
+    /// comes back [default: 10000; `run`: 0, as many as go].
     #[arg(long, value_name = "N")]
     pub rate: Option<u64>,
+    /// `connections`: idle connections; each takes a descriptor on both sides.
+    #[arg(long, value_name = "N", default_value_t = 15_000)]
+    pub connections: usize,
+    /// `latency`: search the highest rate that keeps p99 below this, from --rate on.
+    #[arg(long, value_name = "DURATION", value_parser = bound)]
+    pub p99_below: Option<Duration>,
     /// `produce`: also build every batch from its records, as the SDK does; both are printed.
     #[arg(long)]
     pub build: bool,
@@ -95,9 +102,6 @@ pub struct BenchArgs {
     /// `queue`: leases under way for each consumer and partition.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub leases: usize,
-    /// `consume-tail`: read while producing, instead of the newest bytes after it.
-    #[arg(long)]
-    pub live: bool,
     /// What only `run` takes.
     #[command(flatten)]
     pub load: LoadArgs,
@@ -167,6 +171,8 @@ pub enum Scenario {
     ConsumeTail,
     /// Reading from the start after a restart: from disk.
     ConsumeCold,
+    /// Producing, and reading all of it meanwhile; latency is from sending to having received.
+    Pipe,
     /// Leasing and acking each record of a backlog, durably; latency is that of both together.
     Queue,
     /// Producing and leasing with a backlog of --backlog records, and before it with none; latency
@@ -183,6 +189,10 @@ pub enum Scenario {
     OpenDelays,
     /// Records offered at a fixed rate; latency counts from the intended time of sending.
     Latency,
+    /// A light load beside --connections idle ones, and before it with none; what each takes.
+    Connections,
+    /// --partitions of one node: making them, what each takes, producing to all in turn.
+    Partitions,
     /// A workload: topics that are produced to and consumed from at once, as FILE or flags say;
     /// latency is that of publishing, and beside it from when a record was due to its consumer.
     Run,
@@ -191,6 +201,12 @@ pub enum Scenario {
     /// The process that `bare` loads.
     #[value(hide = true)]
     BareServer,
+    /// The process that reading is compared with.
+    #[value(hide = true)]
+    BareSender,
+    /// Reads the log files below --data, at most --fill bytes.
+    #[value(hide = true)]
+    BareScan,
     /// A process that loads the servers of `run`.
     #[value(hide = true)]
     Client,
@@ -228,7 +244,8 @@ pub(crate) struct Plan {
     pub backlog: u64,
     pub lease_records: u32,
     pub leases: usize,
-    pub live: bool,
+    pub p99_below: Option<Duration>,
+    pub connections: usize,
     /// What `run` does.
     pub workload: Option<Workload>,
     pub clients: usize,
@@ -269,6 +286,12 @@ const DELAYED: u64 = 1_000_000;
 /// Copies of everything, each a server of its own.
 pub(crate) const NODES_MAX: usize = 3;
 const PRODUCERS_MAX: usize = 1024;
+const PARTITIONS: u32 = 100_000;
+/// As many as a cluster holds.
+const PARTITIONS_MAX: u32 = 200_000;
+/// Memory is a slope between a third of them and all.
+const CONNECTIONS_MIN: usize = 3;
+const CONNECTIONS_MAX: usize = 1_000_000;
 const IN_FLIGHT_MAX: usize = 4096;
 /// What a server hands out at once.
 const LEASE_RECORDS_MAX: usize = 10_000;
@@ -300,7 +323,7 @@ impl Plan {
             batch: batch_shape(args)?,
             producers: args.producers.unwrap_or(1),
             in_flight: args.in_flight,
-            partitions: args.partitions.unwrap_or(1),
+            partitions: partitions(args)?,
             warm_up: args.warmup.unwrap_or(WARM_UP_DEFAULT),
             duration,
             bare_duration: args.bare_duration.unwrap_or(duration.min(BARE_DURATION_MAX)),
@@ -320,7 +343,8 @@ impl Plan {
             }),
             lease_records: args.lease_records,
             leases: args.leases,
-            live: args.live,
+            p99_below: args.p99_below,
+            connections: args.connections,
             workload: None,
             clients: args.load.clients.unwrap_or(1),
             server: args.load.server,
@@ -358,14 +382,16 @@ fn record_size(args: &BenchArgs) -> usize {
 }
 
 fn check_numbers(args: &BenchArgs) -> Result<(), String> {
-    let partitions = args.partitions.unwrap_or(1) as usize;
     within("--record-size", record_size(args), 1, RECORD_BYTES_MAX - 64)?;
     within("--producers", args.producers.unwrap_or(1), 1, PRODUCERS_MAX)?;
-    within("--partitions", partitions, 1, PARTITIONS_PER_TOPIC_MAX as usize)?;
     within("--in-flight", args.in_flight.unwrap_or(1), 1, IN_FLIGHT_MAX)?;
     within("--fetch-bytes", args.fetch_bytes.as_usize(), 1, FETCH_BYTES_MAX)?;
     within("--lease-records", args.lease_records as usize, 1, LEASE_RECORDS_MAX)?;
     within("--leases", args.leases, 1, IN_FLIGHT_MAX)?;
+    within("--connections", args.connections, CONNECTIONS_MIN, CONNECTIONS_MAX)?;
+    if args.p99_below.is_some() && args.scenario != Scenario::Latency {
+        return Err("--p99-below is a search of `latency`".to_owned());
+    }
     if args.rate == Some(0) && args.scenario != Scenario::Run {
         return Err("--rate must be at least 1".to_owned());
     }
@@ -382,8 +408,8 @@ fn batch_shape(args: &BenchArgs) -> Result<BatchShape, String> {
         return Ok(BatchShape::Bytes(bytes.as_usize()));
     }
     Ok(match args.scenario {
-        Scenario::Latency => BatchShape::Records(1),
-        Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays => {
+        Scenario::Latency | Scenario::Connections => BatchShape::Records(1),
+        Scenario::Backlog | Scenario::OpenLeases | Scenario::OpenDelays | Scenario::Partitions => {
             BatchShape::Records(BACKLOG_BATCH_RECORDS_DEFAULT)
         }
         Scenario::Delay => BatchShape::Records(DELAYED_BATCH_RECORDS),
@@ -399,6 +425,9 @@ fn check_nodes(args: &BenchArgs) -> Result<(), String> {
     if args.nodes > 1 && args.scenario == Scenario::ConsumeCold {
         // It restarts what it reads from; a node that comes back on another port is no member.
         return Err("consume-cold measures one node".to_owned());
+    }
+    if args.nodes > 1 && matches!(args.scenario, Scenario::Connections | Scenario::Partitions) {
+        return Err("connections and partitions measure what one node takes".to_owned());
     }
     if ![0, NODES_MAX - 1].contains(&args.forward.len()) {
         return Err(format!("--forward must be given {} times", NODES_MAX - 1));
@@ -450,6 +479,16 @@ fn check_report(file: &Path) -> Result<(), String> {
     Ok(())
 }
 
+fn partitions(args: &BenchArgs) -> Result<u32, String> {
+    let (usual, most) = match args.scenario {
+        Scenario::Partitions => (PARTITIONS, PARTITIONS_MAX),
+        _ => (1, PARTITIONS_PER_TOPIC_MAX),
+    };
+    let partitions = args.partitions.unwrap_or(usual);
+    within("--partitions", partitions as usize, 1, most as usize)?;
+    Ok(partitions)
+}
+
 fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), String> {
     if (min..=max).contains(&value) {
         return Ok(());
@@ -458,16 +497,19 @@ fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), String
 }
 
 fn parse_linger(text: &str) -> Result<Duration, String> {
-    match text {
-        "0" => Ok(Duration::ZERO),
-        _ => parse_duration(text).map_err(|error| error.to_string()),
-    }
+    if text == "0" { Ok(Duration::ZERO) } else { bound(text) }
 }
 
 /// A name or an address with its port.
 fn parse_server(text: &str) -> Result<SocketAddr, String> {
     let found = text.to_socket_addrs().map_err(|error| format!("{error}; give HOST:PORT"))?;
     found.into_iter().next().ok_or_else(|| "the name has no address".to_owned())
+}
+
+/// Parses `5ms`, `1s`.
+fn bound(text: &str) -> Result<Duration, String> {
+    let parsed = parse_duration(text).map_err(|error| error.to_string())?;
+    if parsed.is_zero() { Err("must not be 0".to_owned()) } else { Ok(parsed) }
 }
 
 /// As [`seconds`], or none at all.

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,14 @@ use serde_json::Value;
 use crate::affinity::CoreList;
 use crate::args::Plan;
 use crate::child::{Child, Folder, POLL_EVERY};
-use crate::sampler::{Sampler, Samples};
+use crate::sampler::{LOAD, Sampler, Samples};
 
 /// Running servers.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     first: Child,
     others: Vec<Child>,
-    /// Looks at nodes and, if this process loads them, at it; a yardstick is not looked at.
+    /// Looks at servers and, if this process loads them, at it.
     sampler: Option<Sampler>,
 }
 
@@ -45,7 +45,11 @@ impl Cluster {
         }
         let forward: Vec<SocketAddr> = others.iter().map(|other| other.address).collect();
         let first = start_bare(plan, folder, 0, first, &forward)?;
-        Ok(Self { first, others, sampler: None })
+        let mut cluster = Self { first, others, sampler: None };
+        let mut processes = cluster.processes("bare");
+        processes.push(this_process());
+        cluster.sampler = Some(Sampler::start(processes));
+        Ok(cluster)
     }
 
     /// Starts nodes on the data in `folder`, which may be there already if it is one node's.
@@ -59,9 +63,9 @@ impl Cluster {
         if !cluster.others.is_empty() {
             cluster.await_whole(plan, folder)?;
         }
-        let mut processes = cluster.processes();
+        let mut processes = cluster.processes("node");
         if plan.workload.is_none() {
-            processes.push(("load".to_owned(), std::process::id()));
+            processes.push(this_process());
         }
         cluster.sampler = Some(Sampler::start(processes));
         Ok(cluster)
@@ -70,6 +74,11 @@ impl Cluster {
     /// Where clients begin.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.first.address
+    }
+
+    /// The servers' processes.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        std::iter::once(&self.first).chain(&self.others).map(Child::pid).collect()
     }
 
     /// Asks every server to end, and waits until all have; an exit other than 0 is an error. What
@@ -85,7 +94,12 @@ impl Cluster {
         Ok(samples)
     }
 
-    /// Looks at others beside the nodes, from now on.
+    /// Ends yardstick servers, which hold nothing that is worth a gentle end. What they took.
+    pub(crate) fn end_bare(self) -> Samples {
+        self.sampler.map(Sampler::stop).unwrap_or_default()
+    }
+
+    /// Looks at others beside the servers, from now on.
     pub(crate) fn watch(&self, processes: Vec<(String, u32)>) {
         if let Some(sampler) = &self.sampler {
             sampler.watch(processes);
@@ -93,9 +107,9 @@ impl Cluster {
     }
 
     /// Names and processes of all servers.
-    fn processes(&self) -> Vec<(String, u32)> {
-        let nodes = std::iter::once(&self.first).chain(&self.others).enumerate();
-        nodes.map(|(index, node)| (format!("node-{index}"), node.pid())).collect()
+    fn processes(&self, name: &str) -> Vec<(String, u32)> {
+        let servers = std::iter::once(&self.first).chain(&self.others).enumerate();
+        servers.map(|(index, server)| (format!("{name}-{index}"), server.pid())).collect()
     }
 
     /// Fails when a server has ended.
@@ -138,6 +152,11 @@ impl Cluster {
     }
 }
 
+/// This process, which loads the servers.
+fn this_process() -> (String, u32) {
+    (LOAD.to_owned(), std::process::id())
+}
+
 fn start_bare(
     plan: &Plan,
     folder: &Folder,
@@ -157,11 +176,16 @@ fn start_bare(
     Child::start(&name, command, folder)
 }
 
+/// Where the node of this index keeps its data.
+pub(crate) fn node_folder(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("node-{index}"))
+}
+
 /// Starts the node of this index, alone or as one of several: the first is joined by the others.
 fn node_command(plan: &Plan, data: &Path, index: usize, join: Option<SocketAddr>) -> Command {
     let mut command = Command::new(&plan.binary);
     command.args(["start", "--listen", ANY_PORT, "--data"]);
-    command.arg(data.join(format!("node-{index}")));
+    command.arg(node_folder(data, index));
     if let Some(cores) = plan.node_cores.get(index) {
         command.arg("--cores").arg(cores.flag());
     }

@@ -10,6 +10,7 @@
 
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -19,6 +20,8 @@ use crate::affinity;
 use crate::batches::Batches;
 use crate::dialect::{Dialect, Targets};
 use crate::meter::{Meter, Window};
+use crate::reader::Live;
+use crate::trail::Numbered;
 
 /// What is needed to run a lane.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(crate) struct Lane {
     pub build: bool,
     /// Stop after so many batches.
     pub batches_max: Option<u64>,
+    /// Who reads it meanwhile.
+    pub live: Option<Arc<Live>>,
     pub core: usize,
 }
 
@@ -105,10 +110,19 @@ impl Loop {
     }
 
     fn send(&mut self, slot: u32) -> Result<()> {
-        let Lane { stream, dialect, targets, batches, build, .. } = &mut self.lane;
+        let Lane { stream, dialect, targets, batches, build, live, .. } = &mut self.lane;
         let (key, stamp) = targets.next(batches.records());
         let entry = self.slots.get_mut(slot as usize).context("no such slot")?;
-        *entry = Some(Instant::now());
+        let now = Instant::now();
+        *entry = Some(now);
+        if let Some(live) = live {
+            let (producer, sequence) = (stamp.producer, stamp.sequence);
+            live.trail.sent(
+                key,
+                Numbered { producer, sequence, records: batches.records() },
+                now,
+            )?;
+        }
         let batch = batches.next(stamp, *build)?;
         dialect.encode_head(slot, key, batch, &mut self.out)?;
         if batch.len() < GATHER_BATCH_MAX {

@@ -25,7 +25,6 @@ use crate::dialect::{Dialect, Targets};
 use crate::lane::ANSWER_TIMEOUT;
 use crate::meter::{Meter, Window};
 use crate::produce;
-use crate::workload::Workload;
 
 /// One producer's connection.
 struct Open {
@@ -75,11 +74,12 @@ fn run(
     duration: Duration,
 ) -> Result<Meter> {
     let batches = produce::batches(plan, plan.batch)?;
-    let per_lane = plan.rate as f64 / lanes.len() as f64 / f64::from(batches.records());
-    let interval = Duration::from_secs_f64(1.0 / per_lane);
+    let of_lane = plan.rate as f64 / lanes.len() as f64;
+    let interval = Duration::from_secs_f64(f64::from(batches.records()) / of_lane);
     let window = Window::after(plan.warm_up, duration);
     let epoch = Instant::now();
     let lane_count = u32::try_from(lanes.len())?;
+    let spacing = plan.workload.is_some().then(|| Spacing::of_rate(of_lane));
     let mut by_core: Vec<Vec<Open>> = Vec::new();
     by_core.resize_with(plan.client_cores.count(), Vec::new);
     for (index, (stream, dialect, targets)) in (0_u32..).zip(lanes) {
@@ -91,7 +91,7 @@ fn run(
             targets,
             batches: batches.clone(),
             interval,
-            spacing: plan.workload.as_ref().map(Workload::spacing),
+            spacing,
             // Lanes take turns within an interval instead of sending all at once.
             epoch: epoch + interval * index / lane_count,
             sent: 0,

@@ -26,9 +26,13 @@ mod child;
 mod client;
 mod clients;
 mod cluster;
+mod connections;
 mod consume;
+mod cost;
 mod delay;
+mod descriptors;
 mod dialect;
+mod figures;
 mod hlog;
 mod intervals;
 mod lane;
@@ -40,18 +44,24 @@ mod meter;
 #[cfg(test)]
 mod mock;
 mod page;
+mod partitions;
+mod pipe;
 mod produce;
+mod progress;
 mod queue;
 mod reader;
 mod report;
 mod run;
 mod sampler;
+mod search;
 mod session;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod trail;
 mod worker;
 mod workload;
+mod yardstick;
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -70,7 +80,7 @@ const EXIT_USAGE: u8 = 2;
 /// when it was measured, 1 when something failed, 2 when the flags make no sense.
 #[must_use]
 pub fn run(args: &BenchArgs) -> ExitCode {
-    let plan = match Plan::new(args) {
+    let plan = match Plan::new(args).and_then(allowed) {
         Ok(plan) => plan,
         Err(reason) => {
             eprintln!("barrage bench: {reason}");
@@ -79,6 +89,8 @@ pub fn run(args: &BenchArgs) -> ExitCode {
     };
     let done = match plan.scenario {
         Scenario::BareServer => bare_server(args, &plan),
+        Scenario::BareSender => bare_sender(args, &plan),
+        Scenario::BareScan => bare_scan(&plan),
         Scenario::Client => load(args),
         Scenario::Merge => merge_logs(args),
         _ => measure(&plan, args),
@@ -92,11 +104,34 @@ pub fn run(args: &BenchArgs) -> ExitCode {
     }
 }
 
+/// A plan that this process has the means for.
+fn allowed(plan: Plan) -> Result<Plan, String> {
+    if plan.scenario == Scenario::Connections {
+        descriptors::allow(plan.connections as u64)?;
+    }
+    Ok(plan)
+}
+
 fn bare_server(args: &BenchArgs, plan: &Plan) -> Result<()> {
-    let ready_file = args.ready_file.as_deref().context("bare-server needs --ready-file")?;
+    let (data, others) = (plan.data.clone(), args.forward.clone());
+    serve_bare(args, plan, bare::Role::Store { data, others })
+}
+
+fn bare_sender(args: &BenchArgs, plan: &Plan) -> Result<()> {
+    serve_bare(args, plan, bare::Role::Send(yardstick::pieces(plan)?))
+}
+
+fn serve_bare(args: &BenchArgs, plan: &Plan, role: bare::Role) -> Result<()> {
+    let ready_file = args.ready_file.as_deref().context("a bare server needs --ready-file")?;
     let cores = plan.node_cores.first().context("a plan without nodes")?;
-    let (data, others) = (plan.data.as_path(), args.forward.as_slice());
-    bare::serve(&bare::Serving { cores, data, ready_file, others })
+    bare::serve(bare::Serving { cores, ready_file, role })
+}
+
+fn bare_scan(plan: &Plan) -> Result<()> {
+    let cores = plan.node_cores.first().context("a plan without nodes")?;
+    let scanned = bare::scan::scan(cores, &plan.data, plan.fill_bytes)?;
+    let text = serde_json::to_string(&scanned)?;
+    writeln!(io::stdout().lock(), "{text}").context("cannot print")
 }
 
 fn load(args: &BenchArgs) -> Result<()> {

@@ -122,7 +122,7 @@ impl MergeReport {
             ("workloads", of_all(&|about| about.workload.clone())),
             ("machines", of_all(&|about| about.machine.to_string())),
             ("commits", of_all(&|about| about.commit.clone())),
-            ("bare, same run", "none: it stands in the report of each run".to_owned()),
+            ("beside, same run", "none: it stands in the report of each run".to_owned()),
         ];
         facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
     }

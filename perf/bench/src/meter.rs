@@ -22,6 +22,7 @@ pub(crate) struct Window {
 pub(crate) struct Meter {
     window: Window,
     intervals: Intervals,
+    records_all: u64,
 }
 
 /// What a meter read, per second and in microseconds.
@@ -60,15 +61,34 @@ impl Meter {
     /// Nothing counted yet.
     pub(crate) fn new(window: Window) -> Self {
         assert!(window.start < window.end, "a window has a length");
-        Self { window, intervals: Intervals::new() }
+        Self { window, intervals: Intervals::new(), records_all: 0 }
     }
 
     /// Something began (or was due) at `began` and ended now.
     pub(crate) fn ended(&mut self, began: Instant, now: Instant, records: u64, bytes: u64) {
-        let Some(interval) = self.at(now) else { return };
-        interval.count(now - began, 1);
-        interval.records += records;
-        interval.bytes += bytes;
+        self.came(now, records, bytes);
+        self.took(began, now);
+    }
+
+    /// Counts what was done now, without how long it took.
+    pub(crate) fn came(&mut self, now: Instant, records: u64, bytes: u64) {
+        self.records_all += records;
+        if let Some(interval) = self.at(now) {
+            interval.records += records;
+            interval.bytes += bytes;
+        }
+    }
+
+    /// Counts how long something took that began at `began` and ended now.
+    pub(crate) fn took(&mut self, began: Instant, now: Instant) {
+        if let Some(interval) = self.at(now) {
+            interval.count(now - began, 1);
+        }
+    }
+
+    /// All records, also those outside the window.
+    pub(crate) const fn records_all(&self) -> u64 {
+        self.records_all
     }
 
     /// The interval of something that ended now; none outside of the window.
@@ -90,6 +110,7 @@ impl Meter {
         }
         self.intervals.add(&other.intervals, other.window.start - self.window.start);
         self.window.end = self.window.end.max(other.window.end);
+        self.records_all += other.records_all;
     }
 
     /// The time in which it counted.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use barrage_model::PartitionKey;
 use barrage_wire::{Request, Response, TopicRoutes};
 
@@ -33,10 +33,12 @@ pub(crate) fn batches(plan: &Plan, shape: BatchShape) -> Result<Batches> {
     Batches::make(Recipe::new(shape, plan.record_size, timestamp_ms))
 }
 
-/// How many batches of this size a producer keeps under way.
+/// How many batches of this size a producer keeps under way; those of a workload share what one
+/// alone would.
 pub(crate) fn in_flight(plan: &Plan, batch_size: usize) -> usize {
     let by_bytes = (IN_FLIGHT_BYTES / batch_size.max(1)).clamp(IN_FLIGHT_MIN, IN_FLIGHT_MAX);
-    plan.in_flight.unwrap_or(by_bytes)
+    let sharers = if plan.workload.is_some() { plan.producers } else { 1 };
+    plan.in_flight.unwrap_or((by_bytes / sharers.max(1)).max(1))
 }
 
 /// Lanes to the bare server.
@@ -51,6 +53,7 @@ pub(crate) fn bare_lanes(plan: &Plan, address: SocketAddr) -> Result<Vec<Lane>> 
             batches: batches.clone(),
             build: false,
             batches_max: None,
+            live: None,
             core: plan.client_cores.nth(index),
         })
     };
@@ -59,24 +62,42 @@ pub(crate) fn bare_lanes(plan: &Plan, address: SocketAddr) -> Result<Vec<Lane>> 
 
 /// Lanes to a node.
 pub(crate) fn node_lanes(plan: &Plan, routes: &TopicRoutes, build: bool) -> Result<Vec<Lane>> {
-    let batches = batches(plan, plan.batch)?;
     let mut lanes = Vec::new();
     for index in 0..plan.producers {
         for (address, keys) in partitions_of(index, plan.producers, routes)? {
-            let (stream, targets, allowed) = connect(address, keys, batches.size())?;
-            lanes.push(Lane {
-                stream,
-                dialect: Dialect::Native,
-                targets,
-                in_flight: in_flight(plan, batches.size()).min(allowed),
-                batches: batches.clone(),
-                build,
-                batches_max: None,
-                core: plan.client_cores.nth(lanes.len()),
-            });
+            lanes.push(node_lane(plan, (address, keys), lanes.len(), build)?);
         }
     }
     Ok(lanes)
+}
+
+/// A lane to these partitions, which are all at this address.
+pub(crate) fn node_lane(
+    plan: &Plan,
+    (address, keys): (SocketAddr, Vec<PartitionKey>),
+    index: usize,
+    build: bool,
+) -> Result<Lane> {
+    let batches = batches(plan, plan.batch)?;
+    let (stream, targets, allowed) = connect(address, keys, batches.size())?;
+    if let Some(asked) = plan.in_flight {
+        ensure!(
+            asked <= allowed,
+            "--in-flight {asked}: a connection may have {allowed} of these batches under way; ask \
+             for fewer, or raise limits.in_flight_requests and limits.in_flight_size with --set"
+        );
+    }
+    Ok(Lane {
+        stream,
+        dialect: Dialect::Native,
+        targets,
+        in_flight: in_flight(plan, batches.size()).min(allowed),
+        batches,
+        build,
+        batches_max: None,
+        live: None,
+        core: plan.client_cores.nth(index),
+    })
 }
 
 /// Makes a connection with a producer id of its own; also how many batches it may have under way.

@@ -31,7 +31,7 @@ pub(crate) fn run(plan: &Plan, folder: &Folder) -> Result<Measured> {
     let mut session = Session::connect(cluster.address())?;
     let routes = session.create_topic(TOPIC, plan.partitions)?;
     let group = create_group(&mut session)?;
-    let written = consume::fill(plan, &routes)?;
+    let written = consume::fill(plan, &routes)?.reading;
     let wish = Wish {
         group,
         count_max: plan.lease_records,
@@ -94,7 +94,7 @@ fn fill(plan: &Plan, routes: &TopicRoutes) -> Result<Reading> {
     let batches = produce::batches(plan, plan.batch)?;
     let batch_count = plan.backlog.div_ceil(u64::from(batches.records()));
     let fill_bytes = batch_count * batches.size() as u64;
-    consume::fill(&Plan { fill_bytes, ..plan.clone() }, routes)
+    Ok(consume::fill(&Plan { fill_bytes, ..plan.clone() }, routes)?.reading)
 }
 
 /// Leases, and acks if that is wished, until the time is over or nothing is left.

@@ -1,16 +1,20 @@
 //! One consumer's connection: a fetch under way per partition, on one thread and one core.
 //!
 //! Owns: positions, and checking what comes. Must never: take a record that does not follow the
-//! one before, or a batch whose CRC is wrong.
-//! Invariants: a correlation is the index of a cursor; each cursor has one fetch under way, and the
-//! next one leaves before the CRCs of what came are checked.
+//! one before, or a batch whose CRC is wrong; hold more than one answer in memory.
+//! Invariants: a correlation is the index of a cursor; a cursor has at most one fetch under way, a
+//! reader at most as many as its wish says, and the next one leaves before the CRCs of what came
+//! are checked.
 
+use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use barrage_model::batch::{BatchHeader, BatchView};
+use barrage_model::batch::{BatchHeader, BatchView, batches};
 use barrage_model::limits::FRAME_BYTES_MAX;
 use barrage_model::{Offset, PartitionKey};
 use barrage_wire::{Correlation, FetchReply, FetchRequest, FrameHeader, Request, Response};
@@ -18,16 +22,37 @@ use bytes::BytesMut;
 
 use crate::affinity;
 use crate::meter::{Meter, Window};
+use crate::trail::{Numbered, Trail};
 
 /// What a reader does when it has read all there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum AtEnd {
-    /// Waits for more.
-    Wait,
+    /// Waits for more until the producers are done and all of it is read.
+    Follow(Arc<Live>),
     /// Reads the same again.
     Again,
     /// Ends.
     Stop,
+}
+
+/// What readers share with the producers whose records they follow.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// Every batch was answered, and no more will come.
+    pub done: AtomicBool,
+    pub trail: Trail,
+}
+
+/// What a reader asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    pub at_end: AtEnd,
+    /// Bytes of an answer, at most.
+    pub bytes_max: u32,
+    /// Fetches under way, at most.
+    pub fetches_max: usize,
+    /// Of a record's value.
+    pub record_size: usize,
 }
 
 /// A consumer's connection.
@@ -35,10 +60,11 @@ pub(crate) enum AtEnd {
 pub(crate) struct Reader {
     stream: TcpStream,
     core: usize,
-    at_end: AtEnd,
+    wish: Wish,
     cursors: Vec<Cursor>,
-    fetch_bytes: u32,
-    record_size: u64,
+    /// Cursors to ask for next.
+    waiting: VecDeque<usize>,
+    under_way: usize,
     body: Vec<u8>,
 }
 
@@ -50,52 +76,67 @@ struct Cursor {
     high_watermark: Offset,
     /// When the fetch under way was sent.
     asked: Option<Instant>,
+    /// It was sent when no more would come.
+    is_last: bool,
 }
 
 const WAIT_MS: u32 = 200;
+/// How long reading may go on after the last record was produced.
+const DRAIN_MAX: Duration = Duration::from_secs(600);
 
 impl Reader {
     /// Reads these partitions from their start.
-    pub(crate) fn new(
-        stream: TcpStream,
-        core: usize,
-        at_end: AtEnd,
-        keys: &[PartitionKey],
-        fetch_bytes: u32,
-        record_size: usize,
-    ) -> Self {
+    pub(crate) fn new(stream: TcpStream, core: usize, wish: Wish, keys: &[PartitionKey]) -> Self {
         let cursor = |key: &PartitionKey| Cursor {
             key: *key,
             next: Offset(0),
             high_watermark: Offset(0),
             asked: None,
+            is_last: false,
         };
         let cursors = keys.iter().map(cursor).collect();
-        let record_size = record_size as u64;
-        Self { stream, core, at_end, cursors, fetch_bytes, record_size, body: Vec::new() }
+        let waiting = (0..keys.len()).collect();
+        Self { stream, core, wish, cursors, waiting, under_way: 0, body: Vec::new() }
     }
 
     /// Reads until the window ends, or everything is read.
     pub(crate) fn run(mut self, window: Window) -> Result<Meter> {
         affinity::pin(self.core).with_context(|| format!("cannot run on core {}", self.core))?;
         let mut meter = Meter::new(window);
-        for index in 0..self.cursors.len() {
-            self.ask(index)?;
-        }
-        while self.cursors.iter().any(|cursor| cursor.asked.is_some()) {
+        self.ask_waiting()?;
+        while self.under_way > 0 {
             let (index, asked) = self.receive()?;
             let now = Instant::now();
             let records = self.advance(index)?;
-            if now < window.end && self.goes_on(index) {
-                self.ask(index)?;
+            if self.goes_on(index, now, window)? {
+                self.waiting.push_back(index);
             }
-            meter.ended(asked, now, records, records * self.record_size);
-            self.check_batches()?;
+            self.ask_waiting()?;
+            let bytes = records * self.wish.record_size as u64;
+            match &self.wish.at_end {
+                AtEnd::Follow(live) => {
+                    meter.came(now, records, bytes);
+                    self.follow(live, index, now, &mut meter)?;
+                }
+                AtEnd::Again | AtEnd::Stop => {
+                    meter.ended(asked, now, records, bytes);
+                    check_batches(self.batches())?;
+                }
+            }
         }
-        if self.at_end == AtEnd::Stop {
+        if matches!(self.wish.at_end, AtEnd::Stop) {
             meter.close(Instant::now());
         }
         Ok(meter)
+    }
+
+    /// Asks for as many of those that wait as may be under way.
+    fn ask_waiting(&mut self) -> Result<()> {
+        while self.under_way < self.wish.fetches_max {
+            let Some(index) = self.waiting.pop_front() else { break };
+            self.ask(index)?;
+        }
+        Ok(())
     }
 
     fn ask(&mut self, index: usize) -> Result<()> {
@@ -103,14 +144,19 @@ impl Reader {
         let request = Request::Fetch(FetchRequest {
             key: cursor.key,
             offset: cursor.next,
-            bytes_max: self.fetch_bytes,
+            bytes_max: self.wish.bytes_max,
             bytes_min: 1,
             wait_ms: WAIT_MS,
         });
+        cursor.is_last = match &self.wish.at_end {
+            AtEnd::Follow(live) => live.done.load(Ordering::Acquire),
+            AtEnd::Again | AtEnd::Stop => false,
+        };
         let mut out = BytesMut::new();
         request.encode(Correlation(u32::try_from(index)?), &mut out);
         self.stream.write_all(&out).context("cannot ask")?;
         cursor.asked = Some(Instant::now());
+        self.under_way += 1;
         Ok(())
     }
 
@@ -128,6 +174,7 @@ impl Reader {
         let index = header.correlation.0 as usize;
         let cursor = self.cursors.get_mut(index).context("an answer to nothing asked")?;
         let asked = cursor.asked.take().context("an answer to nothing asked")?;
+        self.under_way -= 1;
         match Response::decode(&header, &self.body).context("a malformed answer")? {
             Response::Fetch(reply) => cursor.high_watermark = reply.high_watermark,
             Response::Error { error, .. } => bail!("the server refused a fetch: {error}"),
@@ -161,28 +208,47 @@ impl Reader {
     }
 
     /// Whether there is more to ask for; goes back to the start when all is to be read again.
-    fn goes_on(&mut self, index: usize) -> bool {
-        let Some(cursor) = self.cursors.get_mut(index) else { return false };
-        if cursor.next < cursor.high_watermark {
-            return true;
-        }
-        if self.at_end == AtEnd::Again {
-            cursor.next = Offset(0);
-        }
-        self.at_end != AtEnd::Stop
+    fn goes_on(&mut self, index: usize, now: Instant, window: Window) -> Result<bool> {
+        let Some(cursor) = self.cursors.get_mut(index) else { return Ok(false) };
+        let all_read = cursor.next >= cursor.high_watermark;
+        Ok(match self.wish.at_end {
+            AtEnd::Follow(_) => {
+                ensure!(now < window.end + DRAIN_MAX, "{}: records do not come", cursor.key);
+                !(all_read && cursor.is_last)
+            }
+            AtEnd::Again => {
+                if all_read {
+                    cursor.next = Offset(0);
+                }
+                now < window.end
+            }
+            AtEnd::Stop => !all_read && now < window.end,
+        })
     }
 
-    /// What a client library does with every batch before it hands out records.
-    fn check_batches(&self) -> Result<()> {
-        let mut rest = self.batches();
-        while !rest.is_empty() {
-            let size = BatchHeader::peek(rest)?.batch_len_total;
-            let (batch, after) = rest.split_at_checked(size).context("a batch is cut")?;
-            BatchView::check(batch).context("a damaged batch")?;
-            rest = after;
+    /// Checks what came, and counts how long it was on its way.
+    fn follow(&self, live: &Live, index: usize, now: Instant, meter: &mut Meter) -> Result<()> {
+        let key = self.cursors.get(index).context("no such cursor")?.key;
+        for batch in batches(self.batches()) {
+            let batch = BatchView::check(batch?).context("a damaged batch")?;
+            let (producer, sequence) = (batch.producer_id(), batch.base_sequence());
+            let numbered = Numbered { producer, sequence, records: batch.record_count() };
+            if let Some(sent) = live.trail.took(key, numbered)? {
+                meter.took(sent, now);
+            }
         }
         Ok(())
     }
+}
+
+/// What a client library does with every batch before it hands out records; how many they are.
+pub(crate) fn check_batches(bytes: &[u8]) -> Result<u64> {
+    let mut records = 0;
+    for batch in batches(bytes) {
+        let batch = BatchView::check(batch?).context("a damaged batch")?;
+        records += u64::from(batch.record_count());
+    }
+    Ok(records)
 }
 
 /// A long poll ends well before a connection without answers is given up.

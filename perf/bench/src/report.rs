@@ -11,11 +11,13 @@ use serde::Serialize;
 
 use crate::args::{BatchShape, Plan};
 use crate::client::task::Totals;
+use crate::figures::{Figures, thousands};
 use crate::machine::Machine;
 use crate::merge::PUBLISH;
 use crate::meter::Reading;
 use crate::timeline::Timeline;
 use crate::workload::keys::Keys;
+use crate::yardstick::BARE;
 
 /// The report; its JSON keys are part of the command's interface.
 #[derive(Clone, Debug, Serialize)]
@@ -25,7 +27,9 @@ pub(crate) struct Report {
     pub reading: Reading,
     /// Batches, each an entry of its own.
     pub entries_per_s: f64,
-    /// Not known of servers that run elsewhere.
+    /// What the `bare` figures are of: the bare loop, or for reading loopback or the disk. Of
+    /// servers that run elsewhere there are none.
+    pub yardstick: Option<&'static str>,
     pub bare_records_per_s: Option<f64>,
     pub bare_mib_per_s: Option<f64>,
     pub bare_p50_us: Option<u64>,
@@ -42,8 +46,11 @@ pub(crate) struct Report {
     /// What clients did from start to end, warm-up and draining included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub totals: Option<Totals>,
+    /// What is neither a rate nor a latency; each a key beside the others.
+    #[serde(flatten)]
+    pub figures: Figures,
     /// Other figures of the same run, by name.
-    pub phases: BTreeMap<&'static str, Reading>,
+    pub phases: BTreeMap<String, Reading>,
     /// The same over time, and what it took of the machine.
     pub series: Timeline,
 }
@@ -95,6 +102,9 @@ pub(crate) struct WorkloadSettings {
 
 /// The only kind of acks that is measured (`dialect`); of one node it is that node.
 const ACKS: &str = "quorum";
+
+/// Why figures of servers that run elsewhere stand beside nothing.
+pub(crate) const NO_YARDSTICK: &str = "none: what the servers' machines allow is not known here";
 
 /// What every answer waits for.
 pub(crate) const fn durability(plan: &Plan) -> &'static str {
@@ -213,11 +223,11 @@ impl Report {
     /// The report as a table.
     pub(crate) fn table(&self) -> String {
         let first = std::iter::once((self.first(), &self.reading));
-        let figures = figures(first.chain(self.phases.iter().map(|(name, of)| (*name, of))));
-        let ratio = self.ratio_to_bare.map_or_else(
-            || "none: what the servers' machines allow is not known here".to_owned(),
-            |ratio| format!("{ratio:.3}"),
-        );
+        let figures =
+            figures(first.chain(self.phases.iter().map(|(name, of)| (name.as_str(), of))));
+        let yardstick = self.yardstick.unwrap_or(BARE);
+        let ratio = self.ratio_to_bare;
+        let ratio = ratio.map_or_else(|| NO_YARDSTICK.to_owned(), |ratio| format!("{ratio:.3}"));
         let Settings { nodes, acks, node_cores, client_cores, .. } = &self.settings;
         let cores = match node_cores.is_empty() {
             true => format!("client {client_cores}"),
@@ -231,8 +241,11 @@ impl Report {
         let entries = thousands(self.entries_per_s);
         let mut about = Table::new();
         about.load_style(UTF8_FULL_CONDENSED);
-        about.add_row(["ratio to bare", &ratio]);
+        about.add_row([&format!("ratio to {yardstick}"), &ratio]);
         about.add_row(["entries/s", &entries]);
+        for (name, figure) in self.figures.lines() {
+            about.add_row([name, &figure]);
+        }
         about.add_row(["nodes", &nodes]);
         about.add_row(["durability", self.durability]);
         if let Some(workload) = self.settings.workload() {
@@ -289,19 +302,6 @@ fn row(name: &str, reading: &Reading) -> [String; 7] {
     ]
 }
 
-/// `1234567.8` as `1,234,568`.
-fn thousands(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// The name of a batch's shape in messages.
 impl std::fmt::Display for BatchShape {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -309,19 +309,5 @@ impl std::fmt::Display for BatchShape {
             Self::Bytes(bytes) => write!(formatter, "{bytes} bytes"),
             Self::Records(records) => write!(formatter, "{records} records"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        let check = |number: f64, text: &str| assert_eq!(thousands(number), text);
-        check(0.4, "0");
-        check(999.0, "999");
-        check(1000.0, "1,000");
-        check(12_345_678.9, "12,345,679");
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
+use crate::cost::Taken;
 use crate::meter::MIB;
 use crate::timeline::signed_seconds;
 
@@ -93,6 +94,10 @@ pub(crate) struct CorePoint {
     pub busy: f64,
 }
 
+/// The name of this process, if it loads the servers.
+pub(crate) const LOAD: &str = "load";
+/// What the names of processes of their own that load begin with.
+pub(crate) const CLIENT: &str = "client";
 const PAUSE: Duration = Duration::from_secs(1);
 /// With more, every other one is dropped and pauses are twice as long.
 const SAMPLES_MAX: usize = 1_200;
@@ -179,6 +184,25 @@ fn sample(system: &mut System, pids: &[Pid]) -> Sample {
 }
 
 impl Samples {
+    /// What all servers together had taken each time they were looked at; nothing if none was.
+    pub(crate) fn servers(&self) -> Vec<(Instant, Taken)> {
+        if self.names.iter().all(|name| loads(name)) {
+            return Vec::new();
+        }
+        let sum = |sample: &Sample| {
+            let mut sum = Taken::default();
+            for (name, counters) in self.names.iter().zip(&sample.processes) {
+                if !loads(name) {
+                    let counters = (*counters)?;
+                    sum.cpu += Duration::from_millis(counters.cpu_ms);
+                    sum.resident_bytes += counters.memory_bytes;
+                }
+            }
+            Some((sample.at, sum))
+        };
+        self.list.iter().filter_map(sum).collect()
+    }
+
     /// What was taken between two points in time, which it counts from the first.
     pub(crate) fn between(&self, start: Instant, end: Instant) -> Usage {
         let mut usage = Usage::default();
@@ -212,6 +236,11 @@ impl Samples {
         }
         usage
     }
+}
+
+/// Whether a process is one that loads servers; all others are servers.
+fn loads(name: &str) -> bool {
+    name == LOAD || name.starts_with(CLIENT)
 }
 
 impl Counters {
@@ -278,5 +307,23 @@ mod tests {
         assert_eq!(seen, [(2.0, 0.5, 4.0), (4.0, 2.0, 4.0)]);
         assert_eq!((points[1].read_mib_per_s, points[1].memory_mib), (2.0, 16.0));
         assert_eq!(usage.cores[1].points[1].busy, 1.0);
+    }
+
+    #[test]
+    fn servers_are_all_but_what_loads_them() {
+        let counters = |cpu_ms, memory_bytes| {
+            Some(Counters { cpu_ms, written_bytes: 0, read_bytes: 0, memory_bytes })
+        };
+        let sample = |processes| Sample { at: Instant::now(), cores: Vec::new(), processes };
+        let names = ["node-0", "node-1", "load", "client-1"].map(str::to_owned).to_vec();
+        let ended = sample(vec![counters(1, 1), None, counters(9, 9), None]);
+        let all = sample(vec![counters(2, 10), counters(3, 20), counters(9, 9), None]);
+        let samples = Samples { names, list: vec![ended, all] };
+        let expected = Taken { cpu: Duration::from_millis(5), resident_bytes: 30 };
+        let seen: Vec<_> = samples.servers().into_iter().map(|(_, taken)| taken).collect();
+        assert_eq!(seen, [expected]);
+        let names = vec!["client-0".to_owned()];
+        let elsewhere = Samples { names, list: vec![sample(vec![counters(1, 1)])] };
+        assert_eq!(elsewhere.servers(), [], "servers that nobody looked at took nothing known");
     }
 }

@@ -35,6 +35,11 @@ impl Session {
     pub(crate) fn connect(address: SocketAddr) -> Result<Self> {
         let stream =
             TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+        Self::over(stream)
+    }
+
+    /// Shakes hands over a connection.
+    pub(crate) fn over(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let limits = SessionLimits {
@@ -77,6 +82,12 @@ impl Session {
 
     /// Creates a topic and says where its partitions live.
     pub(crate) fn create_topic(&mut self, name: &str, partitions: u32) -> Result<TopicRoutes> {
+        self.create(name, partitions)?;
+        self.routes_when_led(name)
+    }
+
+    /// Creates a topic: its partitions are open when that is answered.
+    pub(crate) fn create(&mut self, name: &str, partitions: u32) -> Result<()> {
         let create = TopicCreate {
             name: name.to_owned(),
             partitions,
@@ -87,13 +98,12 @@ impl Session {
         self.ask(&Request::TopicCreate(create), |response| match response {
             Response::TopicCreate(_) => Some(()),
             _ => None,
-        })?;
-        self.routes_when_led(name)
+        })
     }
 
     /// Where the partitions live, once every one has a leader: nodes elect it after the topic is
     /// made.
-    fn routes_when_led(&mut self, name: &str) -> Result<TopicRoutes> {
+    pub(crate) fn routes_when_led(&mut self, name: &str) -> Result<TopicRoutes> {
         let deadline = Instant::now() + LEADERS_TIMEOUT;
         loop {
             let routes = self.routes(name);

@@ -28,7 +28,7 @@ pub(crate) fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<ExitCode> {
         return Ok(code(built));
     }
     let folder = if is_release { "release" } else { "debug" };
-    let binary = root.join("target").join(folder).join("barrage-chaos");
+    let binary = crate::target(root).join(folder).join("barrage-chaos");
     let ended = Command::new(&binary)
         .args(arguments.iter().filter(|argument| **argument != RELEASE))
         .current_dir(root)

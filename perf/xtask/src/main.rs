@@ -7,6 +7,8 @@
 #![expect(clippy::print_stdout, reason = "a command line tool prints its report")]
 
 mod chaos;
+mod counts;
+mod flamegraph;
 mod simulator;
 mod tidy;
 
@@ -20,8 +22,13 @@ usage: cargo xtask TOOL
   sim       simulates the broker from seeds: sweeps many, or replays one (`--seed N`)
   bugbank   shows that the simulator finds every planted bug
   chaos     breaks a real cluster under load and judges what its clients saw
+  counts    counts the instructions of hot pieces and compares them with perf/counts/counts.txt;
+            --update records them there (needs valgrind)
+  flamegraph
+            draws where the time of a bench scenario goes; keeps the picture with its conclusion
+            (needs perf)
 
-`cargo xtask sim --help`, `bugbank --help` and `chaos --help` tell their arguments.
+`cargo xtask sim --help`, `bugbank --help`, `chaos --help` and `flamegraph` tell their arguments.
 ";
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -33,6 +40,9 @@ fn main() -> anyhow::Result<ExitCode> {
         ["sim", arguments @ ..] => simulator::run(&root(), "run", arguments),
         ["bugbank", arguments @ ..] => simulator::run(&root(), "bugbank", arguments),
         ["chaos", arguments @ ..] => chaos::run(&root(), arguments),
+        ["counts"] => counts::run(&root(), false),
+        ["counts", "--update"] => counts::run(&root(), true),
+        ["flamegraph", arguments @ ..] => flamegraph::run(&root(), arguments),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)
@@ -48,6 +58,11 @@ fn main() -> anyhow::Result<ExitCode> {
 fn root() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.ancestors().nth(2).unwrap_or(package).to_path_buf()
+}
+
+/// Where cargo builds.
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |path| root.join(path))
 }
 
 fn report(findings: &[tidy::Finding]) -> anyhow::Result<ExitCode> {

@@ -13,6 +13,7 @@ use crate::options::Options;
 use crate::places::Places;
 use crate::read::{self, Loaded};
 use crate::recovery::{self, Opening, RecoveryReport};
+use crate::spares::Spares;
 use crate::state::{Op, State};
 use crate::stats::LogStats;
 use crate::writer::{FULL_RETRY, NO_SPACE};
@@ -33,13 +34,26 @@ use std::task::{Context, Poll};
 /// Payload kept for other replicas: what may be on its way to one of them.
 const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// What retention lets go of a partition. The active segment goes by time only.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expiry {
+    /// Segments of which every record is older, in ms since 1970.
+    pub before_ms: Option<i64>,
+    /// So many of those at most, because clocks jump.
+    pub old_segments_max: usize,
+    /// The oldest segments, while the others hold so many bytes.
+    pub bytes_max: Option<u64>,
+    /// Segments whose records all lie before it.
+    pub done: Option<Offset>,
+}
+
 /// What the log's tasks share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) shard: ShardId,
     pub(crate) dir: PathBuf,
     pub(crate) state: RefCell<State>,
-    pub(crate) pool: RefCell<Vec<PathBuf>>,
+    pub(crate) pool: RefCell<Spares>,
     pub(crate) loaded: RefCell<Loaded>,
     pub(crate) places: RefCell<Places>,
     /// Held while an index file that was lost is written again.
@@ -421,24 +435,32 @@ impl CommitLog {
         roll::retain(&self.shared).await
     }
 
-    /// The start offset that retention asks for: behind the oldest segment's records when all of
-    /// them are older than `before_ms`, or lie before `done`, or when the partition holds more than
-    /// `bytes_max` without them. One segment at a time; the active one by time only.
-    pub fn expired_offset(
-        &self,
-        key: PartitionKey,
-        before_ms: Option<i64>,
-        bytes_max: Option<u64>,
-        done: Option<Offset>,
-    ) -> Option<Offset> {
+    /// The start offset that retention asks for: behind the records of the oldest segments that it
+    /// lets go, whole segments only.
+    pub fn expired_offset(&self, key: PartitionKey, expiry: &Expiry) -> Option<Offset> {
         let state = self.shared.state.borrow();
         let active = state.active().number();
         let partition = state.index.partition(key)?;
-        let oldest: &Span = partition.live().next()?;
-        let old = before_ms.is_some_and(|before| oldest.last_time_ms < before);
-        let large = bytes_max.is_some_and(|most| partition.bytes() - oldest.bytes >= most);
-        let done = done.is_some_and(|done| oldest.next <= done);
-        (old || ((large || done) && oldest.segment != active)).then_some(oldest.next)
+        let mut bytes = partition.bytes();
+        let mut start = None;
+        for (count, span) in partition.live().enumerate() {
+            let span: &Span = span;
+            let before_ms = expiry.before_ms.filter(|_| count < expiry.old_segments_max);
+            let old = before_ms.is_some_and(|before| span.last_time_ms < before);
+            bytes = bytes.saturating_sub(span.bytes);
+            let large = expiry.bytes_max.is_some_and(|most| bytes >= most);
+            let done = expiry.done.is_some_and(|done| span.next <= done);
+            if !(old || ((large || done) && span.segment != active)) {
+                break;
+            }
+            start = Some(span.next);
+        }
+        start
+    }
+
+    /// The number of the segment that is written to: one more with each that is begun.
+    pub fn active_segment(&self) -> u64 {
+        self.shared.state.borrow().active().number()
     }
 
     /// Whether the disk is full: new records are to be refused; reads go on.

@@ -16,6 +16,7 @@ use crate::rewrite;
 use crate::roll;
 use crate::scan::Tail;
 use crate::segment::{self, Segment};
+use crate::spares::Spares;
 use crate::state::State;
 use barrage_model::LogId;
 use barrage_world::{File, fs, planted, random_u64};
@@ -69,7 +70,7 @@ pub(crate) async fn recover(
     dir: &Path,
     options: Options,
     opening: Opening,
-) -> Result<(State, Vec<PathBuf>, RecoveryReport), OpenError> {
+) -> Result<(State, Spares, RecoveryReport), OpenError> {
     sync_names(dir).await?;
     let (segments, mut pool) = open_segments(dir, &options).await?;
     let trusted = replay(dir, &options, &opening, &segments, IndexFiles::Trusted).await;
@@ -91,7 +92,7 @@ pub(crate) async fn recover(
         report.quarantined = quarantine::set_aside(dir, last, clean_end, tail).await?;
     }
     report.entries = entries_above_floor(&state);
-    let spare = if torn.is_some() { pool.pop() } else { None };
+    let spare = if torn.is_some() { pool.take_any() } else { None };
     let mut state = finish(dir, state, segments, clean_end, torn.is_some(), spare).await?;
     state.applied_next = opening.applied_next();
     assert_eq!(state.incomplete, matches!(opening, Opening::Incomplete));
@@ -207,10 +208,10 @@ async fn finish(
 async fn open_segments(
     dir: &Path,
     options: &Options,
-) -> Result<(Vec<Rc<Segment>>, Vec<PathBuf>), OpenError> {
+) -> Result<(Vec<Rc<Segment>>, Spares), OpenError> {
     let failed = |source| OpenError::Io { action: "list", path: dir.to_owned(), source };
     let mut numbers = Vec::new();
-    let mut pool = Vec::new();
+    let mut pool = Spares::default();
     for name in fs::list(dir).await.map_err(failed)? {
         if let Some(number) = segment::number_of(&name) {
             numbers.push(number);
@@ -222,7 +223,7 @@ async fn open_segments(
             let path = dir.join(name);
             let usable = make_usable(&path, options.segment_bytes).await.unwrap_or(false);
             if usable && pool.len() < options.pool_segments {
-                pool.push(path);
+                pool.put_used(path);
             } else {
                 fs::remove(&path).await.ok();
             }

@@ -12,7 +12,7 @@ use crate::log::Shared;
 use crate::segment::{self, Segment};
 use crate::writer::{FULL_RETRY, NO_SPACE};
 use barrage_model::{LogId, LogIndex};
-use barrage_world::{Buffer, File, buggify, fs, planted, random_u64, sleep};
+use barrage_world::{Buffer, File, Instant, buggify, fs, planted, random_u64, sleep};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -24,6 +24,8 @@ const POOL_SUFFIX: &str = ".free";
 const ZERO_BYTES: usize = 256 * 1024;
 /// The disk is left alone this long between two pieces, and as long as the log is busy.
 const ZERO_PAUSE: Duration = Duration::from_millis(5);
+/// How often is looked whether fewer spares will do.
+const SURPLUS_LOOK: Duration = Duration::from_secs(10);
 
 /// Whether a file name is a pool file's.
 pub(crate) fn is_pool_name(name: &str) -> bool {
@@ -76,7 +78,7 @@ async fn try_roll(log: &Rc<Shared>) -> Result<(), OpenError> {
     };
     let spare = match buggify("commitlog-no-spare", 4) {
         true => None,
-        false => log.pool.borrow_mut().pop(),
+        false => log.pool.borrow_mut().take(Instant::now()),
     };
     let segment = create(&log.dir, spare, header).await?;
     log.state.borrow_mut().rolled(Rc::new(segment));
@@ -156,6 +158,9 @@ async fn keep_house(log: &Rc<Shared>) {
             Ok(()) if log.state.borrow().index_rests => {
                 barrage_world::timeout(FULL_RETRY, listener).await.ok();
             }
+            Ok(()) if drop_surplus(log).await => {
+                barrage_world::timeout(SURPLUS_LOOK, listener).await.ok();
+            }
             Ok(()) => listener.await,
             Err(OpenError::Io { source, .. }) if source.raw_os_error() == Some(NO_SPACE) => {
                 refuse_when_empty(log);
@@ -193,7 +198,7 @@ async fn fill_pool(log: &Rc<Shared>) -> Result<(), OpenError> {
         })?;
         zero_while_idle(log, &path, len).await;
         // Only now: a file in the pool may be taken at any moment, with no write on its way to it.
-        log.pool.borrow_mut().push(path);
+        log.pool.borrow_mut().put_fresh(path);
     }
     let mut state = log.state.borrow_mut();
     if state.full && state.stalled_writes == 0 {
@@ -202,6 +207,29 @@ async fn fill_pool(log: &Rc<Shared>) -> Result<(), OpenError> {
         log.wake.notify_one();
     }
     Ok(())
+}
+
+/// Gives back the spares that the log has not lately needed; true while more may follow later.
+async fn drop_surplus(log: &Rc<Shared>) -> bool {
+    let ready = log.state.borrow().options.pool_segments;
+    while !log.is_over() {
+        let surplus = log.pool.borrow_mut().surplus(ready, Instant::now());
+        let Some(path) = surplus else { break };
+        // A crash may bring the name back, of a file cut short: the next start makes it whole.
+        match blocks::unlink(&path).await {
+            Ok(file) => {
+                if let Some(file) = file {
+                    file.free().await;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a spare segment stays");
+                log.pool.borrow_mut().put_used(path);
+                break;
+            }
+        }
+    }
+    log.pool.borrow().len() > ready
 }
 
 /// Writes zeros once, so that later writes only overwrite and a flush has no metadata to write.
@@ -302,7 +330,7 @@ async fn drop_file(log: &Rc<Shared>, segment: &Rc<Segment>) -> io::Result<bool> 
     fs::remove(&segment.index_path()).await.ok();
     // Recycled only when no reader holds it: a read in flight must not see the next life.
     let recycle = segment.header.file_bytes == bytes
-        && log.pool.borrow().len() <= wanted
+        && log.pool.borrow().has_room(wanted, Instant::now())
         && (Rc::strong_count(segment) == 1 || planted("commitlog-recycled-under-reader"))
         && !buggify("commitlog-not-recycled", 2);
     if !recycle {
@@ -313,7 +341,7 @@ async fn drop_file(log: &Rc<Shared>, segment: &Rc<Segment>) -> io::Result<bool> 
     let path = pool_path(&log.dir);
     fs::rename(&segment.path, &path).await?;
     sync_names(log).await?;
-    log.pool.borrow_mut().push(path);
+    log.pool.borrow_mut().put_used(path);
     Ok(false)
 }
 

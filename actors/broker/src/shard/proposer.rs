@@ -9,7 +9,8 @@
 //! ```
 //!
 //! While entries are in flight more batches arrive and share the next one: the slower the disk, the
-//! larger the entries (natural batching). No timer, no linger.
+//! larger the entries (natural batching). No timer, no linger. What fills an entry of its own waits
+//! for nothing: the disk has the first bytes of a burst while the others are received.
 //!
 //! Owns: the projected state (applied + in flight) and the entries in flight, in order.
 //! Must never: touch payload; answer a batch before its entry is applied; let a stamp outlive its
@@ -44,8 +45,11 @@ use crate::reply::ProduceReply;
 
 /// Entries in flight at a time: enough to keep the disk busy while the next ones are gathered.
 const ENTRIES_IN_FLIGHT_MAX: usize = 4;
-/// Bytes gathered into one entry; a larger batch goes alone.
-const ENTRY_BYTES_TARGET: usize = 4 << 20;
+/// And of those that are full.
+const FULL_ENTRIES_IN_FLIGHT_MAX: usize = 16;
+const _: () = assert!(ENTRIES_IN_FLIGHT_MAX <= FULL_ENTRIES_IN_FLIGHT_MAX);
+/// Bytes gathered into one entry, which is full with them; a larger batch goes alone.
+const ENTRY_BYTES_TARGET: usize = 1 << 20;
 /// Operations on groups in one entry, at most, and records that all of them touch, about.
 const OPS_PER_ENTRY: usize = 1024;
 const RECORDS_PER_ENTRY: usize = 64 * 1024;
@@ -149,8 +153,20 @@ impl Proposer {
     }
 
     fn may_propose(&self) -> bool {
-        let most = if self.one_at_a_time { 1 } else { ENTRIES_IN_FLIGHT_MAX };
-        self.in_flight.len() < most && (!self.stale || self.in_flight.is_empty())
+        self.proposes_from().is_some_and(|bytes| bytes <= self.shard.waiting.borrow().batch_bytes())
+    }
+
+    /// How many bytes must wait before the next entry is proposed; `None`: whatever waits, an entry
+    /// must be applied first.
+    fn proposes_from(&self) -> Option<usize> {
+        let count = self.in_flight.len();
+        match count {
+            0 => Some(0),
+            _ if self.stale || self.one_at_a_time => None,
+            _ if count < ENTRIES_IN_FLIGHT_MAX => Some(0),
+            _ if count < FULL_ENTRIES_IN_FLIGHT_MAX => Some(ENTRY_BYTES_TARGET),
+            _ => None,
+        }
     }
 
     async fn next(&mut self) -> Wake {
@@ -168,12 +184,13 @@ impl Proposer {
         {
             return Poll::Ready(Wake::Applied(result));
         }
-        if self.may_propose() {
+        if let Some(bytes) = self.proposes_from() {
             let mut waiting = self.shard.waiting.borrow_mut();
-            if !waiting.is_empty() || (self.shard.is_closing() && self.in_flight.is_empty()) {
+            let is_over = self.shard.is_closing() && self.in_flight.is_empty();
+            if is_over || (!waiting.is_empty() && bytes <= waiting.batch_bytes()) {
                 return Poll::Ready(Wake::Waiting);
             }
-            waiting.set_waker(context.waker());
+            waiting.set_waker(context.waker(), bytes);
         }
         if let Some(tick) = &mut self.tick
             && tick.as_mut().poll(context).is_ready()

@@ -66,6 +66,8 @@ pub(crate) struct Waiting {
     bytes: usize,
     bytes_max: usize,
     waker: Option<Waker>,
+    /// Bytes of batches from which on it is woken.
+    wake_bytes: usize,
 }
 
 impl Waiting {
@@ -81,6 +83,7 @@ impl Waiting {
             bytes: 0,
             bytes_max,
             waker: None,
+            wake_bytes: 0,
         }
     }
 
@@ -97,13 +100,13 @@ impl Waiting {
         }
         self.bytes += size;
         self.batches.push_back(batch);
-        Ok(self.waker.take())
+        Ok(self.wake())
     }
 
     /// Takes a command; whoever sends them waits for the answer, so there are few.
     pub(crate) fn push_control(&mut self, control: Control) -> Option<Waker> {
         self.controls.push_back(control);
-        self.waker.take()
+        self.wake()
     }
 
     /// Takes an operation on a group, or gives it back when full.
@@ -115,7 +118,7 @@ impl Waiting {
         }
         self.receipts = receipts;
         self.ops.push_back(op);
-        Ok(self.waker.take())
+        Ok(self.wake())
     }
 
     /// The next operations for one entry, that touch about so many records at most.
@@ -147,7 +150,7 @@ impl Waiting {
         }
         self.stream_bytes = bytes;
         self.stream_ops.push_back(op);
-        Ok(self.waker.take())
+        Ok(self.wake())
     }
 
     /// The next operations on stream groups for one entry, of so many bytes at most.
@@ -222,7 +225,8 @@ impl Waiting {
     }
 
     /// Remembers whom to wake when something arrives.
-    pub(crate) fn set_waker(&mut self, waker: &Waker) {
+    pub(crate) fn set_waker(&mut self, waker: &Waker, wake_bytes: usize) {
+        self.wake_bytes = wake_bytes;
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             self.waker = Some(waker.clone());
         }
@@ -231,6 +235,15 @@ impl Waiting {
     /// Hands out the waker, to wake the proposer for another reason.
     pub(crate) fn take_waker(&mut self) -> Option<Waker> {
         self.waker.take()
+    }
+
+    fn wake(&mut self) -> Option<Waker> {
+        if self.bytes < self.wake_bytes { None } else { self.waker.take() }
+    }
+
+    /// Bytes of the batches that wait.
+    pub(crate) const fn batch_bytes(&self) -> usize {
+        self.bytes
     }
 
     /// True if nothing waits.

@@ -11,6 +11,7 @@
 )]
 #![expect(clippy::disallowed_methods, reason = "real processes take real time")]
 
+mod bench;
 mod cluster;
 mod cores;
 mod crash;

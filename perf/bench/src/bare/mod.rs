@@ -1,7 +1,8 @@
 //! The yardstick: receive, CRC32C, direct write, fdatasync, answer; nothing else. With three nodes
-//! one of them also forwards what it receives, and answers when two have it (`leader`).
+//! one of them also forwards what it receives, and answers when two have it (`leader`). For
+//! readers: sending what is prepared (`sender`), and reading a log's files (`scan`).
 //!
-//! Owns: its frames, told here, and the process that answers them (`server`).
+//! Owns: its frames, told here, and the processes that answer them (`server`, `sender`).
 //! Must never: do less than a durable broker must (it checks, writes and syncs), or more.
 //!
 //! ```text
@@ -14,13 +15,15 @@
 mod disk;
 mod leader;
 mod ledger;
+pub(crate) mod scan;
 mod segments;
+pub(crate) mod sender;
 mod server;
 
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -54,11 +57,19 @@ struct Head {
 #[derive(Debug)]
 pub(crate) struct Serving<'a> {
     pub cores: &'a CoreList,
-    pub data: &'a Path,
     /// Receives the address, when all cores are ready.
     pub ready_file: &'a Path,
-    /// The bare servers everything is forwarded to: none, or two.
-    pub others: &'a [SocketAddr],
+    pub role: Role,
+}
+
+/// What a bare server does with a connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Role {
+    /// Writes what comes to files in this folder. The bare servers everything is forwarded to:
+    /// none, or two.
+    Store { data: PathBuf, others: Vec<SocketAddr> },
+    /// Sends these, whatever comes.
+    Send(sender::Pieces),
 }
 
 /// Appends the head of a request.
@@ -66,6 +77,11 @@ pub(crate) fn encode_head(correlation: u32, length: usize, out: &mut BytesMut) -
     ensure!(length < GROUP_BIT as usize, "a batch is too long");
     out.put_slice(&Head { length, group: false, correlation }.encode());
     Ok(())
+}
+
+/// The length that a head tells.
+pub(crate) fn length_of(head: &[u8; HEAD_SIZE]) -> usize {
+    Head::decode(head).length
 }
 
 impl Head {
@@ -89,25 +105,27 @@ impl Head {
 }
 
 /// Serves until killed, on each core for itself.
-pub(crate) fn serve(serving: &Serving<'_>) -> Result<()> {
+pub(crate) fn serve(serving: Serving<'_>) -> Result<()> {
     let cores = CoreSet::parse(&serving.cores.flag())?;
     let listener = Listener::bind_exclusive(([127, 0, 0, 1], 0).into())?;
-    let (data, ready_file) = (serving.data.to_path_buf(), serving.ready_file.to_path_buf());
-    let others = serving.others.to_vec();
+    let (ready_file, role) = (serving.ready_file.to_path_buf(), serving.role);
     let unready = Arc::new(AtomicUsize::new(cores.count()));
     let body = move |core: CoreContext| {
-        let (listener, unready, ready_file, others) =
-            (listener.clone(), Arc::clone(&unready), ready_file.clone(), others.clone());
-        let data = data.join(format!("core-{}", core.index));
+        let (listener, unready) = (listener.clone(), Arc::clone(&unready));
+        let (ready_file, role) = (ready_file.clone(), role.clone());
         async move {
             let address = listener.local_addr();
             let ready = || match unready.fetch_sub(1, Ordering::Relaxed) {
                 1 => write_ready(&ready_file, &address.to_string()),
                 _ => Ok(()),
             };
-            let served = match listener.on_core() {
-                Ok(listener) => server::serve(listener, &data, &others, ready).await,
-                Err(error) => Err(error),
+            let served = match (listener.on_core(), role) {
+                (Ok(listener), Role::Store { data, others }) => {
+                    let data = data.join(format!("core-{}", core.index));
+                    server::serve(listener, &data, &others, ready).await
+                }
+                (Ok(listener), Role::Send(pieces)) => sender::serve(listener, pieces, ready).await,
+                (Err(error), _) => Err(error),
             };
             if let Err(error) = served {
                 fatal(&format!("bare server: {error}"));

@@ -82,14 +82,7 @@ pub(super) async fn serve(
         [] => Target::Disk(disk),
         others => Target::Copies(Leader::connect(disk, others).await?),
     };
-    // About one in three thousand wake-ups from another thread (here: of the accepting one) was
-    // seen to be missed by a core that sleeps with nothing else to do; any event finds what it
-    // left. A node has such events all the time, this server would wait for ever.
-    drop(spawn(async {
-        loop {
-            sleep(LOOK_AGAIN_EVERY).await;
-        }
-    }));
+    never_sleep_for_long();
     ready()?;
     loop {
         let (stream, _) = listener.accept().await?;
@@ -101,6 +94,17 @@ pub(super) async fn serve(
             }
         }));
     }
+}
+
+/// About one in three thousand wake-ups from another thread (here: of the accepting one) was seen
+/// to be missed by a core that sleeps with nothing else to do; any event finds what it left. A node
+/// has such events all the time, a bare server would wait for ever.
+pub(super) fn never_sleep_for_long() {
+    drop(spawn(async {
+        loop {
+            sleep(LOOK_AGAIN_EVERY).await;
+        }
+    }));
 }
 
 /// Receives until the client closes.

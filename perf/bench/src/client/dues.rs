@@ -73,10 +73,9 @@ impl Dues {
 
     /// All of them ended now.
     pub(crate) fn ended(&self, now: Instant, record_size: u64, meter: &mut Meter) {
-        let Some(interval) = meter.at(now) else { return };
         let count = self.count();
-        interval.records += u64::from(count);
-        interval.bytes += u64::from(count) * record_size;
+        meter.came(now, u64::from(count), u64::from(count) * record_size);
+        let Some(interval) = meter.at(now) else { return };
         match self {
             Self::Even { first, spacing, .. } if spacing.is_none() => {
                 interval.count(now.saturating_duration_since(*first), count);

@@ -6,7 +6,7 @@ use crate::affinity::CoreList;
 use crate::merge::END_TO_END;
 use crate::meter::Reading;
 use crate::page::{Page, number};
-use crate::report::{Report, Settings, counted};
+use crate::report::{NO_YARDSTICK, Report, Settings, counted};
 
 /// A report as a page of its own.
 pub(crate) fn html(report: &Report) -> String {
@@ -25,9 +25,9 @@ pub(crate) fn html(report: &Report) -> String {
             (false, false) => "",
         }
     };
-    let bare = report.phases.get("bare").copied();
+    let bare = report.yardstick.and_then(|name| Some((name, *report.phases.get(name)?)));
     let mut figures = vec![(report.first().to_owned(), report.reading)];
-    figures.extend(report.phases.iter().map(|(name, reading)| ((*name).to_owned(), *reading)));
+    figures.extend(report.phases.iter().map(|(name, reading)| (name.clone(), *reading)));
     let page = Page {
         title: report.scenario.clone(),
         about: settings
@@ -36,8 +36,8 @@ pub(crate) fn html(report: &Report) -> String {
         facts: facts(report, bare),
         reading: report.reading,
         end_to_end: report.phases.get(END_TO_END).copied(),
-        bare: bare.map(|bare| ("bare", bare)),
-        ratio: report.ratio_to_bare,
+        bare,
+        ratio: bare.and(report.ratio_to_bare),
         figures,
         timeline: &report.series,
         role: &role,
@@ -45,21 +45,19 @@ pub(crate) fn html(report: &Report) -> String {
     page.html()
 }
 
-fn beside(report: &Report, bare: Option<Reading>) -> String {
-    let Some(bare) = bare else {
-        return match report.ratio_to_bare {
-            Some(_) => String::new(),
-            None => "none: what the servers' machines allow is not known here".to_owned(),
-        };
+/// What the figures stand beside; nothing of the yardstick itself.
+fn beside(report: &Report, bare: Option<(&str, Reading)>) -> String {
+    let (Some((name, bare)), Some(ratio)) = (bare, report.ratio_to_bare) else {
+        let none = if report.yardstick.is_none() { NO_YARDSTICK } else { "" };
+        return none.to_owned();
     };
     let micros = |us: u64| number::micros(us as f64);
     let (rate, mib) = (number::count(bare.records_per_s), number::mib_per_s(bare.mib_per_s));
     let (p50, p99) = (micros(bare.p50_us), micros(bare.p99_us));
-    let ratio = report.ratio_to_bare.unwrap_or_default();
-    format!("{rate} records/s, {mib}, p50 {p50}, p99 {p99}; the ratio to it is {ratio:.3}")
+    format!("{name}: {rate} records/s, {mib}, p50 {p50}, p99 {p99}; the ratio to it is {ratio:.3}")
 }
 
-fn facts(report: &Report, bare: Option<Reading>) -> Vec<(&'static str, String)> {
+fn facts(report: &Report, bare: Option<(&str, Reading)>) -> Vec<(&'static str, String)> {
     let machine = &report.machine;
     let Settings { nodes, acks, node_cores, client_cores, .. } = &report.settings;
     let elsewhere = report.settings.workload.as_ref().and_then(|load| load.server.as_ref());
@@ -72,9 +70,8 @@ fn facts(report: &Report, bare: Option<Reading>) -> Vec<(&'static str, String)> 
         true => format!("load {client_cores}"),
         false => format!("servers {}; load {client_cores}", node_cores.join(" | ")),
     };
-    let bare = beside(report, bare);
     let memory = number::mib(machine.memory_mib as f64);
-    let facts = [
+    let mut facts = vec![
         ("began", report.began.clone()),
         ("command", report.command.clone()),
         ("commit", report.commit.clone()),
@@ -88,7 +85,8 @@ fn facts(report: &Report, bare: Option<Reading>) -> Vec<(&'static str, String)> 
         ("records", report.settings.records()),
         ("load", report.settings.load()),
         ("counted", report.totals.as_ref().map(counted).unwrap_or_default()),
-        ("bare, same run", bare),
+        ("beside, same run", beside(report, bare)),
     ];
+    facts.extend(report.figures.lines());
     facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
 }

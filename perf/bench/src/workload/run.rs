@@ -16,9 +16,10 @@ use crate::child::Folder;
 use crate::client::task::{Order, Topic, Totals, Word};
 use crate::clients::Clients;
 use crate::cluster::Cluster;
+use crate::cost::Cost;
 use crate::hlog::Log;
 use crate::merge::{self, END_TO_END, Merged, PUBLISH};
-use crate::meter::Reading;
+use crate::meter::{Reading, Window};
 use crate::run::Measured;
 use crate::sampler::{Sampler, Samples};
 use crate::session::Session;
@@ -68,7 +69,9 @@ pub(crate) fn run(plan: &Plan, folder: &Folder) -> Result<Measured> {
     }
     servers.remove_topics();
     let (mut measured, (start, end)) = done?;
-    measured.timeline.usage = servers.stop()?.between(start, end);
+    let samples = servers.stop()?;
+    measured.cost = Cost::of(&samples, Window { start, end });
+    measured.timeline.usage = samples.between(start, end);
     Ok(measured)
 }
 
@@ -178,7 +181,7 @@ fn measured(logs: &[Log], merged: Merged, times: Times, totals: Totals) -> Resul
         ..Measured::default()
     };
     let end_to_end = merged.readings.get(END_TO_END).map(|reading| (END_TO_END, *reading));
-    measured.phases.extend(end_to_end);
+    measured.phases.extend(end_to_end.map(|(name, reading)| (name.to_owned(), reading)));
     if let (Some(resume), Some(caught_up)) = (times.resume, times.caught_up) {
         let (resume_s, caught_up_s) = (resume.as_secs_f64(), caught_up.as_secs_f64());
         let mark = |at_s, text: &str| Mark { at_s, text: text.to_owned() };
@@ -197,7 +200,7 @@ fn measured(logs: &[Log], merged: Merged, times: Times, totals: Totals) -> Resul
             ("after: end-to-end", of(END_TO_END, caught_up_s, end_s)),
         ];
         for (name, reading) in phases {
-            measured.phases.extend(reading.map(|reading| (name, reading)));
+            measured.phases.extend(reading.map(|reading| (name.to_owned(), reading)));
         }
     }
     Ok(measured)

@@ -15,6 +15,7 @@ use crate::client::task::{Backlog, ConsumerTask, ProducerTask, Sending, Task, To
 use crate::hlog::About;
 use crate::machine::{self, Machine};
 use crate::produce;
+use crate::sampler::CLIENT;
 use crate::workload::Workload;
 
 /// Behind by so little is not behind, whatever the rate.
@@ -46,7 +47,7 @@ pub(crate) fn tasks(
     let cores = plan.client_cores.deal(plan.clients);
     let task = |(number, cores): (usize, &CoreList)| {
         let mine = |index: usize| index % plan.clients == number;
-        let client = format!("client-{number}");
+        let client = format!("{CLIENT}-{number}");
         let own: Vec<ProducerTask> =
             producers.iter().copied().filter(|producer| mine(producer.number)).collect();
         let read = consumers.iter().enumerate().filter(|(index, _)| mine(*index));
@@ -104,20 +105,11 @@ fn sending(plan: &Plan, workload: &Workload) -> Result<Sending> {
         payload: workload.payload.clone(),
         keys: workload.keys,
         batch: plan.batch,
-        in_flight: in_flight(plan, workload, size),
+        in_flight: produce::in_flight(plan, size),
         spacing: workload.spacing(),
         linger: workload.linger,
         producers_all: workload.producers_all(),
     })
-}
-
-/// Batches that a producer keeps under way: what one alone would, shared by all.
-pub(crate) fn in_flight(plan: &Plan, workload: &Workload, batch_size: usize) -> usize {
-    let of_one = produce::in_flight(plan, batch_size);
-    match plan.in_flight {
-        Some(given) => given,
-        None => (of_one / workload.producers_all().max(1)).max(1),
-    }
 }
 
 /// A client's share of the backlog.

@@ -21,7 +21,7 @@ const fn edge(
 
 /// The dependency edges: model <- wire <- client <- cli;
 /// world <- commitlog <- raft <- broker <- native <- server; model below all.
-pub(super) const EDGES: [Edge; 19] = [
+pub(super) const EDGES: [Edge; 21] = [
     edge("model", &[], &[]),
     edge("world", &["model"], &[]),
     edge("commitlog", &["model", "world"], &[]),
@@ -63,6 +63,8 @@ pub(super) const EDGES: [Edge; 19] = [
     ),
     // Breaks real clusters: a client, and the checker that judges what it saw.
     edge("chaos", &["model", "wire", "client", "sim"], &[]),
+    // Calls single pieces of the data path.
+    edge("counts", &["model", "wire", "commitlog", "broker"], &[]),
     // Feeds every parser.
     edge(
         "fuzz",
@@ -82,6 +84,8 @@ pub(super) const EDGES: [Edge; 19] = [
     ),
     // The fuzzer's binaries, in a workspace of their own.
     edge("fuzz-targets", &["fuzz"], &[]),
+    // Other brokers beside this one, which it starts as a process; a workspace of its own.
+    edge("peers", &[], &[]),
     edge("xtask", &[], &[]),
 ];
 
@@ -89,7 +93,7 @@ pub(super) const EDGES: [Edge; 19] = [
 pub(super) const OWNED: [(&str, &[&str]); 4] = [
     ("glommio", &["world"]),
     ("openraft", &["raft"]),
-    ("tokio", &["client", "cli", "server", "chaos"]),
+    ("tokio", &["client", "cli", "server", "chaos", "peers"]),
     ("rkyv", &["raft", "cluster", "broker"]),
 ];
 
