@@ -23,7 +23,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::interval_log::{
     IntervalLogIterator, IntervalLogWriterBuilder, LogEntry, Tag,
 };
-use hdrhistogram::serialization::{Deserializer, V2Serializer};
+use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
@@ -76,7 +76,8 @@ pub(crate) fn write(
     meters: &[(&str, &Meter)],
 ) -> Result<()> {
     let mut out = Vec::new();
-    let mut serializer = V2Serializer::new();
+    // Readers of other languages know the compressed form alone.
+    let mut serializer = V2DeflateSerializer::new();
     let mut log = IntervalLogWriterBuilder::new()
         .add_comment(&format!("{ABOUT}{}", serde_json::to_string(about)?))
         .with_start_time(start)
@@ -176,6 +177,9 @@ mod tests {
         let since_1970 = Duration::from_millis(1_790_000_000_125);
         let began = SystemTime::UNIX_EPOCH + since_1970;
         write(&path, &about(), began, &[("publish", &meter), ("end-to-end", &meter)]).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        // How a compressed histogram begins in every language.
+        assert_eq!(text.matches(",HISTFAAA").count(), 6, "{text}");
         let log = Log::read(&path).unwrap();
         assert_eq!(log.about, Some(about()));
         assert_eq!(log.tracks.keys().collect::<Vec<_>>(), ["end-to-end", "publish"]);
@@ -195,7 +199,7 @@ mod tests {
         let mut histogram = Histogram::<u64>::new(3).unwrap();
         histogram.record(42).unwrap();
         let mut bytes = Vec::new();
-        let mut serializer = V2Serializer::new();
+        let mut serializer = V2DeflateSerializer::new();
         IntervalLogWriterBuilder::new()
             .begin_log_with(&mut bytes, &mut serializer)
             .unwrap()

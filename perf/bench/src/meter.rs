@@ -102,6 +102,13 @@ impl Meter {
         self.window.end = self.window.end.min(now.max(earliest));
     }
 
+    /// Has intervals up to the window's end, also where nothing ended at last: who adds up logs
+    /// takes the time that has none for one that was not measured.
+    pub(crate) fn complete(&mut self) {
+        let length = self.window.end - self.window.start;
+        self.intervals.at(length.saturating_sub(Duration::from_nanos(1)));
+    }
+
     /// Adds what another thread counted; the longer window stands for both.
     pub(crate) fn add(&mut self, other: &Self) {
         if other.window.start < self.window.start {
@@ -182,6 +189,17 @@ mod tests {
         assert_eq!(reading.mib_per_s, 1.0);
         assert!((99_000..=101_000).contains(&reading.p50_us), "{}", reading.p50_us);
         assert!(reading.max_us >= 1_890_000);
+    }
+
+    #[test]
+    fn a_stall_at_the_end_has_its_intervals() {
+        let start = Instant::now();
+        let mut meter = Meter::new(Window { start, end: start + Duration::from_millis(3_500) });
+        meter.ended(start, start + Duration::from_millis(5), 1, 1);
+        meter.complete();
+        let lengths = (0..).map_while(|index| meter.interval(index)).map(|(_, length, _)| length);
+        let lengths: Vec<u64> = lengths.map(|length| length.as_millis() as u64).collect();
+        assert_eq!(lengths, [1_000, 1_000, 1_000, 500]);
     }
 
     #[test]

@@ -145,6 +145,8 @@ fn finish(task: &Task, signals: &Signals, dids: Vec<Did>) -> Result<Totals> {
         sum.consume.add(&did.consume);
         sum.totals.add(&did.totals);
     }
+    sum.publish.complete();
+    sum.consume.complete();
     let start = signals.clock().since_1970(sum.publish.window().start);
     let mut meters = vec![(PUBLISH, &sum.publish), (END_TO_END, &sum.consume)];
     meters.retain(|(name, _)| match *name {
