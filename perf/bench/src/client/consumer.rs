@@ -177,17 +177,10 @@ impl Consumer {
         self.link.flush(&mut Vec::new())
     }
 
-    /// Takes what has come; how many records that is.
-    pub(crate) fn receive(
-        &mut self,
-        now: Instant,
-        clock: &Clock,
-        meter: &mut Meter,
-    ) -> Result<u64> {
+    /// Takes what has come, which came when it was read; how many records that is.
+    pub(crate) fn receive(&mut self, clock: &Clock, meter: &mut Meter) -> Result<u64> {
         let mut records = 0;
-        if !self.link.fill(now)? {
-            return Ok(records);
-        }
+        let Some(now) = self.link.fill()? else { return Ok(records) };
         while let Some((header, body)) = self.link.frame() {
             if header.correlation == PING {
                 self.link.pass();

@@ -78,17 +78,17 @@ const CHECK_EVERY: Duration = Duration::from_millis(500);
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
 impl Engine {
-    /// Waits for the start, does its work, and drains.
+    /// Waits for the start, does its work, and drains. What takes time is done before the start.
     pub(crate) fn run(mut self) -> Result<Did> {
         let core = self.core;
         affinity::pin(core).with_context(|| format!("cannot run on core {core}"))?;
-        let start = self.await_start()?;
+        let (poll, owners) = self.register()?;
+        let start = self.await_order()?;
         for producer in &mut self.producers {
-            producer.start(&self.sending, self.stock.records(), start)?;
+            producer.start(&self.sending, &self.stock, start)?;
         }
         let begins = start + self.warm_up;
         let window = Window { start: begins, end: begins + LONG };
-        let (poll, owners) = self.register()?;
         let mut turns = Turns {
             engine: self,
             poll,
@@ -102,23 +102,28 @@ impl Engine {
             stage: Stage::Reading,
             checked: start,
         };
+        while Instant::now() < start {
+            std::hint::spin_loop();
+        }
         for consumer in &mut turns.engine.consumers {
             consumer.resume(start)?;
         }
         while turns.turn(window.start)? {}
-        let left = turns.engine.consumers.iter().map(Consumer::left).sum();
-        turns.did.totals.left = left;
-        Ok(turns.did)
+        let mut did = turns.did;
+        did.totals.published = did.publish.records_all();
+        did.totals.consumed = did.consume.records_all();
+        did.totals.left = turns.engine.consumers.iter().map(Consumer::left).sum();
+        Ok(did)
     }
 
-    fn await_start(&self) -> Result<Instant> {
+    /// Waits until it is told when all begin, which is a while ahead.
+    fn await_order(&self) -> Result<Instant> {
         loop {
             if self.signals.is_given_up() {
                 bail!("given up");
             }
             match self.signals.start() {
-                Some(start) if start <= Instant::now() => return Ok(start),
-                Some(_) => std::hint::spin_loop(),
+                Some(start) => return Ok(start),
                 None => std::thread::sleep(IDLE),
             }
         }
@@ -224,12 +229,9 @@ impl Turns {
                 if !producer.lanes.get(lane).is_some_and(|lane| lane.link.readable) {
                     continue;
                 }
-                let answered = producer.receive(lane, now, publish)?;
+                let answered = producer.receive(lane, publish)?;
                 some |= answered.records > 0;
-                totals.published += answered.records;
-                if publish.window().holds(now) {
-                    totals.batches += answered.batches;
-                }
+                totals.batches += answered.batches;
                 let mine = signals.threads.get(self.engine.number);
                 if let Some(mine) = mine.filter(|_| now >= counts_from) {
                     mine.published.fetch_add(answered.records, Ordering::Relaxed);
@@ -238,9 +240,7 @@ impl Turns {
         }
         for consumer in &mut self.engine.consumers {
             if consumer.link.readable {
-                let records = consumer.receive(now, signals.clock(), consume)?;
-                some |= records > 0;
-                totals.consumed += records;
+                some |= consumer.receive(signals.clock(), consume)? > 0;
             }
             consumer.flush()?;
         }

@@ -145,9 +145,9 @@ impl Link {
         }
     }
 
-    /// Reads what has come, some of it at a time; whether there was any.
-    pub(crate) fn fill(&mut self, now: Instant) -> Result<bool> {
-        let mut some = false;
+    /// Reads what has come, some of it at a time; when that was, if there was any.
+    pub(crate) fn fill(&mut self) -> Result<Option<Instant>> {
+        let mut came = None;
         for _ in 0..READS_MAX {
             self.make_room()?;
             let room = self.buffer.get_mut(self.end..).unwrap_or_default();
@@ -155,8 +155,9 @@ impl Link {
                 Ok(0) => bail!("the server closed the connection"),
                 Ok(count) => {
                     self.end += count;
+                    let now = Instant::now();
                     self.heard = now;
-                    some = true;
+                    came = Some(now);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.readable = false;
@@ -166,7 +167,7 @@ impl Link {
                 Err(error) => return Err(error).context("cannot receive"),
             }
         }
-        Ok(some)
+        Ok(came)
     }
 
     /// Room for the rest of the frame that has begun, or for a next one.
@@ -299,7 +300,7 @@ mod tests {
         });
         let mut next = 0;
         while next < 50 {
-            link.fill(Instant::now()).unwrap();
+            link.fill().unwrap();
             while let Some((header, body)) = link.frame() {
                 assert_eq!(header.correlation, Correlation(next));
                 assert_eq!(body.len() + FrameHeader::SIZE, sizes[next as usize]);
@@ -310,7 +311,7 @@ mod tests {
         }
         drop(writer.join().unwrap());
         let closed = loop {
-            match link.fill(Instant::now()) {
+            match link.fill() {
                 Ok(_) => {}
                 Err(error) => break error.to_string(),
             }

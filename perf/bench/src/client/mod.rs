@@ -37,7 +37,7 @@ use crate::client::stock::Stock;
 use crate::client::task::{Task, Topic, Totals, Word};
 use crate::hlog;
 use crate::merge::{END_TO_END, PUBLISH};
-use crate::workload::keys::Keys;
+use crate::workload::keys::{KeySet, Keys};
 
 /// How often the threads are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -161,6 +161,9 @@ fn finish(task: &Task, signals: &Signals, dids: Vec<Did>) -> Result<Totals> {
 fn engines(task: &Task, cores: &CoreList, signals: &Arc<Signals>) -> Result<Vec<Engine>> {
     let values = task.sending.payload.values(task.sending.record_size).map_err(|e| anyhow!(e))?;
     let timestamp_ms = source::now_ms()?;
+    let keyed = task.sending.keys != Keys::None;
+    let partitions = task.topics.first().map_or(0, |topic| topic.leaders.len());
+    let keys = keyed.then(|| KeySet::new(partitions));
     let mut engines = Vec::new();
     for number in 0..cores.count() {
         engines.push(Engine {
@@ -169,7 +172,7 @@ fn engines(task: &Task, cores: &CoreList, signals: &Arc<Signals>) -> Result<Vec<
             signals: Arc::clone(signals),
             producers: Vec::new(),
             consumers: Vec::new(),
-            stock: Stock::make(&values, task.sending.batch, timestamp_ms)?,
+            stock: Stock::make(values.clone(), keys.clone(), task.sending.batch, timestamp_ms)?,
             sending: task.sending.clone(),
             warm_up: task.warm_up,
             pauses: task.backlog.is_some(),
@@ -187,7 +190,7 @@ fn engines(task: &Task, cores: &CoreList, signals: &Arc<Signals>) -> Result<Vec<
     let wish = Wish {
         fetch_bytes: task.fetch_bytes,
         record_size: task.sending.record_size as u64,
-        spacing: (task.sending.keys == Keys::None).then_some(task.sending.spacing),
+        spacing: (!keyed).then_some(task.sending.spacing),
     };
     let mut index = 0;
     for consumer in &task.consumers {

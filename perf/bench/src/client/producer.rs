@@ -58,6 +58,7 @@ struct Target {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Answered {
     pub records: u64,
+    /// Those within the meter's window.
     pub batches: u64,
 }
 
@@ -88,9 +89,9 @@ impl Producer {
     }
 
     /// Begins its schedule.
-    pub(crate) fn start(&mut self, sending: &Sending, records: u32, at: Instant) -> Result<()> {
+    pub(crate) fn start(&mut self, sending: &Sending, stock: &Stock, at: Instant) -> Result<()> {
         let place = (self.number, self.targets.len());
-        self.source = Some(Source::new(sending, place, records, at)?);
+        self.source = Some(Source::new(sending, place, stock, at)?);
         Ok(())
     }
 
@@ -119,18 +120,13 @@ impl Producer {
         Ok(some)
     }
 
-    /// Takes the answers of one connection.
-    pub(crate) fn receive(
-        &mut self,
-        lane: usize,
-        now: Instant,
-        meter: &mut Meter,
-    ) -> Result<Answered> {
+    /// Takes the answers of one connection, which came when they were read: a turn that began
+    /// before would make them earlier than they were.
+    pub(crate) fn receive(&mut self, lane: usize, meter: &mut Meter) -> Result<Answered> {
         let lane = self.lanes.get_mut(lane).context("no such connection")?;
         let mut answered = Answered::default();
-        if !lane.link.fill(now)? {
-            return Ok(answered);
-        }
+        let Some(now) = lane.link.fill()? else { return Ok(answered) };
+        let counts = meter.window().holds(now);
         while let Some((header, body)) = lane.link.frame() {
             check_answer(&header, body)?;
             let slot = lane.slots.get_mut(header.correlation.0 as usize);
@@ -139,7 +135,7 @@ impl Producer {
             lane.link.pass();
             dues.ended(now, self.record_size, meter);
             answered.records += u64::from(dues.count());
-            answered.batches += 1;
+            answered.batches += u64::from(counts);
         }
         Ok(answered)
     }

@@ -1,7 +1,7 @@
 //! What a producer sends next: whole batches, when they are due.
 //!
 //! Owns: the schedule, keys, and batches that fill. Must never: move a due time because it is late,
-//! or make more than [`WAITING_MAX`] batches that nobody takes.
+//! or make records beside [`WAITING_MAX`] batches that nobody takes.
 //! Invariants: record `n` of a producer is due `n` spacings after its beginning; without spacing
 //! it is due when it is made.
 //!
@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 use barrage_model::batch::{BatchBuilder, Compression, NewRecord};
 
 use super::clock::Clock;
-use super::dues::{self, Dues, STAMP, Spacing};
+use super::dues::{self, Dues, Spacing};
 use super::stock::{Stock, is_full};
 use super::task::Sending;
 use crate::args::BatchShape;
@@ -61,7 +61,6 @@ pub(crate) struct Keyed {
     made: u64,
     keys: KeySet,
     random: bool,
-    values: Vec<Vec<u8>>,
     timestamp_ms: i64,
     open: Vec<Option<Open>>,
     /// Partitions whose batches were begun, with the time; the first waits longest.
@@ -86,31 +85,29 @@ impl Source {
     pub(crate) fn new(
         sending: &Sending,
         (number, partitions): (usize, usize),
-        records: u32,
+        stock: &Stock,
         start: Instant,
     ) -> Result<Self> {
         assert!(partitions > 0, "a topic has partitions");
         let Sending { spacing, linger, batch, producers_all, .. } = sending;
         // Producers take turns within the time of a batch instead of sending all at once.
         let of_all = number as f64 / (*producers_all).max(1) as f64;
-        let beginning = start + spacing.times(u64::from(records)).mul_f64(of_all);
+        let beginning = start + spacing.times(u64::from(stock.records())).mul_f64(of_all);
         let (spacing, linger, shape) = (*spacing, *linger, *batch);
-        if sending.keys == Keys::None {
+        let Some(keys) = &stock.keys else {
             let turn = number % partitions;
             return Ok(Self::Plain(Plain { beginning, spacing, sent: 0, turn, partitions }));
-        }
+        };
         let mut open = Vec::new();
         open.resize_with(partitions, || None);
-        let values = sending.payload.values(sending.record_size).map_err(anyhow::Error::msg)?;
         Ok(Self::Keyed(Box::new(Keyed {
             beginning,
             spacing,
             linger,
             shape,
             made: 0,
-            keys: KeySet::new(partitions, number),
+            keys: keys.from(number),
             random: sending.keys == Keys::Random,
-            values,
             timestamp_ms: now_ms()?,
             open,
             begun: VecDeque::new(),
@@ -122,12 +119,12 @@ impl Source {
     pub(crate) fn poll(
         &mut self,
         now: Instant,
-        stock: &Stock,
+        stock: &mut Stock,
         clock: &Clock,
     ) -> Result<Option<usize>> {
         match self {
             Self::Plain(plain) => Ok(plain.is_due(now, stock.records()).then_some(plain.turn)),
-            Self::Keyed(keyed) => keyed.poll(now, clock),
+            Self::Keyed(keyed) => keyed.poll(now, stock, clock),
         }
     }
 
@@ -163,7 +160,7 @@ impl Plain {
 }
 
 impl Keyed {
-    fn poll(&mut self, now: Instant, clock: &Clock) -> Result<Option<usize>> {
+    fn poll(&mut self, now: Instant, stock: &mut Stock, clock: &Clock) -> Result<Option<usize>> {
         for _ in 0..MADE_MAX {
             // With nothing between records one batch at a time is enough.
             let enough = if self.spacing.is_none() { 1 } else { WAITING_MAX };
@@ -174,7 +171,7 @@ impl Keyed {
             if self.ready.len() >= enough || due > now {
                 break;
             }
-            self.make(due, clock)?;
+            self.make(due, stock, clock)?;
         }
         while let Some((began, partition)) = self.begun.front().copied() {
             if began + self.linger > now {
@@ -190,15 +187,12 @@ impl Keyed {
         Ok(self.ready.front().map(|ready| ready.partition))
     }
 
-    fn make(&mut self, due: Instant, clock: &Clock) -> Result<()> {
+    fn make(&mut self, due: Instant, stock: &mut Stock, clock: &Clock) -> Result<()> {
         let (key, partition) = match self.random {
             true => self.keys.at_nanos(clock.since_1970(Instant::now()).subsec_nanos().into()),
             false => self.keys.in_turn(),
         };
-        let turn = (self.made % self.values.len().max(1) as u64) as usize;
-        let value = self.values.get_mut(turn).context("there is no value to send")?;
-        let place = value.get_mut(..STAMP).context("a record is shorter than its due time")?;
-        place.copy_from_slice(&dues::stamp(due, clock));
+        let value = stock.value(self.made, dues::stamp(due, clock))?;
         let open = self.open.get_mut(partition).context("no such partition")?;
         if open.is_none() {
             self.begun.push_back((due, partition));
@@ -207,7 +201,7 @@ impl Keyed {
             builder: BatchBuilder::new(Compression::None, self.timestamp_ms),
             dues: Vec::new(),
         });
-        let (key, value) = (Some(key.as_bytes()), Some(value.as_slice()));
+        let (key, value) = (Some(key.as_bytes()), Some(value));
         let record = NewRecord { key, value, headers: &[], timestamp_ms: self.timestamp_ms };
         open.builder.push(&record).context("a record does not fit its batch")?;
         open.dues.push(due);

@@ -1,7 +1,10 @@
-//! Batches made beforehand, for records without keys: sent again and again under new stamps.
+//! What the producers of a thread send from: values, keys, and for records without keys batches
+//! made beforehand, which are sent again and again under new stamps.
 //!
 //! Owns: batches that are not under way. Must never: hand out one that is still being written.
-//! Invariants: all have as many records, evenly apart.
+//! Invariants: all batches have as many records, evenly apart.
+
+use std::collections::VecDeque;
 
 use anyhow::{Context as _, Result, ensure};
 use barrage_model::batch::{BatchBuilder, BatchView, Compression, NewRecord};
@@ -10,11 +13,18 @@ use barrage_model::limits::BATCH_BYTES_MAX;
 use super::dues::{self, PLACE, STAMP};
 use crate::args::BatchShape;
 use crate::batches::RECORD_OVERHEAD_MAX;
+use crate::workload::keys::KeySet;
 
-/// Batches of one thread.
+/// Of one thread.
 #[derive(Debug)]
 pub(crate) struct Stock {
-    ready: Vec<Vec<u8>>,
+    values: Vec<Vec<u8>>,
+    /// None if records have no keys.
+    pub keys: Option<KeySet>,
+    /// Batches that take turns.
+    ready: VecDeque<Vec<u8>>,
+    /// As many as there were at first.
+    ready_max: usize,
     /// What another one is made from when all are under way.
     sample: Vec<u8>,
     records: u32,
@@ -24,21 +34,39 @@ pub(crate) struct Stock {
 
 /// So much is kept ready, so that a batch is not always the one in the processor's nearest cache.
 const READY_BYTES: usize = 8 << 20;
+/// More only so that values have their turn.
 const READY_MAX: usize = 16;
 const RECORDS_MAX: u32 = 1_000_000;
 
 impl Stock {
     /// Makes it from values that take turns.
-    pub(crate) fn make(values: &[Vec<u8>], shape: BatchShape, timestamp_ms: i64) -> Result<Self> {
+    pub(crate) fn make(
+        values: Vec<Vec<u8>>,
+        keys: Option<KeySet>,
+        shape: BatchShape,
+        timestamp_ms: i64,
+    ) -> Result<Self> {
         let mut turn = values.iter().cycle();
         let mut make = || build(&mut turn, shape, timestamp_ms);
         let sample = make()?;
         let size = sample.len();
         ensure!(size <= BATCH_BYTES_MAX, "a batch would be {size} bytes; give a smaller one");
         let records = BatchView::check(&sample).context("own batch is bad")?.record_count();
-        let count = (READY_BYTES / size).clamp(1, READY_MAX);
-        let ready = (0..count).map(|_| make()).collect::<Result<Vec<_>>>()?;
-        Ok(Self { place: dues::place(&sample)?, ready, sample, records })
+        // Enough that every value has its turn, if there is room for so many.
+        let most = values.len().div_ceil(records.max(1) as usize).max(READY_MAX);
+        let ready_max = (READY_BYTES / size).clamp(1, most);
+        let ready = (0..ready_max).map(|_| make()).collect::<Result<_>>()?;
+        let place = dues::place(&sample)?;
+        Ok(Self { values, keys, ready, ready_max, sample, records, place })
+    }
+
+    /// The value whose turn this is, under a stamp.
+    pub(crate) fn value(&mut self, turn: u64, stamp: [u8; STAMP]) -> Result<&[u8]> {
+        let index = (turn % self.values.len().max(1) as u64) as usize;
+        let value = self.values.get_mut(index).context("there is no value to send")?;
+        let place = value.get_mut(..STAMP).context("a record is shorter than its due time")?;
+        place.copy_from_slice(&stamp);
+        Ok(value)
     }
 
     /// Records of a batch.
@@ -53,14 +81,14 @@ impl Stock {
 
     /// Takes one.
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        self.ready.pop().unwrap_or_else(|| self.sample.clone())
+        self.ready.pop_front().unwrap_or_else(|| self.sample.clone())
     }
 
     /// Puts one back that is out; behind the others, so that all take turns.
     pub(crate) fn put(&mut self, batch: Vec<u8>) {
         // Another connection's batch may have been made for keyed records.
-        if batch.len() == self.sample.len() && self.ready.len() < READY_MAX {
-            self.ready.insert(0, batch);
+        if batch.len() == self.sample.len() && self.ready.len() < self.ready_max {
+            self.ready.push_back(batch);
         }
     }
 }
@@ -97,12 +125,15 @@ pub(crate) fn is_full(builder: &BatchBuilder, shape: BatchShape, next: usize) ->
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
     fn batches_have_a_shape_and_come_back_in_turn() {
-        let values = [vec![1; 100], vec![2; 100]];
-        let mut stock = Stock::make(&values, BatchShape::Records(10), 1).unwrap();
+        let values = || vec![vec![1; 100], vec![2; 100]];
+        let make = |values, shape| Stock::make(values, None, shape, 1).unwrap();
+        let mut stock = make(values(), BatchShape::Records(10));
         assert_eq!(stock.records(), 10);
         let taken: Vec<_> = (0..READY_MAX + 2).map(|_| stock.take()).collect();
         for batch in &taken {
@@ -115,9 +146,26 @@ mod tests {
         assert_eq!(stock.ready.len(), READY_MAX, "what was made for a moment is given up");
         stock.put(vec![0; 5]);
         assert!(stock.ready.iter().all(|batch| batch.len() > 5));
-        let bytes = Stock::make(&values, BatchShape::Bytes(64 << 10), 1).unwrap();
+        let bytes = make(values(), BatchShape::Bytes(64 << 10));
         assert!(bytes.sample.len() <= 64 << 10 && bytes.records() > 500);
         // A batch holds a record, however small it should be.
-        assert_eq!(Stock::make(&values, BatchShape::Bytes(1), 1).unwrap().records(), 1);
+        assert_eq!(make(values(), BatchShape::Bytes(1)).records(), 1);
+    }
+
+    #[test]
+    fn every_value_has_its_turn() {
+        let values: Vec<Vec<u8>> = (0..100).map(|number| vec![number; 100]).collect();
+        let mut stock = Stock::make(values, None, BatchShape::Records(1), 1).unwrap();
+        let mut seen = BTreeSet::new();
+        for _ in 0..200 {
+            let batch = stock.take();
+            seen.insert(*batch.iter().rev().nth(1).unwrap());
+            stock.put(batch);
+        }
+        assert_eq!(seen.len(), 100);
+        for turn in 0..200_u64 {
+            let value = stock.value(turn, [0xEE; STAMP]).unwrap();
+            assert_eq!((value[0], value[STAMP]), (0xEE, (turn % 100) as u8));
+        }
     }
 }

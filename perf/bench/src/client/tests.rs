@@ -33,7 +33,8 @@ fn load(mock: &Mock, sending: &Sending) -> Did {
     let clock = Clock::now();
     let signals = Arc::new(Signals::new(clock, 1));
     let values = sending.payload.values(sending.record_size).unwrap();
-    let stock = Stock::make(&values, sending.batch, 1).unwrap();
+    let keys = (sending.keys != Keys::None).then(|| KeySet::new(PARTITIONS));
+    let stock = Stock::make(values, keys, sending.batch, 1).unwrap();
     let tasks = (0..2).map(|number| ProducerTask { topic: 0, number });
     let connect = |task: ProducerTask| {
         Producer::connect(task.number, &topic.keys(), sending, stock.size()).unwrap()

@@ -5,6 +5,7 @@
 //! Invariants: a key is the whole of what decides a record's partition (`barrage_model::key_hash`).
 
 use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
 
 use barrage_model::key_hash;
 use base64::Engine as _;
@@ -29,10 +30,10 @@ pub enum Keys {
     Random,
 }
 
-/// Keys as many as the benchmark has, each with the partition it belongs to.
+/// Keys as many as the benchmark has, each with the partition it belongs to; copies share them.
 #[derive(Clone, Debug)]
 pub(crate) struct KeySet {
-    keys: Vec<(String, usize)>,
+    keys: Arc<[(String, usize)]>,
     next: usize,
 }
 
@@ -62,8 +63,8 @@ impl Display for Keys {
 }
 
 impl KeySet {
-    /// Over so many partitions; the producer of number `first` begins that much later in the turn.
-    pub(crate) fn new(partitions: usize, first: usize) -> Self {
+    /// Over so many partitions.
+    pub(crate) fn new(partitions: usize) -> Self {
         assert!(partitions > 0, "a topic has partitions");
         let key = |number: usize| {
             let mixed = mix(number as u64).to_le_bytes();
@@ -71,7 +72,12 @@ impl KeySet {
             let partition = key_hash(key.as_bytes()) as usize % partitions;
             (key, partition)
         };
-        Self { keys: (0..COUNT).map(key).collect(), next: first % COUNT }
+        Self { keys: (0..COUNT).map(key).collect(), next: 0 }
+    }
+
+    /// The same for the producer of number `first`, which begins that much later in the turn.
+    pub(crate) fn from(&self, first: usize) -> Self {
+        Self { keys: Arc::clone(&self.keys), next: first % COUNT }
     }
 
     /// The key whose turn it is, and its partition.
@@ -107,7 +113,7 @@ mod tests {
 
     #[test]
     fn keys_differ_and_partitions_share_them_evenly() {
-        let mut set = KeySet::new(16, 0);
+        let mut set = KeySet::new(16);
         let (mut keys, mut partitions) = (BTreeSet::new(), BTreeMap::<usize, usize>::new());
         for _ in 0..COUNT {
             let (key, partition) = set.in_turn();
@@ -124,7 +130,7 @@ mod tests {
 
     #[test]
     fn turns_go_round_and_the_clock_chooses_any() {
-        let mut set = KeySet::new(4, COUNT - 1);
+        let mut set = KeySet::new(4).from(COUNT - 1);
         let last = set.in_turn().0.to_owned();
         let first = set.in_turn().0.to_owned();
         assert_eq!(set.at_nanos(0).0, first);
