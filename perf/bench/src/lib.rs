@@ -106,8 +106,11 @@ pub fn run(args: &BenchArgs) -> ExitCode {
 
 /// A plan that this process has the means for.
 fn allowed(plan: Plan) -> Result<Plan, String> {
-    if plan.scenario == Scenario::Connections {
-        descriptors::allow(plan.connections as u64)?;
+    match plan.scenario {
+        Scenario::Connections => descriptors::allow(plan.connections as u64)?,
+        // Each producer and each consumer has a connection.
+        Scenario::Run => descriptors::raise(),
+        _ => {}
     }
     Ok(plan)
 }

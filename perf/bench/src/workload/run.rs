@@ -241,8 +241,10 @@ impl Servers {
     fn make_topics(&mut self, workload: &Workload) -> Result<Vec<Topic>> {
         let mut session = Session::connect(self.address)?;
         let mut topics = Vec::new();
+        // Other machines load the same servers, and in containers processes have the same numbers.
+        let run = micros(SystemTime::UNIX_EPOCH.elapsed()?);
         for number in 0..workload.topics {
-            let name = format!("bench-{}-{number}", std::process::id());
+            let name = format!("bench-{run:x}-{}-{number}", std::process::id());
             let routes = session.create_topic(&name, workload.partitions)?;
             self.topics.push(name);
             let mut leaders = vec![None; routes.partitions.len()];
