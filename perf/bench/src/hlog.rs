@@ -65,6 +65,8 @@ const ABOUT: &str = "barrage: ";
 const UNTAGGED: &str = "latency";
 /// The largest latency of each line is told in milliseconds, as other tools do.
 const MICROS_PER_MILLI: f64 = 1_000.0;
+/// Times are told in milliseconds: what has no length was no longer than that.
+const LENGTH_MIN_S: f64 = 0.001;
 /// A log of a day is a few megabytes.
 const LOG_BYTES_MAX: u64 = 1 << 30;
 
@@ -125,7 +127,7 @@ impl Log {
                     let tag = interval.tag().map_or(UNTAGGED, |tag| tag.as_str()).to_owned();
                     log.tracks.entry(tag).or_default().push(Logged {
                         start_s: (base + interval.start_timestamp()).as_secs_f64(),
-                        length_s: interval.duration().as_secs_f64(),
+                        length_s: interval.duration().as_secs_f64().max(LENGTH_MIN_S),
                         latencies,
                     });
                 }
@@ -135,6 +137,11 @@ impl Log {
             bail!("it has no interval");
         }
         Ok(log)
+    }
+
+    /// Bytes of a record's value; 0 if the log does not say.
+    pub(crate) fn record_size(&self) -> usize {
+        self.about.as_ref().map_or(0, |about| about.record_size)
     }
 
     /// The intervals of a tag; none if it does not have it.

@@ -73,14 +73,18 @@ pub(crate) fn merge(logs: &[Log]) -> Result<Merged> {
     // What is sent comes before what comes of it.
     tags.sort_by_key(|tag| tag.as_str() != PUBLISH);
     for tag in tags {
-        let parts: Vec<Part<'_>> = logs.iter().filter_map(|log| merged.part(log, tag)).collect();
-        let count = logs.iter().filter(|log| log.tracks.contains_key(tag)).count();
-        ensure!(
-            parts.len() == count,
-            "a log has no whole interval of {tag} in the time that all logs cover, {:.1} s",
-            end_s - start_s,
-        );
-        merged.add(tag, &parts);
+        let mut sum = Sum::new();
+        for log in logs.iter().filter(|log| log.tracks.contains_key(tag)) {
+            let counted_s = sum.add(log, tag, (start_s, end_s));
+            ensure!(
+                counted_s > 0.0,
+                "{} has no whole interval of {tag} in the time that all logs cover, {:.1} s",
+                log.name,
+                end_s - start_s,
+            );
+        }
+        merged.readings.insert(tag.clone(), sum.read());
+        merged.records.insert(tag.clone(), sum.latencies.len());
         let track = merged.track(tag, logs);
         merged.tracks.push(track);
     }
@@ -88,15 +92,10 @@ pub(crate) fn merge(logs: &[Log]) -> Result<Merged> {
 }
 
 /// What logs have of a tag in a part of their time; nothing if no whole interval lies in it.
-pub(crate) fn between(logs: &[Log], tag: &str, (from_s, to_s): (f64, f64)) -> Option<Reading> {
+pub(crate) fn between(logs: &[Log], tag: &str, span_s: (f64, f64)) -> Option<Reading> {
     let mut sum = Sum::new();
     for log in logs {
-        let record_size = log.about.as_ref().map_or(0, |about| about.record_size);
-        let within = log.track(tag).iter().filter(|logged| {
-            logged.start_s >= from_s - ROUNDING_S
-                && logged.start_s + logged.length_s <= to_s + ROUNDING_S
-        });
-        sum.add(within, record_size);
+        sum.add(log, tag, span_s);
     }
     (!sum.latencies.is_empty()).then(|| sum.read())
 }
@@ -106,41 +105,13 @@ pub(crate) const PUBLISH: &str = "publish";
 /// The tag of what consumers see.
 pub(crate) const END_TO_END: &str = "end-to-end";
 
-/// Intervals of one log that count.
-struct Part<'a> {
-    intervals: Vec<&'a Logged>,
-    /// 0 if the log does not say.
-    record_size: usize,
-}
-
 impl Merged {
-    /// What a log has of a tag in the common time; nothing if it has nothing.
-    fn part<'a>(&self, log: &'a Log, tag: &str) -> Option<Part<'a>> {
-        let within = |logged: &&Logged| {
-            logged.start_s >= self.start_s - ROUNDING_S
-                && logged.start_s + logged.length_s <= self.end_s + ROUNDING_S
-        };
-        let intervals: Vec<&Logged> = log.tracks.get(tag)?.iter().filter(within).collect();
-        let record_size = log.about.as_ref().map_or(0, |about| about.record_size);
-        (!intervals.is_empty()).then_some(Part { intervals, record_size })
-    }
-
-    fn add(&mut self, tag: &str, parts: &[Part<'_>]) {
-        let mut total = Sum::new();
-        for part in parts {
-            total.add(part.intervals.iter().copied(), part.record_size);
-        }
-        self.readings.insert(tag.to_owned(), total.read());
-        self.records.insert(tag.to_owned(), total.latencies.len());
-    }
-
     /// A tag over the common time, in steps as long as the longest interval. Intervals of several
     /// machines do not begin together: each counts in a step by the part that lies in it, and its
     /// latencies where its middle lies.
     fn track(&self, tag: &str, logs: &[Log]) -> Track {
-        let size = |log: &Log| log.about.as_ref().map_or(0, |about| about.record_size);
         let all = || {
-            let of = |log| Log::track(log, tag).iter().map(move |logged| (logged, size(log)));
+            let of = |log| Log::track(log, tag).iter().map(move |logged| (logged, log));
             logs.iter().flat_map(of)
         };
         let step_s = all().map(|(logged, _)| logged.length_s).fold(ROUNDING_S, f64::max);
@@ -152,12 +123,12 @@ impl Merged {
             let to_s = self.end_s.min(from_s + step_s);
             let length_s = (to_s - from_s).max(ROUNDING_S);
             let mut sum = Sum::new();
-            for (logged, record_size) in all() {
+            for (logged, log) in all() {
                 let (starts_s, ends_s) = (logged.start_s, logged.start_s + logged.length_s);
                 let inside_s = (ends_s.min(to_s) - starts_s.max(from_s)).max(0.0);
                 let records = logged.latencies.len() as f64 * inside_s / logged.length_s;
                 sum.records_per_s += records / length_s;
-                sum.mib_per_s += records / length_s * record_size as f64 / MIB;
+                sum.mib_per_s += records / length_s * log.record_size() as f64 / MIB;
                 let middle_s = starts_s.midpoint(ends_s);
                 if (from_s..to_s).contains(&middle_s) {
                     sum.add_latencies(logged);
@@ -175,10 +146,15 @@ impl Sum {
         Self { records_per_s: 0.0, mib_per_s: 0.0, latencies: crate::intervals::wide() }
     }
 
-    /// Adds one log's intervals.
-    fn add<'a>(&mut self, intervals: impl Iterator<Item = &'a Logged>, record_size: usize) {
+    /// Adds what a log has of a tag in a part of its time, whole intervals alone; how many seconds
+    /// those are.
+    fn add(&mut self, log: &Log, tag: &str, (from_s, to_s): (f64, f64)) -> f64 {
+        let whole = |logged: &&Logged| {
+            let ends_s = logged.start_s + logged.length_s;
+            logged.start_s >= from_s - ROUNDING_S && ends_s <= to_s + ROUNDING_S
+        };
         let (mut records, mut seconds) = (0, 0.0);
-        for logged in intervals {
+        for logged in log.track(tag).iter().filter(whole) {
             records += logged.latencies.len();
             seconds += logged.length_s;
             self.add_latencies(logged);
@@ -186,8 +162,9 @@ impl Sum {
         if seconds > 0.0 {
             let records_per_s = records as f64 / seconds;
             self.records_per_s += records_per_s;
-            self.mib_per_s += records_per_s * record_size as f64 / MIB;
+            self.mib_per_s += records_per_s * log.record_size() as f64 / MIB;
         }
+        seconds
     }
 
     fn add_latencies(&mut self, logged: &Logged) {

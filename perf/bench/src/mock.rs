@@ -94,25 +94,17 @@ impl Mock {
         keys
     }
 
-    /// Every producer's batches follow one another without a gap.
-    pub(crate) fn check_sequences(&self, partition: usize) {
+    /// Every producer's batches follow one another without a gap; how many there are.
+    pub(crate) fn check_sequences(&self, partition: usize) -> usize {
         let mut next: BTreeMap<i64, i32> = BTreeMap::new();
-        for bytes in &self.log.lock().unwrap()[partition] {
+        let log = self.log.lock().unwrap();
+        for bytes in &log[partition] {
             let view = BatchView::check(bytes).unwrap();
             let expected = next.entry(view.producer_id().0).or_default();
             assert_eq!(view.base_sequence().0, *expected, "in partition {partition}");
             *expected += i32::try_from(view.record_count()).unwrap();
         }
-    }
-
-    /// The base sequences of a partition's batches, by producer.
-    pub(crate) fn sequences(&self, partition: usize) -> Vec<(i64, i32)> {
-        let log = self.log.lock().unwrap();
-        let view = |bytes: &Vec<u8>| {
-            let view = BatchView::check(bytes).unwrap();
-            (view.producer_id().0, view.base_sequence().0)
-        };
-        log[partition].iter().map(view).collect()
+        log[partition].len()
     }
 }
 

@@ -12,7 +12,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use barrage_model::PartitionKey;
-use barrage_wire::{Request, Response, TopicRoutes};
+use barrage_wire::{PartitionRoute, Request, Response, TopicRoutes};
 
 use crate::args::{BatchShape, Plan};
 use crate::batches::{Batches, Recipe};
@@ -133,13 +133,18 @@ pub(crate) fn partitions_of(
         if !ours {
             continue;
         }
-        let address = route.address.parse().with_context(|| {
-            format!("partition {} has the address {:?}", route.partition, route.address)
-        })?;
+        let address = leader(route)?;
         let key = PartitionKey { topic: routes.topic, partition: route.partition };
         by_address.entry(address).or_default().push(key);
     }
     Ok(by_address)
+}
+
+/// Where a partition is led.
+pub(crate) fn leader(route: &PartitionRoute) -> Result<SocketAddr> {
+    route.address.parse().with_context(|| {
+        format!("partition {} has the address {:?}", route.partition, route.address)
+    })
 }
 
 /// Runs every lane on a thread of its own; the window opens after all are connected.

@@ -20,6 +20,7 @@ use crate::cost::Cost;
 use crate::hlog::Log;
 use crate::merge::{self, END_TO_END, Merged, PUBLISH};
 use crate::meter::{Reading, Window};
+use crate::produce::leader;
 use crate::run::Measured;
 use crate::sampler::{Sampler, Samples};
 use crate::session::Session;
@@ -249,11 +250,8 @@ impl Servers {
             self.topics.push(name);
             let mut leaders = vec![None; routes.partitions.len()];
             for route in &routes.partitions {
-                let address = route.address.parse::<SocketAddr>().with_context(|| {
-                    format!("partition {} has the address {:?}", route.partition, route.address)
-                })?;
                 let place = leaders.get_mut(route.partition.0 as usize);
-                *place.context("a partition beyond their count")? = Some(address);
+                *place.context("a partition beyond their count")? = Some(leader(route)?);
             }
             let Some(leaders) = leaders.into_iter().collect() else {
                 bail!("topic {number} lacks a partition")
