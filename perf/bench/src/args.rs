@@ -46,7 +46,8 @@ pub struct BenchArgs {
     /// the producers of each topic [default: 1].
     #[arg(long, value_name = "N")]
     pub producers: Option<usize>,
-    /// Batches a producer sends ahead of their answers [default: 16 MiB of them, 4 to 64].
+    /// Batches a producer sends ahead of their answers [default: 16 MiB of them, 4 to 64; `run`:
+    /// so many of all producers together].
     #[arg(long, value_name = "N")]
     pub in_flight: Option<usize>,
     /// Servers that hold copies: 1, or 3 of which two must have a batch before its answer.

@@ -31,6 +31,7 @@ use crate::meter::{MIB, Meter, Reading, Window};
 use crate::reader;
 use crate::sampler::{Sampler, Samples};
 use crate::timeline::{Percentile, curve};
+use crate::workload::Workload;
 use crate::{latency, produce};
 
 /// What a figure is quoted beside.
@@ -59,7 +60,7 @@ const LOOPBACK_BYTES_MAX: u64 = 512 << 20;
 /// The bare loop under the plan's load: in a closed loop, or in an open one at the plan's rate.
 pub(crate) fn bare(plan: &Plan, folder: &Folder, open: bool) -> Result<(Meter, Samples)> {
     let cluster = Cluster::start_bare(plan, folder)?;
-    let plan = &joined(plan);
+    let plan = &plan.workload.as_ref().map_or_else(|| plan.clone(), |load| alike(plan, load));
     let meter = if open {
         latency::run_bare(plan, cluster.address())?
     } else {
@@ -69,12 +70,13 @@ pub(crate) fn bare(plan: &Plan, folder: &Folder, open: bool) -> Result<(Meter, S
     Ok((meter, cluster.end_bare()))
 }
 
-/// The plan with fewer producers that have as much under way, if a workload has many.
-fn joined(plan: &Plan) -> Plan {
-    let most = if plan.workload.is_some() { BARE_PRODUCERS_MAX } else { plan.producers };
-    let producers = plan.producers.clamp(1, most);
+/// A workload's load on the bare loop: a few producers in place of many have as much under way,
+/// and batches are such as keys leave of them.
+fn alike(plan: &Plan, workload: &Workload) -> Plan {
+    let producers = plan.producers.clamp(1, BARE_PRODUCERS_MAX);
     let in_flight = plan.in_flight.map(|of_one| (of_one * plan.producers).div_ceil(producers));
-    Plan { producers, in_flight, ..plan.clone() }
+    let batch = workload.batch_usual(plan.batch);
+    Plan { producers, in_flight, batch, ..plan.clone() }
 }
 
 /// What a bare sender gets through the loopback to as many consumers as the plan has.

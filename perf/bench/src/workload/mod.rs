@@ -139,6 +139,18 @@ impl Workload {
 
     /// The largest batches: at a rate, what comes in the time that a record may wait for others.
     pub(crate) fn batch(&self, shape: BatchShape) -> BatchShape {
+        self.batch_of(shape, 1)
+    }
+
+    /// What batches come to: records with keys fill one for each partition meanwhile. Without a
+    /// rate nobody knows.
+    pub(crate) fn batch_usual(&self, shape: BatchShape) -> BatchShape {
+        let at_once = if self.keys == Keys::None { 1 } else { self.partitions };
+        self.batch_of(shape, at_once)
+    }
+
+    /// What comes for a batch, of so many that a producer fills at once.
+    fn batch_of(&self, shape: BatchShape, at_once: u32) -> BatchShape {
         if self.rate == 0 {
             return shape;
         }
@@ -149,7 +161,7 @@ impl Workload {
                 (room / (self.record_size + RECORD_OVERHEAD_MAX)).max(1) as u32
             }
         };
-        let of_one = self.rate as f64 / self.producers_all() as f64;
+        let of_one = self.rate as f64 / self.producers_all() as f64 / f64::from(at_once);
         let in_time = self.linger.as_secs_f64() * of_one;
         // The first record waits for the others: with it there is one more than intervals.
         BatchShape::Records((in_time.floor() as u32).saturating_add(1).min(fit))

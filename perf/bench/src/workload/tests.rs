@@ -68,6 +68,11 @@ fn a_batch_is_what_comes_while_a_record_may_wait() {
     // Not more than fit.
     assert_eq!(batch("--rate 50000 --linger 1s"), BatchShape::Records(528));
     assert_eq!(batch("--rate 0"), shape);
+    // With keys each partition has a batch of its own, which fills slower.
+    let usual = |flags: &str| workload("", flags).unwrap().batch_usual(shape);
+    assert_eq!(usual("--rate 50000 --partitions 10"), BatchShape::Records(51));
+    assert_eq!(usual("--rate 50000 --partitions 10 --keys RANDOM_NANO"), BatchShape::Records(6));
+    assert_eq!(usual("--rate 0 --keys RANDOM_NANO"), shape);
 }
 
 #[test]
