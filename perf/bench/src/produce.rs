@@ -80,13 +80,7 @@ pub(crate) fn node_lane(
 ) -> Result<Lane> {
     let batches = batches(plan, plan.batch)?;
     let (stream, targets, allowed) = connect(address, keys, batches.size())?;
-    if let Some(asked) = plan.in_flight {
-        ensure!(
-            asked <= allowed,
-            "--in-flight {asked}: a connection may have {allowed} of these batches under way; ask \
-             for fewer, or raise limits.in_flight_requests and limits.in_flight_size with --set"
-        );
-    }
+    check_in_flight(plan.in_flight, allowed)?;
     Ok(Lane {
         stream,
         dialect: Dialect::Native,
@@ -98,6 +92,17 @@ pub(crate) fn node_lane(
         live: None,
         core: plan.client_cores.nth(index),
     })
+}
+
+/// What was asked for is refused if it is more than a server allows, not lowered.
+pub(crate) fn check_in_flight(asked: Option<usize>, allowed: usize) -> Result<()> {
+    let asked = asked.unwrap_or(0);
+    ensure!(
+        asked <= allowed,
+        "--in-flight {asked}: a connection may have {allowed} of these batches under way; ask for \
+         fewer, or raise limits.in_flight_requests and limits.in_flight_size with --set"
+    );
+    Ok(())
 }
 
 /// Makes a connection with a producer id of its own; also how many batches it may have under way.

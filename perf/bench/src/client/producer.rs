@@ -162,7 +162,10 @@ impl Lane {
     ) -> Result<Self> {
         let (stream, targets, allowed) = produce::connect(address, vec![key], batch_size)?;
         let count = match sending.spacing.is_none() {
-            true => sending.in_flight.min(allowed),
+            true => {
+                produce::check_in_flight(sending.in_flight_asked, allowed)?;
+                sending.in_flight.min(allowed)
+            }
             // Whatever comes back: late answers hold up nothing before the server says so.
             false => allowed,
         };

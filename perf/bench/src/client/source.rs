@@ -21,7 +21,7 @@ use super::stock::{Stock, is_full};
 use super::task::Sending;
 use crate::args::BatchShape;
 use crate::batches::RECORD_OVERHEAD_MAX;
-use crate::workload::keys::{KeySet, Keys};
+use crate::workload::keys::{KEY_SIZE_MAX, KeySet, Keys};
 
 /// A producer's schedule.
 #[derive(Debug)]
@@ -222,9 +222,6 @@ impl Keyed {
         Ok(())
     }
 }
-
-/// A key's bytes, and its length's.
-const KEY_SIZE_MAX: usize = 16;
 
 /// What a record says of when it was made.
 pub(crate) fn now_ms() -> Result<i64> {

@@ -13,7 +13,7 @@ use barrage_model::limits::BATCH_BYTES_MAX;
 use super::dues::{self, PLACE, STAMP};
 use crate::args::BatchShape;
 use crate::batches::RECORD_OVERHEAD_MAX;
-use crate::workload::keys::KeySet;
+use crate::workload::keys::{KEY_SIZE_MAX, KeySet};
 
 /// Of one thread.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub(crate) struct Stock {
     ready_max: usize,
     /// What another one is made from when all are under way.
     sample: Vec<u8>,
+    size: usize,
     records: u32,
     /// Where the first record's due time goes.
     pub place: usize,
@@ -49,15 +50,20 @@ impl Stock {
         let mut turn = values.iter().cycle();
         let mut make = || build(&mut turn, shape, timestamp_ms);
         let sample = make()?;
-        let size = sample.len();
-        ensure!(size <= BATCH_BYTES_MAX, "a batch would be {size} bytes; give a smaller one");
         let records = BatchView::check(&sample).context("own batch is bad")?.record_count();
+        let of_keys = if keys.is_some() { records as usize * KEY_SIZE_MAX } else { 0 };
+        let size = match shape {
+            // It holds fewer records if they have keys.
+            BatchShape::Bytes(_) => sample.len(),
+            BatchShape::Records(_) => sample.len() + of_keys,
+        };
+        ensure!(size <= BATCH_BYTES_MAX, "a batch would be {size} bytes; give a smaller one");
         // Enough that every value has its turn, if there is room for so many.
         let most = values.len().div_ceil(records.max(1) as usize).max(READY_MAX);
         let ready_max = (READY_BYTES / size).clamp(1, most);
         let ready = (0..ready_max).map(|_| make()).collect::<Result<_>>()?;
         let place = dues::place(&sample)?;
-        Ok(Self { values, keys, ready, ready_max, sample, records, place })
+        Ok(Self { values, keys, ready, ready_max, sample, size, records, place })
     }
 
     /// The value whose turn this is, under a stamp.
@@ -74,9 +80,9 @@ impl Stock {
         self.records
     }
 
-    /// Bytes of a batch.
+    /// Bytes of a batch, at most.
     pub(crate) const fn size(&self) -> usize {
-        self.sample.len()
+        self.size
     }
 
     /// Takes one.

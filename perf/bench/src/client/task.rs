@@ -77,6 +77,8 @@ pub(crate) struct Sending {
     pub batch: BatchShape,
     /// Batches ahead of their answers; at a rate as many as the server allows.
     pub in_flight: usize,
+    /// The same, if the user said so.
+    pub in_flight_asked: Option<usize>,
     /// Between two records of a producer; none if it sends as fast as it can.
     pub spacing: Spacing,
     pub linger: Duration,

@@ -21,6 +21,7 @@ fn sending(keys: Keys, rate: f64) -> Sending {
         keys,
         batch: BatchShape::Records(20),
         in_flight: 4,
+        in_flight_asked: None,
         spacing: if rate > 0.0 { Spacing::of_rate(rate) } else { Spacing::default() },
         linger: Duration::from_millis(2),
         producers_all: 2,
@@ -93,6 +94,19 @@ fn what_is_published_is_consumed_and_both_are_counted() {
             mock.check_sequences(partition);
         }
     }
+}
+
+#[test]
+fn more_in_flight_than_the_server_allows_is_refused() {
+    let mock = Mock::start(1);
+    let topic = Topic { id: 1, leaders: vec![mock.address] };
+    let connect = |asked| {
+        let sending = Sending { in_flight_asked: Some(asked), ..sending(Keys::None, 0.0) };
+        Producer::connect(0, &topic.keys(), &sending, 1_000).map(drop)
+    };
+    connect(8).unwrap();
+    let refused = connect(9).unwrap_err().to_string();
+    assert!(refused.contains("may have 8"), "{refused}");
 }
 
 #[test]

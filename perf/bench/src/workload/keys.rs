@@ -37,6 +37,8 @@ pub(crate) struct KeySet {
     next: usize,
 }
 
+/// Most a key adds to its record: its bytes, and its length's.
+pub(crate) const KEY_SIZE_MAX: usize = 16;
 const COUNT: usize = 10_000;
 /// Of each, before it is written as text.
 const KEY_BYTES: usize = 7;

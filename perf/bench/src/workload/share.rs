@@ -106,6 +106,7 @@ fn sending(plan: &Plan, workload: &Workload) -> Result<Sending> {
         keys: workload.keys,
         batch: plan.batch,
         in_flight: produce::in_flight(plan, size),
+        in_flight_asked: plan.in_flight,
         spacing: workload.spacing(),
         linger: workload.linger,
         producers_all: workload.producers_all(),
