@@ -47,7 +47,7 @@ enum Command {
     /// Check a stopped node's data, every byte of it
     Verify(verify::VerifyArgs),
     /// Measure a node on this machine
-    Bench(barrage_bench::BenchArgs),
+    Bench(Box<barrage_bench::BenchArgs>),
     #[command(flatten)]
     Client(barrage_cli::ClientCommand),
 }

@@ -40,11 +40,11 @@ const READY_BYTES: usize = 8 << 20;
 const READY_COUNT_MAX: usize = 16;
 const RECORDS_MAX: u32 = 1_000_000;
 /// Most a record adds to its batch beyond its value: lengths, deltas and flags as varints.
-const RECORD_OVERHEAD_MAX: usize = 24;
+pub(crate) const RECORD_OVERHEAD_MAX: usize = 24;
 
 impl Recipe {
     pub(crate) fn new(shape: BatchShape, record_size: usize, timestamp_ms: i64) -> Self {
-        Self { value: noise(record_size), shape, timestamp_ms }
+        Self { value: noise(record_size, 0), shape, timestamp_ms }
     }
 
     /// Builds a batch from its records: what a client library does for every batch.
@@ -124,9 +124,9 @@ impl Batches {
     }
 }
 
-/// Bytes without a pattern, the same in every run.
-fn noise(size: usize) -> Vec<u8> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+/// Bytes without a pattern, the same in every run; others for each number.
+pub(crate) fn noise(size: usize, number: u64) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(2 * number + 1);
     let mut step = || {
         state ^= state << 13;
         state ^= state >> 7;

@@ -24,6 +24,7 @@ use crate::sampler::{LOAD, Sampler, Samples};
 pub(crate) struct Cluster {
     first: Child,
     others: Vec<Child>,
+    /// Looks at servers and, if this process loads them, at it.
     sampler: Option<Sampler>,
 }
 
@@ -45,7 +46,9 @@ impl Cluster {
         let forward: Vec<SocketAddr> = others.iter().map(|other| other.address).collect();
         let first = start_bare(plan, folder, 0, first, &forward)?;
         let mut cluster = Self { first, others, sampler: None };
-        cluster.sampler = Some(cluster.sample("bare"));
+        let mut processes = cluster.processes("bare");
+        processes.push(this_process());
+        cluster.sampler = Some(Sampler::start(processes));
         Ok(cluster)
     }
 
@@ -60,7 +63,11 @@ impl Cluster {
         if !cluster.others.is_empty() {
             cluster.await_whole(plan, folder)?;
         }
-        cluster.sampler = Some(cluster.sample("node"));
+        let mut processes = cluster.processes("node");
+        if plan.workload.is_none() {
+            processes.push(this_process());
+        }
+        cluster.sampler = Some(Sampler::start(processes));
         Ok(cluster)
     }
 
@@ -92,13 +99,23 @@ impl Cluster {
         self.sampler.map(Sampler::stop).unwrap_or_default()
     }
 
-    /// Looks at every server, and at this process, which loads them.
-    fn sample(&self, name: &str) -> Sampler {
-        let nodes = std::iter::once(&self.first).chain(&self.others).enumerate();
-        let nodes = nodes.map(|(index, node)| (format!("{name}-{index}"), node.pid()));
-        let mut processes: Vec<(String, u32)> = nodes.collect();
-        processes.push((LOAD.to_owned(), std::process::id()));
-        Sampler::start(processes)
+    /// Looks at others beside the servers, from now on.
+    pub(crate) fn watch(&self, processes: Vec<(String, u32)>) {
+        if let Some(sampler) = &self.sampler {
+            sampler.watch(processes);
+        }
+    }
+
+    /// Names and processes of all servers.
+    fn processes(&self, name: &str) -> Vec<(String, u32)> {
+        let servers = std::iter::once(&self.first).chain(&self.others).enumerate();
+        servers.map(|(index, server)| (format!("{name}-{index}"), server.pid())).collect()
+    }
+
+    /// Fails when a server has ended.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        self.first.check_alive()?;
+        self.others.iter_mut().try_for_each(Child::check_alive)
     }
 
     /// Asks until the cluster says that it is whole.
@@ -114,10 +131,7 @@ impl Cluster {
             if !answer.trim().is_empty() {
                 said = answer;
             }
-            self.first.check_alive()?;
-            for other in &mut self.others {
-                other.check_alive()?;
-            }
+            self.check_alive()?;
             if Instant::now() >= deadline {
                 bail!(
                     "{} nodes are no whole cluster after {WHOLE_TIMEOUT:?}; `cluster status` said \
@@ -136,6 +150,11 @@ impl Cluster {
         let tails = children.map(Child::log_tail).filter(|tail| !tail.is_empty());
         tails.map(|tail| format!("\n{tail}")).collect()
     }
+}
+
+/// This process, which loads the servers.
+fn this_process() -> (String, u32) {
+    (LOAD.to_owned(), std::process::id())
 }
 
 fn start_bare(

@@ -10,12 +10,17 @@ pub(crate) const RESERVE: u64 = 256;
 
 /// Raises the limit, and says why `connections` do not fit it.
 pub(crate) fn allow(connections: u64) -> Result<(), String> {
+    raise();
+    check(connections, getrlimit(Resource::Nofile).current)
+}
+
+/// Raises the limit of this process, and so of those that it starts.
+pub(crate) fn raise() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        // Where that is refused the check below says what there is.
+        // Where that is refused there is what there is: who needs more says so.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     }
-    check(connections, getrlimit(Resource::Nofile).current)
 }
 
 /// No limit is `None`.

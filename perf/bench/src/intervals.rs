@@ -124,11 +124,17 @@ pub(crate) fn histogram(high: u64) -> Histogram<u32> {
     made
 }
 
+/// An empty one, which grows, with counts that cannot overflow.
+pub(crate) fn wide() -> Histogram<u64> {
+    let mut made = Histogram::new_with_bounds(1, LATENCY_US_FIRST, DIGITS)
+        .unwrap_or_else(|error| unreachable!("the bounds are constant: {error:?}"));
+    made.auto(true);
+    made
+}
+
 /// All latencies together, with counts that cannot overflow.
 pub(crate) fn total<'a>(parts: impl Iterator<Item = &'a Histogram<u32>>) -> Histogram<u64> {
-    let mut sum = Histogram::new_with_bounds(1, LATENCY_US_FIRST, DIGITS)
-        .unwrap_or_else(|error| unreachable!("the bounds are constant: {error:?}"));
-    sum.auto(true);
+    let mut sum = wide();
     for part in parts {
         for value in part.iter_recorded() {
             let counted =

@@ -20,6 +20,7 @@ use bytes::BytesMut;
 use crate::affinity;
 use crate::args::Plan;
 use crate::batches::Batches;
+use crate::client::dues::{Dues, Spacing};
 use crate::dialect::{Dialect, Targets};
 use crate::lane::ANSWER_TIMEOUT;
 use crate::meter::{Meter, Window};
@@ -32,6 +33,9 @@ struct Open {
     targets: Targets,
     batches: Batches,
     interval: Duration,
+    /// Between the records of a batch, if each counts from when it was due itself: the last of
+    /// them when the batch was.
+    spacing: Option<Spacing>,
     /// When batch 0 is due.
     epoch: Instant,
     sent: u64,
@@ -70,11 +74,12 @@ fn run(
     duration: Duration,
 ) -> Result<Meter> {
     let batches = produce::batches(plan, plan.batch)?;
-    let per_lane = plan.rate as f64 / lanes.len() as f64 / f64::from(batches.records());
-    let interval = Duration::from_secs_f64(1.0 / per_lane);
+    let of_lane = plan.rate as f64 / lanes.len() as f64;
+    let interval = Duration::from_secs_f64(f64::from(batches.records()) / of_lane);
     let window = Window::after(plan.warm_up, duration);
     let epoch = Instant::now();
     let lane_count = u32::try_from(lanes.len())?;
+    let spacing = plan.workload.is_some().then(|| Spacing::of_rate(of_lane));
     let mut by_core: Vec<Vec<Open>> = Vec::new();
     by_core.resize_with(plan.client_cores.count(), Vec::new);
     for (index, (stream, dialect, targets)) in (0_u32..).zip(lanes) {
@@ -86,6 +91,7 @@ fn run(
             targets,
             batches: batches.clone(),
             interval,
+            spacing,
             // Lanes take turns within an interval instead of sending all at once.
             epoch: epoch + interval * index / lane_count,
             sent: 0,
@@ -155,6 +161,19 @@ impl Open {
         Ok(())
     }
 
+    fn count(&self, due: Instant, now: Instant, meter: &mut Meter) {
+        let (count, bytes) = (self.batches.records(), self.batches.value_bytes());
+        match self.spacing {
+            None => meter.ended(due, now, u64::from(count), bytes),
+            Some(spacing) => {
+                let waited = spacing.times(u64::from(count.saturating_sub(1)));
+                let first = due.checked_sub(waited).unwrap_or(due);
+                let dues = Dues::Even { first, spacing, count };
+                dues.ended(now, bytes / u64::from(count.max(1)), meter);
+            }
+        }
+    }
+
     fn receive(&mut self, meter: &mut Meter) -> Result<()> {
         let kept = self.input.len();
         self.input.resize(kept + INPUT_BYTES, 0);
@@ -172,7 +191,7 @@ impl Open {
             let place = self.due.iter().position(|(sent, _)| *sent == correlation);
             let due = place.and_then(|place| self.due.remove(place));
             let (_, due) = due.context("an answer to nothing sent")?;
-            meter.ended(due, now, u64::from(self.batches.records()), self.batches.value_bytes());
+            self.count(due, now, meter);
         }
         Ok(())
     }

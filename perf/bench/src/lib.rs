@@ -23,6 +23,8 @@ mod args;
 mod bare;
 mod batches;
 mod child;
+mod client;
+mod clients;
 mod cluster;
 mod connections;
 mod consume;
@@ -31,10 +33,13 @@ mod delay;
 mod descriptors;
 mod dialect;
 mod figures;
+mod hlog;
 mod intervals;
 mod lane;
 mod latency;
 mod machine;
+mod merge;
+mod merge_report;
 mod meter;
 #[cfg(test)]
 mod mock;
@@ -55,9 +60,11 @@ mod tests;
 mod timeline;
 mod trail;
 mod worker;
+mod workload;
 mod yardstick;
 
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -84,6 +91,8 @@ pub fn run(args: &BenchArgs) -> ExitCode {
         Scenario::BareServer => bare_server(args, &plan),
         Scenario::BareSender => bare_sender(args, &plan),
         Scenario::BareScan => bare_scan(&plan),
+        Scenario::Client => load(args),
+        Scenario::Merge => merge_logs(args),
         _ => measure(&plan, args),
     };
     match done {
@@ -97,8 +106,11 @@ pub fn run(args: &BenchArgs) -> ExitCode {
 
 /// A plan that this process has the means for.
 fn allowed(plan: Plan) -> Result<Plan, String> {
-    if plan.scenario == Scenario::Connections {
-        descriptors::allow(plan.connections as u64)?;
+    match plan.scenario {
+        Scenario::Connections => descriptors::allow(plan.connections as u64)?,
+        // Each producer and each consumer has a connection.
+        Scenario::Run => descriptors::raise(),
+        _ => {}
     }
     Ok(plan)
 }
@@ -125,19 +137,41 @@ fn bare_scan(plan: &Plan) -> Result<()> {
     writeln!(io::stdout().lock(), "{text}").context("cannot print")
 }
 
+fn load(args: &BenchArgs) -> Result<()> {
+    client::run(args.load.task.as_deref().context("a client needs --task")?)
+}
+
+fn merge_logs(args: &BenchArgs) -> Result<()> {
+    let report = merge_report::MergeReport::of(&args.files)?;
+    if let Some(file) = &args.report {
+        write_page(file, &report.page())?;
+    }
+    print(&match args.output {
+        Output::Table => report.table(),
+        Output::Json => report.json()?,
+    })
+}
+
 fn measure(plan: &Plan, args: &BenchArgs) -> Result<()> {
     if plan.node_cores.iter().any(|cores| cores.overlaps(&plan.client_cores)) {
         eprintln!("barrage bench: server and client share cores; figures are lower for it");
     }
     let report = run::run(plan)?;
     if let Some(file) = &args.report {
-        let written = std::fs::write(file, page::html(&report));
-        written.with_context(|| format!("cannot write the report {}", file.display()))?;
+        write_page(file, &page::html(&report))?;
     }
-    let text = match args.output {
+    print(&match args.output {
         Output::Table => report.table(),
         Output::Json => report.json()?,
-    };
+    })
+}
+
+fn write_page(file: &Path, page: &str) -> Result<()> {
+    let written = std::fs::write(file, page);
+    written.with_context(|| format!("cannot write the report {}", file.display()))
+}
+
+fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}").context("cannot print")
 }

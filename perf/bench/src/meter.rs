@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::intervals::{Intervals, total};
+use crate::intervals::{Interval, Intervals, total};
 
 /// The time in which things count: `[start, end)`.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,8 @@ pub(crate) struct Reading {
 }
 
 pub(crate) const MIB: f64 = 1_048_576.0;
+/// An interval that was cut shorter than this has counted for so long.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 impl Window {
     /// A window of `length` that opens after `delay`.
@@ -45,7 +47,8 @@ impl Window {
         Self { start, end: start + length }
     }
 
-    fn holds(&self, now: Instant) -> bool {
+    /// Whether what ends now counts.
+    pub(crate) fn holds(&self, now: Instant) -> bool {
         now >= self.start && now < self.end
     }
 
@@ -70,8 +73,7 @@ impl Meter {
     /// Counts what was done now, without how long it took.
     pub(crate) fn came(&mut self, now: Instant, records: u64, bytes: u64) {
         self.records_all += records;
-        if self.window.holds(now) {
-            let interval = self.intervals.at(now - self.window.start);
+        if let Some(interval) = self.at(now) {
             interval.records += records;
             interval.bytes += bytes;
         }
@@ -79,8 +81,8 @@ impl Meter {
 
     /// Counts how long something took that began at `began` and ended now.
     pub(crate) fn took(&mut self, began: Instant, now: Instant) {
-        if self.window.holds(now) {
-            self.intervals.at(now - self.window.start).count(now - began, 1);
+        if let Some(interval) = self.at(now) {
+            interval.count(now - began, 1);
         }
     }
 
@@ -89,10 +91,22 @@ impl Meter {
         self.records_all
     }
 
+    /// The interval of something that ended now; none outside of the window.
+    pub(crate) fn at(&mut self, now: Instant) -> Option<&mut Interval> {
+        self.window.holds(now).then(|| self.intervals.at(now - self.window.start))
+    }
+
     /// Ends the window before its time: everything there was is done.
     pub(crate) fn close(&mut self, now: Instant) {
         let earliest = self.window.start + Duration::from_millis(1);
         self.window.end = self.window.end.min(now.max(earliest));
+    }
+
+    /// Has intervals up to the window's end, also where nothing ended at last: who adds up logs
+    /// takes the time that has none for one that was not measured.
+    pub(crate) fn complete(&mut self) {
+        let length = self.window.end - self.window.start;
+        self.intervals.at(length.saturating_sub(Duration::from_nanos(1)));
     }
 
     /// Adds what another thread counted; the longer window stands for both.
@@ -114,6 +128,15 @@ impl Meter {
     /// What it counted, from the window's start on.
     pub(crate) const fn intervals(&self) -> &Intervals {
         &self.intervals
+    }
+
+    /// One of them: when it began after the window's start, how long it is, what it counted.
+    pub(crate) fn interval(&self, index: usize) -> Option<(Duration, Duration, &Interval)> {
+        let interval = self.intervals.list().get(index)?;
+        let begins = self.intervals.length() * u32::try_from(index).ok()?;
+        // The last one ends with the window.
+        let rest = (self.window.end - self.window.start).saturating_sub(begins);
+        Some((begins, self.intervals.length().min(rest).max(INTERVAL_MIN), interval))
     }
 
     /// All latencies, in microseconds.
@@ -166,6 +189,17 @@ mod tests {
         assert_eq!(reading.mib_per_s, 1.0);
         assert!((99_000..=101_000).contains(&reading.p50_us), "{}", reading.p50_us);
         assert!(reading.max_us >= 1_890_000);
+    }
+
+    #[test]
+    fn a_stall_at_the_end_has_its_intervals() {
+        let start = Instant::now();
+        let mut meter = Meter::new(Window { start, end: start + Duration::from_millis(3_500) });
+        meter.ended(start, start + Duration::from_millis(5), 1, 1);
+        meter.complete();
+        let lengths = (0..).map_while(|index| meter.interval(index)).map(|(_, length, _)| length);
+        let lengths: Vec<u64> = lengths.map(|length| length.as_millis() as u64).collect();
+        assert_eq!(lengths, [1_000, 1_000, 1_000, 500]);
     }
 
     #[test]

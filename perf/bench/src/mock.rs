@@ -2,12 +2,13 @@
 //!
 //! Must never: check anything the load generator should get right itself; it records what came.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use barrage_model::batch::{self, BatchHeader, BatchView};
+use barrage_model::batch::{self, BatchHeader, BatchView, DecompressionLimits};
 use barrage_model::{CoreId, NodeId, Offset, PartitionId, ProducerEpoch, ProducerId, TopicOrder};
 use barrage_model::{ShardId, TopicId};
 use barrage_wire::{
@@ -77,14 +78,33 @@ impl Mock {
         }
     }
 
-    /// The base sequences of a partition's batches, by producer.
-    pub(crate) fn sequences(&self, partition: usize) -> Vec<(i64, i32)> {
-        let log = self.log.lock().unwrap();
-        let view = |bytes: &Vec<u8>| {
+    /// How many records a partition holds.
+    pub(crate) fn records(&self, partition: usize) -> usize {
+        end(&self.log.lock().unwrap()[partition]).0 as usize
+    }
+
+    /// The keys of a partition's records.
+    pub(crate) fn keys(&self, partition: usize) -> Vec<Option<Vec<u8>>> {
+        let mut keys = Vec::new();
+        for bytes in &self.log.lock().unwrap()[partition] {
             let view = BatchView::check(bytes).unwrap();
-            (view.producer_id().0, view.base_sequence().0)
-        };
-        log[partition].iter().map(view).collect()
+            let records = view.records(&DecompressionLimits::default()).unwrap();
+            keys.extend(records.iter().map(|record| record.unwrap().key.map(<[u8]>::to_vec)));
+        }
+        keys
+    }
+
+    /// Every producer's batches follow one another without a gap; how many there are.
+    pub(crate) fn check_sequences(&self, partition: usize) -> usize {
+        let mut next: BTreeMap<i64, i32> = BTreeMap::new();
+        let log = self.log.lock().unwrap();
+        for bytes in &log[partition] {
+            let view = BatchView::check(bytes).unwrap();
+            let expected = next.entry(view.producer_id().0).or_default();
+            assert_eq!(view.base_sequence().0, *expected, "in partition {partition}");
+            *expected += i32::try_from(view.record_count()).unwrap();
+        }
+        log[partition].len()
     }
 }
 

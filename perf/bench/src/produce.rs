@@ -12,7 +12,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use barrage_model::PartitionKey;
-use barrage_wire::{Request, Response, TopicRoutes};
+use barrage_wire::{PartitionRoute, Request, Response, TopicRoutes};
 
 use crate::args::{BatchShape, Plan};
 use crate::batches::{Batches, Recipe};
@@ -33,10 +33,12 @@ pub(crate) fn batches(plan: &Plan, shape: BatchShape) -> Result<Batches> {
     Batches::make(Recipe::new(shape, plan.record_size, timestamp_ms))
 }
 
-/// How many batches of this size a producer keeps under way.
+/// How many batches of this size a producer keeps under way; those of a workload share what one
+/// alone would.
 pub(crate) fn in_flight(plan: &Plan, batch_size: usize) -> usize {
     let by_bytes = (IN_FLIGHT_BYTES / batch_size.max(1)).clamp(IN_FLIGHT_MIN, IN_FLIGHT_MAX);
-    plan.in_flight.unwrap_or(by_bytes)
+    let sharers = if plan.workload.is_some() { plan.producers } else { 1 };
+    plan.in_flight.unwrap_or((by_bytes / sharers.max(1)).max(1))
 }
 
 /// Lanes to the bare server.
@@ -78,13 +80,7 @@ pub(crate) fn node_lane(
 ) -> Result<Lane> {
     let batches = batches(plan, plan.batch)?;
     let (stream, targets, allowed) = connect(address, keys, batches.size())?;
-    if let Some(asked) = plan.in_flight {
-        ensure!(
-            asked <= allowed,
-            "--in-flight {asked}: a connection may have {allowed} of these batches under way; ask \
-             for fewer, or raise limits.in_flight_requests and limits.in_flight_size with --set"
-        );
-    }
+    check_in_flight(plan.in_flight, allowed)?;
     Ok(Lane {
         stream,
         dialect: Dialect::Native,
@@ -96,6 +92,17 @@ pub(crate) fn node_lane(
         live: None,
         core: plan.client_cores.nth(index),
     })
+}
+
+/// What was asked for is refused if it is more than a server allows, not lowered.
+pub(crate) fn check_in_flight(asked: Option<usize>, allowed: usize) -> Result<()> {
+    let asked = asked.unwrap_or(0);
+    ensure!(
+        asked <= allowed,
+        "--in-flight {asked}: a connection may have {allowed} of these batches under way; ask for \
+         fewer, or raise limits.in_flight_requests and limits.in_flight_size with --set"
+    );
+    Ok(())
 }
 
 /// Makes a connection with a producer id of its own; also how many batches it may have under way.
@@ -131,13 +138,18 @@ pub(crate) fn partitions_of(
         if !ours {
             continue;
         }
-        let address = route.address.parse().with_context(|| {
-            format!("partition {} has the address {:?}", route.partition, route.address)
-        })?;
+        let address = leader(route)?;
         let key = PartitionKey { topic: routes.topic, partition: route.partition };
         by_address.entry(address).or_default().push(key);
     }
     Ok(by_address)
+}
+
+/// Where a partition is led.
+pub(crate) fn leader(route: &PartitionRoute) -> Result<SocketAddr> {
+    route.address.parse().with_context(|| {
+        format!("partition {} has the address {:?}", route.partition, route.address)
+    })
 }
 
 /// Runs every lane on a thread of its own; the window opens after all are connected.

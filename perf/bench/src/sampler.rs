@@ -94,8 +94,10 @@ pub(crate) struct CorePoint {
     pub busy: f64,
 }
 
-/// What the names of processes that load begin with; all others are servers.
+/// The name of this process, if it loads the servers.
 pub(crate) const LOAD: &str = "load";
+/// What the names of processes of their own that load begin with.
+pub(crate) const CLIENT: &str = "client";
 const PAUSE: Duration = Duration::from_secs(1);
 /// With more, every other one is dropped and pauses are twice as long.
 const SAMPLES_MAX: usize = 1_200;
@@ -112,6 +114,12 @@ impl Sampler {
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::spawn(move || look(&shared, &stopped));
         Self { watched, stop, thread }
+    }
+
+    /// Looks at these from now on, too.
+    pub(crate) fn watch(&self, processes: Vec<(String, u32)>) {
+        let watched = |(name, pid)| Watched { name, pid: Pid::from_u32(pid) };
+        lock(&self.watched).extend(processes.into_iter().map(watched));
     }
 
     /// Ends, and says what was seen.
@@ -176,12 +184,15 @@ fn sample(system: &mut System, pids: &[Pid]) -> Sample {
 }
 
 impl Samples {
-    /// What all servers together had taken each time they were looked at.
+    /// What all servers together had taken each time they were looked at; nothing if none was.
     pub(crate) fn servers(&self) -> Vec<(Instant, Taken)> {
+        if self.names.iter().all(|name| loads(name)) {
+            return Vec::new();
+        }
         let sum = |sample: &Sample| {
             let mut sum = Taken::default();
             for (name, counters) in self.names.iter().zip(&sample.processes) {
-                if !name.starts_with(LOAD) {
+                if !loads(name) {
                     let counters = (*counters)?;
                     sum.cpu += Duration::from_millis(counters.cpu_ms);
                     sum.resident_bytes += counters.memory_bytes;
@@ -198,8 +209,10 @@ impl Samples {
         let pairs = self.list.iter().zip(self.list.iter().skip(1));
         let pairs: Vec<_> = pairs
             .filter(|(before, after)| {
-                let lies_within = after.at > start && before.at < end;
-                lies_within && after.at - before.at >= APART_MIN
+                let apart = after.at - before.at;
+                // What lies mostly outside would show another time's figures.
+                let middle = before.at + apart / 2;
+                middle > start && middle < end && apart >= APART_MIN
             })
             .collect();
         for (index, name) in self.names.iter().enumerate() {
@@ -223,6 +236,11 @@ impl Samples {
         }
         usage
     }
+}
+
+/// Whether a process is one that loads servers; all others are servers.
+fn loads(name: &str) -> bool {
+    name == LOAD || name.starts_with(CLIENT)
 }
 
 impl Counters {
@@ -297,12 +315,15 @@ mod tests {
             Some(Counters { cpu_ms, written_bytes: 0, read_bytes: 0, memory_bytes })
         };
         let sample = |processes| Sample { at: Instant::now(), cores: Vec::new(), processes };
-        let names = ["node-0", "node-1", "load", "load-1"].map(str::to_owned).to_vec();
+        let names = ["node-0", "node-1", "load", "client-1"].map(str::to_owned).to_vec();
         let ended = sample(vec![counters(1, 1), None, counters(9, 9), None]);
         let all = sample(vec![counters(2, 10), counters(3, 20), counters(9, 9), None]);
         let samples = Samples { names, list: vec![ended, all] };
         let expected = Taken { cpu: Duration::from_millis(5), resident_bytes: 30 };
         let seen: Vec<_> = samples.servers().into_iter().map(|(_, taken)| taken).collect();
         assert_eq!(seen, [expected]);
+        let names = vec!["client-0".to_owned()];
+        let elsewhere = Samples { names, list: vec![sample(vec![counters(1, 1)])] };
+        assert_eq!(elsewhere.servers(), [], "servers that nobody looked at took nothing known");
     }
 }

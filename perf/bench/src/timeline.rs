@@ -5,12 +5,12 @@
 //! Must never: count anything itself. Invariants: all times count from the start of the window that
 //! the first track was counted in; before it they are negative.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::intervals::total;
+use crate::intervals::{Interval, total};
 use crate::meter::{Meter, Reading};
 use crate::sampler::{Samples, Usage};
 
@@ -79,25 +79,20 @@ impl Track {
     fn of(name: &str, meter: &Meter, zero: Instant) -> Self {
         let window = meter.window();
         let before_s = signed_seconds(window.start, zero);
-        let length_s = meter.intervals().length().as_secs_f64();
-        let point = |(index, interval): (u32, &crate::intervals::Interval)| {
-            let begins_s = f64::from(index) * length_s;
-            // The last one ends with the window.
-            let length_s = length_s.min(window.seconds() - begins_s).max(MIN_S);
+        let point = |(begins, length, interval): (Duration, Duration, &Interval)| {
+            let length_s = length.as_secs_f64();
             let latencies = total(std::iter::once(&interval.latencies));
             let reading = Reading::new(interval.records, interval.bytes, length_s, &latencies);
-            Point { at_s: before_s + begins_s, length_s, reading }
+            Point { at_s: before_s + begins.as_secs_f64(), length_s, reading }
         };
+        let intervals = (0..).map_while(|index| meter.interval(index));
         Self {
             name: name.to_owned(),
-            points: (0..).zip(meter.intervals().list()).map(point).collect(),
+            points: intervals.map(point).collect(),
             percentiles: curve(&meter.latencies()),
         }
     }
 }
-
-/// An interval that was cut shorter than this has counted for so long.
-const MIN_S: f64 = 0.001;
 
 /// How long `at` is after `zero`.
 pub(crate) fn signed_seconds(at: Instant, zero: Instant) -> f64 {
@@ -130,8 +125,6 @@ pub(crate) fn curve(latencies: &Histogram<u64>) -> Vec<Percentile> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::meter::Window;
 

@@ -31,6 +31,7 @@ use crate::meter::{MIB, Meter, Reading, Window};
 use crate::reader;
 use crate::sampler::{Sampler, Samples};
 use crate::timeline::{Percentile, curve};
+use crate::workload::Workload;
 use crate::{latency, produce};
 
 /// What a figure is quoted beside.
@@ -51,12 +52,15 @@ pub(crate) const BARE: &str = "bare";
 pub(crate) const LOOPBACK: &str = "loopback";
 /// That of reading from a disk.
 pub(crate) const DISK: &str = "disk";
+/// Connections in place of a workload's: more make it no faster, and each is a thread.
+const BARE_PRODUCERS_MAX: usize = 64;
 /// Most memory of a sender: more than any processor's cache.
 const LOOPBACK_BYTES_MAX: u64 = 512 << 20;
 
 /// The bare loop under the plan's load: in a closed loop, or in an open one at the plan's rate.
 pub(crate) fn bare(plan: &Plan, folder: &Folder, open: bool) -> Result<(Meter, Samples)> {
     let cluster = Cluster::start_bare(plan, folder)?;
+    let plan = &plan.workload.as_ref().map_or_else(|| plan.clone(), |load| alike(plan, load));
     let meter = if open {
         latency::run_bare(plan, cluster.address())?
     } else {
@@ -64,6 +68,15 @@ pub(crate) fn bare(plan: &Plan, folder: &Folder, open: bool) -> Result<(Meter, S
         produce::run(lanes, Window::after(plan.warm_up, plan.bare_duration))?
     };
     Ok((meter, cluster.end_bare()))
+}
+
+/// A workload's load on the bare loop: a few producers in place of many have as much under way,
+/// and batches are such as keys leave of them.
+fn alike(plan: &Plan, workload: &Workload) -> Plan {
+    let producers = plan.producers.clamp(1, BARE_PRODUCERS_MAX);
+    let in_flight = plan.in_flight.map(|of_one| (of_one * plan.producers).div_ceil(producers));
+    let batch = workload.batch_usual(plan.batch);
+    Plan { producers, in_flight, batch, ..plan.clone() }
 }
 
 /// What a bare sender gets through the loopback to as many consumers as the plan has.

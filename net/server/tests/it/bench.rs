@@ -50,6 +50,19 @@ fn reading_stands_beside_loopback_and_disk() {
 }
 
 #[test]
+fn a_workload_stands_beside_bare() {
+    let flags = "run --rate 20000 --topics 2 --partitions 2 --producers 2 --keys KEY_ROUND_ROBIN";
+    let keys = ["p50_ratio_to_bare", "server_cores_busy", "bare_server_cpu_s_per_gib"];
+    let report = check(flags, &keys);
+    assert_eq!(report["yardstick"], "bare");
+    // Both are offered the same.
+    for key in ["records_per_s", "bare_records_per_s"] {
+        assert!(report[key].as_f64().unwrap() < 30_000.0, "{report}");
+    }
+    assert!(report["phases"]["end-to-end"]["p50_us"].as_u64().unwrap() > 0);
+}
+
+#[test]
 fn one_record_at_a_time_stands_beside_bare() {
     let report = check(
         "produce --batch-records 1 --in-flight 1",

@@ -33,3 +33,4 @@ mod round_trip;
 mod stop;
 mod stream;
 mod stream_commands;
+mod workload;

@@ -79,7 +79,9 @@ impl Charts<'_> {
             .zip(&self.timeline.tracks)
             .map(|(hue, track)| {
                 let rate = |reading: &Reading| Some(reading.records_per_s);
-                of_track(&track.name, track, Ink { hue, stroke: Stroke::Area }, rate)
+                // One that lies upon another must not hide it.
+                let stroke = if hue == 0 { Stroke::Area } else { Stroke::Dashed };
+                of_track(&track.name, track, Ink { hue, stroke }, rate)
             })
             .collect();
         let most = largest(&lines);

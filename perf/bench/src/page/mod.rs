@@ -28,6 +28,8 @@ pub(crate) struct Page<'a> {
     /// What it was measured on, by name.
     pub facts: Vec<(&'static str, String)>,
     pub reading: Reading,
+    /// What consumers saw of it, if it was consumed meanwhile.
+    pub end_to_end: Option<Reading>,
     /// Its yardstick's name and reading, from the same run.
     pub bare: Option<(&'a str, Reading)>,
     pub ratio: Option<f64>,
@@ -79,10 +81,19 @@ impl Page<'_> {
         let mut tiles = vec![
             tile(number::count(reading.records_per_s), "records/s"),
             tile(number::mib_per_s(reading.mib_per_s), "of values"),
-            tile(micros(reading.p50_us), "p50"),
-            tile(micros(reading.p99_us), "p99"),
-            tile(micros(reading.p999_us), "p99.9"),
         ];
+        let latencies = match self.end_to_end {
+            None => {
+                vec![(reading.p50_us, "p50"), (reading.p99_us, "p99"), (reading.p999_us, "p99.9")]
+            }
+            Some(end_to_end) => vec![
+                (reading.p50_us, "p50, publish"),
+                (reading.p99_us, "p99, publish"),
+                (end_to_end.p50_us, "p50, end to end"),
+                (end_to_end.p99_us, "p99, end to end"),
+            ],
+        };
+        tiles.extend(latencies.into_iter().map(|(us, about)| tile(micros(us), about)));
         if let (Some((name, bare)), Some(ratio)) = (&self.bare, self.ratio) {
             let beside = number::count(bare.records_per_s);
             tiles.push(tile(format!("{ratio:.3}"), &format!("of {name}, {beside} records/s")));

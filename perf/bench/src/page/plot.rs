@@ -73,6 +73,9 @@ pub(crate) const MARGIN_BOTTOM: f64 = 26.0;
 const LABELS_APART: f64 = 42.0;
 /// Labels stand so far from their axis.
 const LABEL_GAP: f64 = 7.0;
+/// Labels of marks take turns in so many rows.
+const MARK_ROWS: usize = 3;
+const MARK_ROW: f64 = 13.0;
 /// More points than this are not shown one by one.
 const DOTS_MAX: usize = 40;
 const DOT: f64 = 2.4;
@@ -107,7 +110,7 @@ impl Plot {
         drawing(HEIGHT, &format!("{}: {}", self.title, names.join(", ")))
             .all(self.grid())
             .all(self.rules.iter().flat_map(|rule| self.rule(rule)))
-            .all(self.marks.iter().flat_map(|mark| self.mark(mark)))
+            .all(self.marks.iter().enumerate().flat_map(|(number, mark)| self.mark(number, mark)))
             .all(self.lines.iter().filter(|line| line.ink.stroke == Stroke::Area).flat_map(
                 |line| self.segments(line).map(|segment| area(&segment, line.ink.hue % HUES)),
             ))
@@ -142,15 +145,17 @@ impl Plot {
         ]
     }
 
-    fn mark(&self, mark: &Rule) -> [Element; 2] {
+    fn mark(&self, number: usize, mark: &Rule) -> [Element; 2] {
         let place = self.across.place(mark.at);
         let x = across(place);
         // Beside its line, on the side where there is room.
         let (class, gap) = if place > 0.7 { ("end", -4.0) } else { ("", 4.0) };
-        let label = Element::new("text").class(format!("label rule-text {class}"));
+        // Neighbours stand below each other.
+        let y = MARGIN_TOP + 9.0 + MARK_ROW * (number % MARK_ROWS) as f64;
+        let label = Element::new("text").class(format!("label rule-text {class}").trim_end());
         [
             line((x, MARGIN_TOP), (x, HEIGHT - MARGIN_BOTTOM)).class("rule"),
-            label.at("x", x + gap).at("y", MARGIN_TOP + 9.0).text(&mark.text),
+            label.at("x", x + gap).at("y", y).text(&mark.text),
         ]
     }
 

@@ -50,6 +50,7 @@ fn page(timeline: &Timeline) -> String {
         about: "1 topic & 16 partitions".into(),
         facts: vec![("kernel", "Linux 6.1 <x>".into()), ("commit", "abc".into())],
         reading,
+        end_to_end: None,
         bare: Some(("bare", reading)),
         ratio: Some(0.5),
         figures: vec![("publish".into(), reading)],
