@@ -98,8 +98,8 @@ impl File {
         }
     }
 
-    /// As [`Self::write_at`], and durable when it is complete (`O_DSYNC`): one round trip to the disk
-    /// where a write and [`Self::sync_data`] take two. It says nothing of writes before it.
+    /// As [`Self::write_at`], and durable when it is complete (`O_DSYNC`): one round trip where a
+    /// write and [`Self::sync_data`] take two. It says nothing of writes before it.
     ///
     /// # Errors
     /// Those of [`Self::write_at`] and [`Self::sync_data`]: nothing is known of what is durable.
